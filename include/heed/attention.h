@@ -1,0 +1,124 @@
+/**
+ * @file attention.h
+ * @brief Attention: softmax(score(q·kᵀ)) · v, composed from parts.
+ *
+ * Scores and masks belong to the innermost scope of their context (outside a step: to the context),
+ * so that expressions nest. Using one after its scope ended is an error.
+ */
+#ifndef HEED_ATTENTION_H
+#define HEED_ATTENTION_H
+
+#include <heed/base.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- masks: who may attend to whom ---- */
+
+/** Which corner of the [queries × keys] rectangle a causal mask is aligned with. They differ only
+ *  where the lengths do. */
+typedef enum heed_align {
+    HEED_TOP_LEFT = 0, /**< query i sees keys 0 … i (training; PyTorch's is_causal) */
+    HEED_BOTTOM_RIGHT /**< the last query sees all keys: 0 … i + keys − queries (decoding with a cache) */
+} heed_align;
+
+/** No key after the query. */
+HEED_API heed_mask *heed_mask_causal(heed_ctx *ctx, heed_align align);
+
+/** Keys below a length only. @param lengths i32 [batch..]; each in 0 … keys, checked when used */
+HEED_API heed_mask *heed_mask_key_lengths(heed_tensor lengths);
+
+/** An explicit mask. @param allowed bool, broadcast to [batch.., heads, queries, keys] */
+HEED_API heed_mask *heed_mask_dense(heed_tensor allowed);
+
+/** Where both allow. @param a,b NULL stands for "all allowed" */
+HEED_API heed_mask *heed_mask_and(heed_mask *a, heed_mask *b);
+
+/** A mask in words ("causal ∧ key_lengths"), as snprintf does. NULL is "all". */
+HEED_API size_t heed_mask_describe(const heed_mask *mask, char *text, size_t size);
+
+/* ---- scores: what happens between q·kᵀ and softmax ---- */
+
+/** A score with no stages and no mask: q·kᵀ / sqrt(width) (Vaswani et al. 2017, eq. 1). */
+HEED_API heed_score *heed_score_new(heed_ctx *ctx);
+
+/** Replaces the factor 1/sqrt(width) that q·kᵀ is multiplied with. Returns `score`. */
+HEED_API heed_score *heed_score_scale(heed_score *score, double scale);
+
+/** Adds a stage: s + bias. @param bias f32 or f64, broadcast to [batch.., heads, queries, keys]; its
+ *  gradient is summed to its own shape. −∞ masks. Stages act in the order they were added, the mask
+ *  last; at most 8. Returns `score`. */
+HEED_API heed_score *heed_score_bias(heed_score *score, heed_tensor bias);
+
+/** Sets the mask; a second one is joined by `and`. NULL changes nothing. Returns `score`. */
+HEED_API heed_score *heed_score_mask(heed_score *score, heed_mask *mask);
+
+/* ---- attention ---- */
+
+/** Options of heed_attention(). */
+typedef struct heed_attention_options {
+    double dropout;       /**< probability of dropping a weight under HEED_RANDOM, in [0, 1) */
+    uint64_t reserved[6]; /**< must be zero */
+} heed_attention_options;
+
+/**
+ * Attention of every query to the keys, per head.
+ *
+ * @param q [batch.., heads, queries, width]  @param k [batch.., kv_heads, keys, width]
+ * @param v [batch.., kv_heads, keys, value_width]. heads must be a multiple of kv_heads: with fewer
+ *        key/value heads, consecutive query heads share one (grouped-query attention, Ainslie et al. 2023)
+ * @param score NULL for plain scaled dot products
+ * @param options NULL for the defaults
+ * @param[out] weights NULL, or where to put the weights [batch.., heads, queries, keys] that multiplied v
+ *        (after dropout, as PyTorch and Flux return them); gradients flow through them
+ * @return [batch.., heads, queries, value_width]
+ *
+ * A query that may attend to nothing gets output 0, weights 0 and gradients 0. NaN and Inf in masked
+ * keys or values reach neither output nor gradients. A score of −∞ counts as masked.
+ * Batch sizes must be equal, or 1 and then repeat.
+ */
+HEED_API heed_tensor heed_attention(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
+                                    const heed_attention_options *options, heed_tensor *weights);
+
+/** The projections of a multi-head attention, each [outputs, inputs] as in heed_linear(). */
+typedef struct heed_mha_weights {
+    heed_tensor q;        /**< [heads · head_width, query_width] */
+    heed_tensor k;        /**< [kv_heads · head_width, key_width] */
+    heed_tensor v;        /**< [kv_heads · value_head_width, value_width] */
+    heed_tensor out;      /**< [out_width, heads · value_head_width] */
+    heed_tensor q_bias;   /**< [heads · head_width] or none */
+    heed_tensor k_bias;   /**< likewise */
+    heed_tensor v_bias;   /**< likewise */
+    heed_tensor out_bias; /**< [out_width] or none */
+} heed_mha_weights;
+
+/** Options of heed_multi_head_attention(). */
+typedef struct heed_mha_call_options {
+    int64_t heads;        /**< must be given */
+    int64_t kv_heads;     /**< 0: as many as heads */
+    double dropout;       /**< of the attention weights, as in heed_attention_options */
+    uint64_t reserved[6]; /**< must be zero */
+} heed_mha_call_options;
+
+/**
+ * Multi-head attention in one call (Vaswani et al. 2017, section 3.2.2): the inputs are projected, cut
+ * into heads, attended, joined and projected again.
+ *
+ * @param query [batch.., queries, query_width]
+ * @param key [batch.., keys, key_width], or none: self-attention, key and value are the query
+ * @param value [batch.., keys, value_width], or none: value is the key
+ * @param projections whose shapes must fit
+ * @param score as in heed_attention()
+ * @param options heads must be set
+ * @param[out] weights as in heed_attention(); may be NULL
+ * @return [batch.., queries, out_width]
+ */
+HEED_API heed_tensor heed_multi_head_attention(heed_tensor query, heed_tensor key, heed_tensor value,
+                                               const heed_mha_weights *projections, const heed_score *score,
+                                               const heed_mha_call_options *options, heed_tensor *weights);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
