@@ -1,0 +1,35 @@
+/* The memory of a context: blocks are cut from chunks taken from the allocator, kept and reused with best fit
+ * and coalescing, so that a steady step calls the allocator zero times. Not thread-safe. */
+#ifndef HEED_SRC_TENSOR_MEMORY_H
+#define HEED_SRC_TENSOR_MEMORY_H
+
+#include <heed/context.h>
+
+struct heed_memory;
+
+/* All blocks are aligned to this. */
+#define HEED_ALIGN 64
+
+/* NULL when there is no memory. chunk_bytes 0: 64 MiB; blocks that are larger get a chunk of their own. With
+ * poison, blocks are filled with bytes 0xFF (NaN in f32 and f64) when they are given out and given back. */
+struct heed_memory *heed_memory_new(const heed_allocator *allocator, size_t chunk_bytes, bool poison);
+
+/* Returns all chunks to the allocator, whatever is still in use. NULL is fine. */
+void heed_memory_free(struct heed_memory *memory);
+
+/* A block of at least `bytes` (0 gives a valid block too), not zeroed; NULL when there is none. */
+void *heed_block_new(struct heed_memory *memory, size_t bytes);
+
+/* The same, zeroed. */
+void *heed_block_zeroed(struct heed_memory *memory, size_t bytes);
+
+/* NULL is fine. */
+void heed_block_free(struct heed_memory *memory, void *block);
+
+heed_memory_info heed_memory_look(const struct heed_memory *memory);
+
+/* For tests: how many blocks were written to beyond their bytes (seen only with poison, in blocks that live
+ * or were given back) or given back twice. */
+uint64_t heed_memory_overruns(const struct heed_memory *memory);
+
+#endif
