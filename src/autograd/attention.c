@@ -1,0 +1,372 @@
+/* Attention and multi-head attention as operations. Batch dimensions are folded into one by recorded views,
+ * so that the operations themselves know only [batch, heads, length, width]. */
+#include "autograd/score.h"
+
+#include <string.h>
+
+/* ---- attention on rank 4 ---- */
+
+enum { Q, K, V, SCORE }; /* inputs; the score's tensors follow */
+
+static heed_status attention_backward(struct heed_backward *b) {
+    struct heed_attention_args *args = b->args;
+    args->dy = heed_dy_dense(b, 0);
+    if (b->entry->outputs > 1) args->dweights = heed_dy_dense(b, 1);
+    args->weights.data = NULL;
+    args->dq = heed_dx(b, Q);
+    args->dk = heed_dx(b, K);
+    args->dv = heed_dx(b, V);
+    heed_score_gradients(b, SCORE, args);
+    return heed_backward_run(b);
+}
+
+static const struct heed_op op_attention = {"attention", HEED_PRODUCT, attention_backward, NULL};
+
+/* Kernels read rows without gaps. */
+static struct heed_view with_dense_rows(struct heed_call *c, int i) {
+    struct heed_view v = heed_call_view(c, i);
+    if (!c->ok) return v;
+    if (v.size[3] <= 1) v.stride[3] = 1;
+    return v.stride[3] == 1 ? v : heed_call_dense(c, i);
+}
+
+static heed_tensor attention4(const heed_tensor qkv[3], const struct heed_prepared_score *prepared,
+                              const struct heed_problem *problem, double dropout, heed_tensor *weights) {
+    struct heed_call c;
+    heed_tensor input[HEED_MAX_INPUTS];
+    memcpy(input, qkv, 3 * sizeof *qkv);
+    memcpy(input + SCORE, prepared->tensor, (size_t)prepared->tensors * sizeof *input);
+    if (!heed_call_begin(&c, &op_attention, NULL, SCORE + prepared->tensors, input) ||
+        !heed_call_float(&c, K, "k") || !heed_call_float(&c, V, "v"))
+        return heed_call_end(&c);
+    struct heed_attention_args args = {0};
+    args.q = with_dense_rows(&c, Q);
+    args.k = with_dense_rows(&c, K);
+    args.v = with_dense_rows(&c, V);
+    int64_t size[4] = {problem->batch, problem->heads, problem->queries, args.v.size[3]};
+    args.y = heed_call_output(&c, args.q.dtype, 4, size);
+    size[3] = problem->keys;
+    if (weights) args.weights = heed_call_output(&c, args.q.dtype, 4, size);
+    if (!heed_score_bind(&c, SCORE, prepared, problem, args.q.size[3], &args) ||
+        !heed_attention_dropout(&c, dropout, &args))
+        return heed_call_end(&c);
+    heed_call_save(&c, &args.q);
+    heed_call_save(&c, &args.k);
+    heed_call_save(&c, &args.v);
+    heed_call_save_output(&c, 0);
+    heed_tensor y = heed_call_run(&c, HEED_PRIMITIVE_ATTENTION, &args, sizeof args);
+    if (weights) *weights = heed_call_result(&c, 1);
+    return y;
+}
+
+/* ---- checking ---- */
+
+static bool no_match(heed_ctx *ctx, const char *where, const char *name_a, const struct heed_view *a,
+                     const char *name_b, const struct heed_view *b) {
+    char one[128], two[128];
+    heed_fail(ctx, HEED_ERROR_SHAPE, where, "%s does not match %s",
+              heed_named_shape(name_a, a, one, sizeof one), heed_named_shape(name_b, b, two, sizeof two));
+    return false;
+}
+
+/* Joins the batch sizes of a view, its first `rank` dimensions, into problem->batch_size. */
+static bool join_batch(struct heed_problem *problem, const struct heed_view *v, int rank) {
+    int joined;
+    int64_t size[HEED_MAX_RANK];
+    memcpy(size, problem->batch_size, sizeof size);
+    return rank == problem->batch_rank &&
+           heed_shape_broadcast(rank, size, rank, v->size, &joined, problem->batch_size);
+}
+
+static void count_batch(struct heed_problem *problem) {
+    problem->batch = 1;
+    for (int d = 0; d < problem->batch_rank; d++) problem->batch *= problem->batch_size[d];
+}
+
+static bool check_attention(heed_ctx *ctx, const heed_tensor qkv[3], const heed_attention_options *options,
+                            struct heed_problem *problem) {
+    static const char where[] = "attention";
+    static const char *const names[3] = {"q", "k", "v"};
+    const struct heed_view *v[3];
+    for (int i = 0; i < 3; i++) {
+        struct heed_node *node = heed_node_of(qkv[i], where);
+        if (!node) {
+            heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%s is missing", names[i]);
+            return false;
+        }
+        v[i] = &node->view;
+        if (v[i]->rank >= 3 && v[i]->rank == v[0]->rank) continue;
+        if (i > 0) return no_match(ctx, where, "q", v[0], names[i], v[i]);
+        heed_fail(ctx, HEED_ERROR_SHAPE, where, "q has rank %d, not [batch.., heads, length, width]",
+                  v[0]->rank);
+        return false;
+    }
+    const int rank = v[0]->rank;
+    const int64_t *q = v[0]->size + rank - 3, *k = v[1]->size + rank - 3, *value = v[2]->size + rank - 3;
+    *problem = (struct heed_problem){.batch_rank = rank - 3, .heads = q[0], .queries = q[1], .keys = k[1]};
+    for (int d = 0; d < HEED_MAX_RANK; d++) problem->batch_size[d] = 1;
+    for (int i = 0; i < 3; i++)
+        if (!join_batch(problem, v[i], rank - 3)) return no_match(ctx, where, "q", v[0], names[i], v[i]);
+    if (q[2] != k[2] || (k[0] == 0 ? q[0] != 0 : q[0] % k[0] != 0))
+        return no_match(ctx, where, "q", v[0], "k", v[1]);
+    if (value[0] != k[0] || value[1] != k[1]) return no_match(ctx, where, "k", v[1], "v", v[2]);
+    count_batch(problem);
+    if (!options || heed_reserved_zero(options->reserved, 6)) return true;
+    heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "reserved words of the options are not zero");
+    return false;
+}
+
+/* [batch.., rest] to [batch, rest] with the problem's batch, `rest` the last `kept` dimensions. */
+static heed_tensor fold_batch(heed_tensor t, const struct heed_problem *problem, int kept) {
+    int64_t size[HEED_MAX_RANK], folded[HEED_MAX_RANK] = {problem->batch};
+    memcpy(size, problem->batch_size, sizeof size);
+    for (int d = 0; d < kept; d++) size[problem->batch_rank + d] = folded[1 + d] = heed_size(t, d - kept);
+    t = heed_broadcast(t, problem->batch_rank + kept, size);
+    return heed_reshape(t, 1 + kept, folded);
+}
+
+static heed_tensor unfold_batch(heed_tensor t, const struct heed_problem *problem, int kept) {
+    int64_t size[HEED_MAX_RANK];
+    if (problem->batch_rank == 1 || !heed_is_valid(t)) return t;
+    memcpy(size, problem->batch_size, sizeof size);
+    for (int d = 0; d < kept; d++) size[problem->batch_rank + d] = heed_size(t, 1 + d);
+    return heed_reshape(t, problem->batch_rank + kept, size);
+}
+
+/* Whether a tensor has the folded shape already. */
+static bool is_folded(heed_tensor t, const struct heed_problem *problem) {
+    return problem->batch_rank == 1 && heed_size(t, 0) == problem->batch;
+}
+
+static heed_tensor failed(heed_ctx *ctx, heed_tensor *weights) {
+    heed_tensor inert = heed_handle(ctx, NULL);
+    if (weights) *weights = inert;
+    return inert;
+}
+
+/* The context of a call of several operations, if it may begin. */
+static heed_ctx *begin(const char *where, int count, const heed_tensor *tensors) {
+    heed_ctx *ctx = heed_inert_ctx();
+    for (int i = count - 1; i >= 0; i--)
+        if (tensors[i].node) ctx = tensors[i].node->ctx;
+    if (ctx->broken || !heed_enter(ctx)) return NULL;
+    for (int i = 0; i < count; i++) {
+        if (!tensors[i].node) continue;
+        if (tensors[i].node->ctx != ctx)
+            heed_fail(ctx, HEED_ERROR_CONTEXT, where, "argument %d belongs to another context", i + 1);
+        else if (!heed_node_of(tensors[i], where))
+            heed_fail(ctx, HEED_ERROR_ARGUMENT, where,
+                      "argument %d is the result of an operation that failed", i + 1);
+    }
+    if (ctx->status == HEED_OK) return ctx;
+    heed_leave(ctx);
+    return NULL;
+}
+
+heed_tensor heed_attention(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
+                           const heed_attention_options *options, heed_tensor *weights) {
+    heed_tensor qkv[3] = {q, k, v};
+    struct heed_problem problem;
+    struct heed_prepared_score prepared;
+    heed_ctx *ctx = begin("attention", 3, qkv);
+    if (!ctx) return failed(q.node ? q.node->ctx : heed_inert_ctx(), weights);
+    heed_tensor y = failed(ctx, weights);
+    if (check_attention(ctx, qkv, options, &problem) &&
+        heed_score_prepare(ctx, "attention", score, &problem, &prepared)) {
+        for (int i = 0; i < 3; i++)
+            if (!is_folded(qkv[i], &problem)) qkv[i] = fold_batch(qkv[i], &problem, 3);
+        y = unfold_batch(attention4(qkv, &prepared, &problem, options ? options->dropout : 0.0, weights),
+                         &problem, 3);
+        if (weights) *weights = unfold_batch(*weights, &problem, 3);
+    }
+    heed_leave(ctx);
+    return y;
+}
+
+/* ---- multi-head attention on rank 3 ---- */
+
+enum { QUERY, KEY, VALUE, WQ, WK, WV, WO, BQ, BK, BV, BO, MHA_SCORE };
+
+static heed_status mha_backward(struct heed_backward *b) {
+    struct heed_mha_args *args = b->args;
+    args->y.data = NULL;
+    args->attention.weights.data = NULL;
+    args->dy = heed_dy_dense(b, 0);
+    if (b->entry->outputs > 1) args->attention.dweights = heed_dy_dense(b, 1);
+    args->dquery = heed_dx(b, QUERY);
+    args->dkey = args->key.data == args->query.data ? args->dquery : heed_dx(b, KEY);
+    args->dvalue = args->value.data == args->key.data ? args->dkey : heed_dx(b, VALUE);
+    args->dwq = heed_dx(b, WQ);
+    args->dwk = heed_dx(b, WK);
+    args->dwv = heed_dx(b, WV);
+    args->dwo = heed_dx(b, WO);
+    args->dbq = heed_dx(b, BQ);
+    args->dbk = heed_dx(b, BK);
+    args->dbv = heed_dx(b, BV);
+    args->dbo = heed_dx(b, BO);
+    heed_score_gradients(b, MHA_SCORE, &args->attention);
+    return heed_backward_run(b);
+}
+
+static const struct heed_op op_mha = {"multi_head_attention", HEED_PRODUCT, mha_backward, NULL};
+
+/* An input that is not the one before it must not share its memory either: kernels tell self-attention by
+ * that. */
+static struct heed_view dense_apart(struct heed_call *c, int i, const struct heed_view *before) {
+    struct heed_view v = heed_call_dense(c, i);
+    if (!heed_has(&v)) return *before;
+    if (!c->ok || v.data != before->data) return v;
+    struct heed_copy_args copy = {.x = v, .y.view = heed_call_temp(c, v.dtype, v.rank, v.size)};
+    if (c->ok && heed_exec_run(&c->ctx->exec, HEED_PRIMITIVE_COPY, &copy) != HEED_OK) c->ok = false;
+    return copy.y.view;
+}
+
+static bool check_floats(struct heed_call *c) {
+    static const char *const names[MHA_SCORE] = {"query",    "key",      "value",         "q weight",
+                                                 "k weight", "v weight", "output weight", "q bias",
+                                                 "k bias",   "v bias",   "output bias"};
+    for (int i = 0; i < MHA_SCORE; i++)
+        if (c->input[i] && !heed_call_float(c, i, names[i])) return false;
+    return true;
+}
+
+static heed_tensor mha3(const heed_tensor *input, const struct heed_prepared_score *prepared,
+                        const struct heed_problem *problem, const heed_mha_call_options *options,
+                        heed_tensor *weights) {
+    struct heed_call c;
+    if (!heed_call_begin(&c, &op_mha, NULL, MHA_SCORE + prepared->tensors, input) || !check_floats(&c))
+        return heed_call_end(&c);
+    struct heed_mha_args args = {.heads = options->heads,
+                                 .kv_heads = options->kv_heads ? options->kv_heads : options->heads};
+    args.query = heed_call_dense(&c, QUERY);
+    args.key = dense_apart(&c, KEY, &args.query);
+    args.value = dense_apart(&c, VALUE, &args.key);
+    struct heed_view *const projection[] = {&args.wq, &args.wk, &args.wv, &args.wo,
+                                            &args.bq, &args.bk, &args.bv, &args.bo};
+    for (int i = 0; i < 8; i++) *projection[i] = heed_call_dense(&c, WQ + i);
+    if (!c.ok) return heed_call_end(&c);
+    args.y = heed_call_output(&c, args.query.dtype, 3,
+                              (int64_t[]){problem->batch, problem->queries, args.wo.size[0]});
+    if (weights)
+        args.attention.weights =
+            heed_call_output(&c, args.query.dtype, 4,
+                             (int64_t[]){problem->batch, problem->heads, problem->queries, problem->keys});
+    if (!heed_score_bind(&c, MHA_SCORE, prepared, problem, args.wq.size[0] / args.heads, &args.attention) ||
+        !heed_attention_dropout(&c, options->dropout, &args.attention))
+        return heed_call_end(&c);
+    heed_call_save(&c, &args.query);
+    heed_call_save(&c, &args.key);
+    heed_call_save(&c, &args.value);
+    for (int i = 0; i < 8; i++) heed_call_save(&c, projection[i]);
+    heed_tensor y = heed_call_run(&c, HEED_PRIMITIVE_MHA, &args, sizeof args);
+    if (weights) *weights = heed_call_result(&c, 1);
+    return y;
+}
+
+/* ---- checking ---- */
+
+static const char mha_where[] = "multi_head_attention";
+
+static bool mha_fail(heed_ctx *ctx, const char *name, const struct heed_view *v, const char *needed) {
+    char text[128];
+    heed_fail(ctx, HEED_ERROR_SHAPE, mha_where, "%s is not %s", heed_named_shape(name, v, text, sizeof text),
+              needed);
+    return false;
+}
+
+static const struct heed_view *view_of(heed_tensor t) {
+    return heed_is_valid(t) ? &t.node->view : NULL;
+}
+
+static bool check_projection(heed_ctx *ctx, const char *name, const struct heed_view *w,
+                             const struct heed_view *bias, int64_t in, int64_t heads) {
+    char text[64];
+    if (!w) {
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, mha_where, "the %s weight is missing", name);
+        return false;
+    }
+    snprintf(text, sizeof text, "[a multiple of %lld, %lld]", (long long)heads, (long long)in);
+    if (w->rank != 2 || w->size[1] != in || w->size[0] % heads != 0) return mha_fail(ctx, name, w, text);
+    snprintf(text, sizeof text, "a bias [%lld]", (long long)w->size[0]);
+    if (bias && (bias->rank != 1 || bias->size[0] != w->size[0])) return mha_fail(ctx, name, bias, text);
+    return true;
+}
+
+static bool check_heads(heed_ctx *ctx, const heed_mha_call_options *o) {
+    int64_t kv_heads = o && o->kv_heads ? o->kv_heads : o ? o->heads : 0;
+    if (o && !heed_reserved_zero(o->reserved, 6)) {
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, mha_where, "reserved words of the options are not zero");
+        return false;
+    }
+    if (o && o->heads >= 1 && kv_heads >= 1 && o->heads % kv_heads == 0) return true;
+    heed_fail(ctx, HEED_ERROR_ARGUMENT, mha_where, "%lld heads with %lld key/value heads",
+              o ? (long long)o->heads : 0LL, (long long)kv_heads);
+    return false;
+}
+
+static bool check_mha(heed_ctx *ctx, const heed_tensor *input, const heed_mha_call_options *options,
+                      struct heed_problem *problem) {
+    if (!check_heads(ctx, options)) return false;
+    const int64_t heads = options->heads, kv_heads = options->kv_heads ? options->kv_heads : heads;
+    const struct heed_view *x[3], *w[4], *bias[4];
+    for (int i = 0; i < 3; i++) x[i] = view_of(input[QUERY + i]);
+    for (int i = 0; i < 4; i++) {
+        w[i] = view_of(input[WQ + i]);
+        bias[i] = view_of(input[BQ + i]);
+    }
+    if (!x[0]) {
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, mha_where, "the query is missing");
+        return false;
+    }
+    if (!x[1]) x[1] = x[0];
+    if (!x[2]) x[2] = x[1];
+    const int rank = x[0]->rank;
+    if (rank < 2 || rank > HEED_MAX_RANK - 1) return mha_fail(ctx, "query", x[0], "[batch.., length, width]");
+    *problem = (struct heed_problem){.batch_rank = rank - 2, .heads = heads, .queries = x[0]->size[rank - 2]};
+    for (int d = 0; d < HEED_MAX_RANK; d++) problem->batch_size[d] = 1;
+    for (int i = 0; i < 3; i++)
+        if (x[i]->rank != rank || !join_batch(problem, x[i], rank - 2))
+            return no_match(ctx, mha_where, "query", x[0], i == 1 ? "key" : "value", x[i]);
+    problem->keys = x[1]->size[rank - 2];
+    if (x[2]->size[rank - 2] != problem->keys) return no_match(ctx, mha_where, "key", x[1], "value", x[2]);
+    count_batch(problem);
+    if (!check_projection(ctx, "q", w[0], bias[0], x[0]->size[rank - 1], heads) ||
+        !check_projection(ctx, "k", w[1], bias[1], x[1]->size[rank - 1], kv_heads) ||
+        !check_projection(ctx, "v", w[2], bias[2], x[2]->size[rank - 1], kv_heads))
+        return false;
+    if (w[0]->size[0] / heads != w[1]->size[0] / kv_heads)
+        return no_match(ctx, mha_where, "q", w[0], "k", w[1]);
+    return check_projection(ctx, "out", w[3], bias[3], w[2]->size[0] / kv_heads * heads, 1);
+}
+
+static bool same_tensor(heed_tensor a, heed_tensor b) {
+    return a.node == b.node && a.serial == b.serial;
+}
+
+heed_tensor heed_multi_head_attention(heed_tensor query, heed_tensor key, heed_tensor value,
+                                      const heed_mha_weights *projections, const heed_score *score,
+                                      const heed_mha_call_options *options, heed_tensor *weights) {
+    static const heed_mha_weights none;
+    const heed_mha_weights *p = projections ? projections : &none;
+    const heed_tensor no_tensor = {0};
+    struct heed_problem problem;
+    struct heed_prepared_score prepared;
+    if (same_tensor(value, heed_is_none(key) ? query : key)) value = no_tensor;
+    if (same_tensor(key, query)) key = no_tensor;
+    heed_tensor input[HEED_MAX_INPUTS + MHA_SCORE] = {
+        query, key, value, p->q, p->k, p->v, p->out, p->q_bias, p->k_bias, p->v_bias, p->out_bias};
+    heed_ctx *ctx = begin(mha_where, MHA_SCORE, input);
+    if (!ctx) return failed(heed_ctx_of(query), weights);
+    heed_tensor y = failed(ctx, weights);
+    if (check_mha(ctx, input, options, &problem) &&
+        heed_score_prepare(ctx, mha_where, score, &problem, &prepared)) {
+        for (int i = QUERY; i <= VALUE; i++)
+            if (!heed_is_none(input[i]) && !is_folded(input[i], &problem))
+                input[i] = fold_batch(input[i], &problem, 2);
+        memcpy(input + MHA_SCORE, prepared.tensor, (size_t)prepared.tensors * sizeof *input);
+        y = unfold_batch(mha3(input, &prepared, &problem, options, weights), &problem, 2);
+        if (weights) *weights = unfold_batch(*weights, &problem, 3);
+    }
+    heed_leave(ctx);
+    return y;
+}

@@ -1,0 +1,299 @@
+/* An operation being called: from handles to views, and from a kernel's run to an entry of the tape. */
+#include "autograd/tape.h"
+
+#include <string.h>
+
+/* ---- beginning ---- */
+
+static heed_ctx *find_ctx(int inputs, const heed_tensor *input) {
+    for (int i = 0; i < inputs; i++)
+        if (input[i].node) return input[i].node->ctx;
+    return heed_inert_ctx();
+}
+
+/* A gradient flows to floating-point tensors only, also where a recorded operation made others (indices). */
+static bool requires_grad(const struct heed_node *node) {
+    bool is_float = node->view.dtype == HEED_F32 || node->view.dtype == HEED_F64;
+    return is_float && (node->producer || node->flags & HEED_NODE_WANTS_GRAD);
+}
+
+static void take_input(struct heed_call *c, int i, heed_tensor t) {
+    c->input[i] = NULL;
+    if (!t.node) return;
+    if (t.node->ctx != c->ctx) {
+        heed_call_fail(c, HEED_ERROR_CONTEXT, "argument %d belongs to another context", i + 1);
+        return;
+    }
+    struct heed_node *node = heed_node_of(t, c->op->name);
+    if (!node) {
+        heed_call_fail(c, HEED_ERROR_ARGUMENT, "argument %d is the result of an operation that failed",
+                       i + 1);
+        return;
+    }
+    c->input[i] = node;
+    if (requires_grad(node)) c->record = true;
+}
+
+bool heed_call_begin(struct heed_call *c, const struct heed_op *op, heed_ctx *ctx, int inputs,
+                     const heed_tensor *input) {
+    c->op = op;
+    c->ctx = ctx ? ctx : find_ctx(inputs, input);
+    c->ok = c->record = c->entered = false;
+    c->inputs = inputs;
+    c->outputs = c->saves = c->temps = 0;
+    c->blob = NULL;
+    if (c->ctx->broken) return false;
+    c->entered = heed_enter(c->ctx);
+    if (!c->entered || c->ctx->status != HEED_OK) return false;
+    c->ok = true;
+    for (int i = 0; i < inputs; i++) take_input(c, i, input[i]);
+    if (!(c->ctx->flags & HEED_RECORD)) c->record = false;
+    return c->ok;
+}
+
+bool heed_call_fail(struct heed_call *c, heed_status status, const char *format, ...) {
+    char message[400];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    heed_fail(c->ctx, status, c->op->name, "%s", message);
+    c->ok = false;
+    return false;
+}
+
+bool heed_call_float(struct heed_call *c, int i, const char *name) {
+    if (!c->ok) return false;
+    const struct heed_node *node = c->input[i];
+    if (!node) return heed_call_fail(c, HEED_ERROR_ARGUMENT, "%s is missing", name);
+    heed_dtype dtype = node->view.dtype;
+    if (dtype != HEED_F32 && dtype != HEED_F64)
+        return heed_call_fail(c, HEED_ERROR_DTYPE, "%s is %s, not f32 or f64", name, heed_dtype_name(dtype));
+    if (i > 0 && c->input[0] && c->input[0]->view.dtype != dtype)
+        return heed_call_fail(c, HEED_ERROR_DTYPE, "%s is %s, but the first argument is %s", name,
+                              heed_dtype_name(dtype), heed_dtype_name(c->input[0]->view.dtype));
+    return true;
+}
+
+bool heed_call_dtype(struct heed_call *c, int i, const char *name, heed_dtype dtype) {
+    if (!c->ok) return false;
+    if (!c->input[i]) return heed_call_fail(c, HEED_ERROR_ARGUMENT, "%s is missing", name);
+    if (c->input[i]->view.dtype == dtype) return true;
+    return heed_call_fail(c, HEED_ERROR_DTYPE, "%s is %s, not %s", name,
+                          heed_dtype_name(c->input[i]->view.dtype), heed_dtype_name(dtype));
+}
+
+int heed_call_dim(struct heed_call *c, int dim, int rank) {
+    int d = dim < 0 ? dim + rank : dim;
+    if (c->ok && d >= 0 && d < rank) return d;
+    if (c->ok)
+        heed_call_fail(c, HEED_ERROR_ARGUMENT, "there is no dimension %d in a tensor of rank %d", dim, rank);
+    return -1;
+}
+
+/* ---- views ---- */
+
+struct heed_view heed_call_view(struct heed_call *c, int i) {
+    return c->ok && c->input[i] ? c->input[i]->view : (struct heed_view){0};
+}
+
+struct heed_view heed_call_dense(struct heed_call *c, int i) {
+    struct heed_view v = heed_call_view(c, i);
+    return heed_has(&v) ? heed_call_dense_view(c, &v) : v;
+}
+
+struct heed_view heed_call_dense_view(struct heed_call *c, const struct heed_view *v) {
+    if (!c->ok || heed_view_is_contiguous(v)) return *v;
+    struct heed_copy_args copy = {.x = *v, .y.view = heed_call_temp(c, v->dtype, v->rank, v->size)};
+    if (c->ok && heed_exec_run(&c->ctx->exec, HEED_PRIMITIVE_COPY, &copy) != HEED_OK) c->ok = false;
+    return copy.y.view;
+}
+
+struct heed_view heed_call_temp(struct heed_call *c, heed_dtype dtype, int rank, const int64_t *size) {
+    struct heed_view v = {.dtype = dtype, .rank = rank};
+    if (!c->ok) return v;
+    memcpy(v.size, size, (size_t)rank * sizeof *size);
+    if (c->temps == HEED_MAX_SAVED || !heed_view_set_contiguous(&v)) {
+        heed_call_fail(c, HEED_ERROR_INTERNAL, "too many or too large temporary tensors");
+        return v;
+    }
+    struct heed_storage *storage =
+        heed_storage_new(c->ctx, (size_t)heed_view_count(&v) * heed_dtype_bytes(dtype));
+    if (!storage) {
+        c->ok = false;
+        return v;
+    }
+    c->temp[c->temps++] = storage;
+    v.data = storage->data;
+    return v;
+}
+
+static void add_output(struct heed_call *c, struct heed_node *node) {
+    if (!node) {
+        c->ok = false;
+    } else if (c->outputs == HEED_MAX_OUTPUTS) {
+        heed_node_drop(node);
+        heed_call_fail(c, HEED_ERROR_INTERNAL, "more than %d outputs", HEED_MAX_OUTPUTS);
+    } else {
+        c->output[c->outputs++] = node;
+    }
+}
+
+struct heed_view heed_call_output(struct heed_call *c, heed_dtype dtype, int rank, const int64_t *size) {
+    if (!c->ok) return (struct heed_view){0};
+    add_output(c, heed_node_new(c->ctx, c->op->name, dtype, rank, size));
+    return c->ok ? c->output[c->outputs - 1]->view : (struct heed_view){0};
+}
+
+void heed_call_output_view(struct heed_call *c, int i, const struct heed_view *v) {
+    if (c->ok) add_output(c, heed_node_view(c->ctx, c->input[i]->storage, v));
+}
+
+/* ---- what backward will need ---- */
+
+static bool holds(const struct heed_storage *storage, const void *data) {
+    const char *start = storage->data;
+    const char *at = data;
+    return at == start || (at > start && at < start + storage->bytes);
+}
+
+static struct heed_storage *storage_of(const struct heed_call *c, const void *data) {
+    for (int i = 0; i < c->outputs; i++)
+        if (holds(c->output[i]->storage, data)) return c->output[i]->storage;
+    for (int i = 0; i < c->inputs; i++)
+        if (c->input[i] && holds(c->input[i]->storage, data)) return c->input[i]->storage;
+    for (int i = 0; i < c->temps; i++)
+        if (holds(c->temp[i], data)) return c->temp[i];
+    return NULL;
+}
+
+void heed_call_save(struct heed_call *c, const struct heed_view *v) {
+    if (!c->ok || !c->record || !heed_has(v)) return;
+    struct heed_storage *storage = storage_of(c, v->data);
+    for (int i = 0; i < c->saves; i++)
+        if (c->saved[i] == storage) return;
+    if (!storage || c->saves == HEED_MAX_SAVED) {
+        heed_call_fail(c, HEED_ERROR_INTERNAL, "cannot save a tensor for backward");
+        return;
+    }
+    c->saved[c->saves++] = storage;
+}
+
+void heed_call_save_input(struct heed_call *c, int i) {
+    struct heed_view v = heed_call_view(c, i);
+    heed_call_save(c, &v);
+}
+
+void heed_call_save_output(struct heed_call *c, int i) {
+    if (c->ok) heed_call_save(c, &c->output[i]->view);
+}
+
+void *heed_call_blob(struct heed_call *c, size_t bytes) {
+    if (!c->ok) return NULL;
+    c->blob = heed_block_zeroed(c->ctx->exec.memory, bytes);
+    if (!c->blob) heed_call_fail(c, HEED_ERROR_MEMORY, "out of memory (%zu bytes)", bytes);
+    return c->blob;
+}
+
+/* ---- ending ---- */
+
+static size_t round_up(size_t bytes) {
+    return (bytes + 15) / 16 * 16;
+}
+
+/* One block holds the entry and its arrays. */
+static struct heed_entry *entry_new(struct heed_call *c, const void *args, size_t bytes) {
+    size_t inputs = round_up((size_t)c->inputs * sizeof(struct heed_node *));
+    size_t outputs = round_up((size_t)c->outputs * sizeof(struct heed_node *));
+    size_t saves = round_up((size_t)c->saves * sizeof(struct heed_saved));
+    char *block = heed_block_zeroed(c->ctx->exec.memory,
+                                    round_up(sizeof(struct heed_entry)) + inputs + outputs + saves + bytes);
+    if (!block) {
+        heed_call_fail(c, HEED_ERROR_MEMORY, "out of memory");
+        return NULL;
+    }
+    struct heed_entry *entry = (struct heed_entry *)block;
+    block += round_up(sizeof *entry);
+    entry->input = (struct heed_node **)block;
+    entry->output = (struct heed_node **)(block += inputs);
+    entry->saved = (struct heed_saved *)(block += outputs);
+    entry->args = block + saves;
+    if (bytes) memcpy(entry->args, args, bytes);
+    return entry;
+}
+
+static void record(struct heed_call *c, const void *args, size_t bytes, const struct heed_kernel *kernel,
+                   struct heed_storage *kernel_saved) {
+    struct heed_entry *entry = entry_new(c, args, bytes);
+    if (!entry) {
+        heed_storage_drop(kernel_saved);
+        return;
+    }
+    entry->op = c->op;
+    entry->inputs = c->inputs;
+    for (int i = 0; i < c->inputs; i++) {
+        struct heed_node *node = c->input[i];
+        if (!node || !requires_grad(node)) continue;
+        heed_node_ref(node);
+        entry->input[i] = node;
+    }
+    entry->outputs = c->outputs;
+    for (int i = 0; i < c->outputs; i++) {
+        heed_node_ref(c->output[i]);
+        entry->output[i] = c->output[i];
+        c->output[i]->producer = entry;
+    }
+    entry->saves = c->saves;
+    for (int i = 0; i < c->saves; i++) {
+        heed_storage_ref(c->saved[i]);
+        entry->saved[i] = (struct heed_saved){c->saved[i], c->saved[i]->version};
+    }
+    entry->blob = c->blob;
+    c->blob = NULL;
+    entry->kernel = kernel;
+    entry->kernel_saved = kernel_saved;
+    heed_tape_append(c->ctx, entry);
+}
+
+heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, const void *args,
+                          size_t bytes) {
+    if (!c->ok) return heed_call_end(c);
+    struct heed_exec *exec = &c->ctx->exec;
+    const struct heed_kernel *kernel = heed_exec_select(exec, primitive, args);
+    struct heed_storage *saved = NULL;
+    if (kernel && c->record && kernel->sizes) {
+        struct heed_sizes sizes = {0};
+        kernel->sizes(exec, args, &sizes);
+        if (sizes.saved && !(saved = heed_storage_new(c->ctx, sizes.saved))) kernel = NULL;
+    }
+    if (!kernel || heed_exec_forward(exec, kernel, args, saved ? saved->data : NULL) != HEED_OK)
+        c->ok = false;
+    if (c->ok && c->record)
+        record(c, args, bytes, kernel, saved);
+    else
+        heed_storage_drop(saved);
+    return heed_call_end(c);
+}
+
+heed_tensor heed_call_finish(struct heed_call *c, const void *args, size_t bytes) {
+    if (c->ok && c->record) record(c, args, bytes, NULL, NULL);
+    return heed_call_end(c);
+}
+
+heed_tensor heed_call_end(struct heed_call *c) {
+    if (!c->entered) return heed_handle(c->ctx, NULL);
+    for (int i = 0; i < c->temps; i++) heed_storage_drop(c->temp[i]);
+    heed_block_free(c->ctx->exec.memory, c->blob);
+    for (int i = 0; i < c->outputs; i++) {
+        if (c->ok)
+            heed_node_give_to_scope(c->output[i]);
+        else
+            heed_node_drop(c->output[i]);
+    }
+    heed_leave(c->ctx);
+    return heed_call_result(c, 0);
+}
+
+heed_tensor heed_call_result(struct heed_call *c, int i) {
+    return heed_handle(c->ctx, c->ok && i < c->outputs ? c->output[i] : NULL);
+}

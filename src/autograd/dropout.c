@@ -1,0 +1,30 @@
+/* Dropout: the mask is a function of the place in the random stream and is computed again in backward. */
+#include "autograd/tape.h"
+
+static heed_status dropout_backward(struct heed_backward *b) {
+    struct heed_dropout_args *args = b->args;
+    args->x.data = args->y.data = NULL;
+    args->dy = heed_dy_dense(b, 0);
+    args->dx = heed_dx(b, 0);
+    return heed_backward_run(b);
+}
+
+static const struct heed_op op_dropout = {"dropout", HEED_FOLLOWS, dropout_backward, NULL};
+
+heed_tensor heed_dropout(heed_tensor x, double p) {
+    struct heed_call c;
+    if (!heed_call_begin(&c, &op_dropout, NULL, 1, &x) || !heed_call_float(&c, 0, "x"))
+        return heed_call_end(&c);
+    if (!(p >= 0.0 && p < 1.0)) {
+        heed_call_fail(&c, HEED_ERROR_ARGUMENT, "probability %g is not in [0, 1)", p);
+        return heed_call_end(&c);
+    }
+    if (p == 0.0 || !(c.ctx->flags & HEED_RANDOM)) {
+        heed_call_end(&c);
+        return x;
+    }
+    struct heed_dropout_args args = {.threshold = heed_keep_threshold(p), .random = heed_random_next(c.ctx)};
+    args.x = heed_call_dense(&c, 0);
+    args.y = heed_call_output(&c, args.x.dtype, args.x.rank, args.x.size);
+    return heed_call_run(&c, HEED_PRIMITIVE_DROPOUT, &args, sizeof args);
+}

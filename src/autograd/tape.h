@@ -1,0 +1,203 @@
+/* The tape, and how an operation is written.
+ *
+ * An operation is a public function that fills a primitive's argument struct and a small backward function
+ * that fills in the gradients and runs the same kernel the other way:
+ *
+ *     static heed_status softmax_backward(struct heed_backward *b) {
+ *         struct heed_softmax_args *args = b->args;
+ *         args->dy = heed_dy_rows(b, 0);
+ *         args->dx = heed_dx_rows(b, 0);
+ *         return heed_backward_run(b);
+ *     }
+ *     static const struct heed_op op_softmax = {"softmax", HEED_PRECISE, softmax_backward, NULL};
+ *
+ *     heed_tensor heed_softmax(heed_tensor x, int dim) {
+ *         struct heed_call c;
+ *         if (!heed_call_begin(&c, &op_softmax, NULL, 1, &x)) return heed_call_end(&c);
+ *         …
+ *         args.x = heed_call_dense(&c, 0);
+ *         args.y = heed_call_output(&c, dtype, rank, size);
+ *         heed_call_save_output(&c, 0);
+ *         return heed_call_run(&c, HEED_PRIMITIVE_SOFTMAX, &args, sizeof args);
+ *     }
+ *
+ * Invariants
+ * - Whatever goes wrong between begin and end/run is kept in the context, and end/run return the inert
+ * tensor.
+ * - An entry holds references to its nodes (identity) and to the storages it saved (elements), with the
+ * version each had; backward refuses storage that changed.
+ * - Entries are in the order of execution; backward walks them in reverse. */
+#ifndef HEED_SRC_AUTOGRAD_TAPE_H
+#define HEED_SRC_AUTOGRAD_TAPE_H
+
+#include "tensor/internal.h"
+
+#define HEED_MAX_INPUTS 40
+#define HEED_MAX_OUTPUTS 8
+#define HEED_MAX_SAVED 48
+
+/* What mixed precision may do with an operation. */
+enum heed_precision {
+    HEED_FOLLOWS, /* computes in the dtype of its input */
+    HEED_PRODUCT, /* a matrix product: may take bf16 operands, accumulates in f32 */
+    HEED_PRECISE  /* f32 or better only: norms, softmax, losses */
+};
+
+struct heed_backward;
+
+struct heed_op {
+    const char *name;
+    enum heed_precision precision;
+    heed_status (*backward)(struct heed_backward *b);
+    const char *no_gradient; /* with backward NULL: the reason, for the message */
+};
+
+struct heed_saved {
+    struct heed_storage *storage;
+    uint64_t version;
+};
+
+struct heed_entry {
+    const struct heed_op *op;
+    struct heed_entry *previous, *next;
+    uint64_t number;
+    int inputs, outputs, saves;
+    struct heed_node **input; /* NULL where none or where no gradient can flow */
+    struct heed_node **output;
+    struct heed_saved *saved;
+    void *args; /* the operation's own copy */
+    void *blob; /* extra memory of the operation, heed_call_blob() */
+    const struct heed_kernel *kernel;
+    struct heed_storage *kernel_saved;
+    bool used; /* backward went through and freed it */
+};
+
+struct heed_tape {
+    struct heed_entry *first, *last;
+    uint64_t entries;
+    struct heed_node *touched; /* leaves whose gradient this step's backward wrote */
+};
+
+/* One operation being called. */
+struct heed_call {
+    heed_ctx *ctx;
+    const struct heed_op *op;
+    bool ok;     /* nothing failed so far */
+    bool record; /* will be recorded */
+    bool entered;
+    int inputs, outputs, saves, temps;
+    struct heed_node *input[HEED_MAX_INPUTS]; /* NULL where none */
+    struct heed_node *output[HEED_MAX_OUTPUTS];
+    struct heed_storage *saved[HEED_MAX_SAVED];
+    struct heed_storage *temp[HEED_MAX_SAVED]; /* references to drop at the end */
+    void *blob;
+};
+
+/* Finds the context through the tensors (none allowed, at least one live unless ctx is given), checks that
+ * all are live and of one context, that no error is kept, that this thread may enter. */
+bool heed_call_begin(struct heed_call *c, const struct heed_op *op, heed_ctx *ctx, int inputs,
+                     const heed_tensor *input);
+
+/* Keeps an error for this call; returns false. */
+bool heed_call_fail(struct heed_call *c, heed_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Input i must be there, f32 or f64 (and of the same dtype as input 0, if that is there and i > 0). `name` is
+ * for the message. */
+bool heed_call_float(struct heed_call *c, int i, const char *name);
+bool heed_call_dtype(struct heed_call *c, int i, const char *name, heed_dtype dtype);
+
+/* A dimension counted from the end if negative, in 0 … rank − 1; −1 (and an error) if it is none. */
+int heed_call_dim(struct heed_call *c, int dim, int rank);
+
+/* The view of input i; an absent view if it is none. */
+struct heed_view heed_call_view(struct heed_call *c, int i);
+
+/* The same, contiguous: itself or a copy that ends with the call unless it is saved. */
+struct heed_view heed_call_dense(struct heed_call *c, int i);
+
+/* `v` (a view into input i) made contiguous. */
+struct heed_view heed_call_dense_view(struct heed_call *c, const struct heed_view *v);
+
+/* A new contiguous output. */
+struct heed_view heed_call_output(struct heed_call *c, heed_dtype dtype, int rank, const int64_t *size);
+
+/* An output that looks at the elements of input i through v. */
+void heed_call_output_view(struct heed_call *c, int i, const struct heed_view *v);
+
+/* Contiguous scratch that ends with the call (unless it is saved). */
+struct heed_view heed_call_temp(struct heed_call *c, heed_dtype dtype, int rank, const int64_t *size);
+
+/* Keeps the elements behind a view of this call (input, output, copy or temp) for backward. No-op if not
+ * recorded. */
+void heed_call_save(struct heed_call *c, const struct heed_view *v);
+void heed_call_save_input(struct heed_call *c, int i);
+void heed_call_save_output(struct heed_call *c, int i);
+
+/* Zeroed memory that lives as long as the call's entry (or the call, if it isn't recorded). */
+void *heed_call_blob(struct heed_call *c, size_t bytes);
+
+/* Runs a primitive by the kernel that applies, records it, and ends the call. Returns output 0. */
+heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, const void *args, size_t bytes);
+
+/* Ends a call that ran no primitive of its own, recording it with `args` (may be NULL). Returns output 0, the
+ * inert tensor after an error. */
+heed_tensor heed_call_finish(struct heed_call *c, const void *args, size_t bytes);
+
+/* Ends a call that failed, or without result. */
+heed_tensor heed_call_end(struct heed_call *c);
+
+/* A handle to output i; only after run or finish, which keep the nodes alive in the scope. */
+heed_tensor heed_call_result(struct heed_call *c, int i);
+
+/* ---- backward ---- */
+
+struct heed_backward {
+    heed_ctx *ctx;
+    struct heed_entry *entry;
+    void *args; /* the entry's; may be changed */
+    bool retain;
+    struct heed_storage *temp[HEED_MAX_SAVED];
+    int temps;
+    bool given[HEED_MAX_INPUTS]; /* heed_dx() has handed out the gradient of this input */
+    int pendings;                /* second gradients of one node, added after the kernel ran */
+    struct heed_node *pending_node[HEED_MAX_INPUTS];
+    struct heed_view pending_view[HEED_MAX_INPUTS];
+    bool ok;
+};
+
+/* The gradient of output i, strided, in its shape; absent if none arrived. */
+struct heed_view heed_dy(struct heed_backward *b, int i);
+/* The same, contiguous. */
+struct heed_view heed_dy_dense(struct heed_backward *b, int i);
+/* The same, contiguous, as [rows, last dimension]. */
+struct heed_view heed_dy_rows(struct heed_backward *b, int i);
+
+/* Whether input i wants a gradient. */
+bool heed_wants(const struct heed_backward *b, int i);
+
+/* Where the gradient of input i goes: contiguous, in the input's shape; absent if not wanted. */
+struct heed_grad_view heed_dx(struct heed_backward *b, int i);
+/* The same as [rows, last dimension]. */
+struct heed_grad_view heed_dx_rows(struct heed_backward *b, int i);
+
+/* The same, expanded to the sizes of `like`: a stride of 0 says that the kernel sums over that dimension. */
+struct heed_grad_view heed_dx_expanded(struct heed_backward *b, int i, const struct heed_view *like);
+
+/* The gradient of input i is `dy` of output o seen through `v` (strided, no repeats): shared without a copy
+ * where nothing else has arrived, otherwise added. For views and for additions. */
+void heed_dx_share(struct heed_backward *b, int i, int o, const struct heed_view *v);
+
+/* Contiguous scratch for the duration of this backward. */
+struct heed_view heed_backward_temp(struct heed_backward *b, heed_dtype dtype, int rank, const int64_t *size);
+
+/* Runs the pinned kernel's backward on b->args. */
+heed_status heed_backward_run(struct heed_backward *b);
+
+/* ---- the tape itself ---- */
+
+heed_status heed_tape_open(heed_ctx *ctx);
+void heed_tape_append(heed_ctx *ctx, struct heed_entry *entry);
+void heed_entry_release(heed_ctx *ctx, struct heed_entry *entry);
+
+#endif
