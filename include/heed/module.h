@@ -17,7 +17,8 @@ extern "C" {
  *  A NULL module gives a none tensor. */
 HEED_API heed_tensor heed_forward(heed_module *module, heed_tensor x);
 
-/** Frees a module, its parameters and its children. Only for a module that no other owns. NULL is fine. */
+/** Frees a module, its parameters and its children. Only for a module that no other owns (HEED_ERROR_STATE).
+ * NULL is fine. */
 HEED_API void heed_module_free(heed_module *module);
 
 /** The context; the inert context for NULL. */
@@ -93,7 +94,7 @@ HEED_API heed_module *heed_module_new(heed_ctx *ctx, const heed_module_class *mo
  * and of the inert module that heed_module_new() returns after an error. */
 HEED_API void *heed_module_self(const heed_module *module, const heed_module_class *module_class);
 
-/** Adds a parameter, f32, with gradient. @param name one step of a path: letters, digits, '_'
+/** Adds a parameter, f32, with gradient. @param name one step of a path: 1 to 63 letters, digits, '_'
  *  @return its handle, valid as long as the module */
 HEED_API heed_tensor heed_module_param(heed_module *module, const char *name, int rank, const int64_t *sizes,
                                        heed_init init);
@@ -102,8 +103,9 @@ HEED_API heed_tensor heed_module_param(heed_module *module, const char *name, in
  *  must be in the same tree. */
 HEED_API heed_status heed_module_share(heed_module *module, const char *name, heed_tensor param);
 
-/** Gives a child to a module, which frees it from now on (also when this call fails).
- *  @return the child */
+/** Gives a child to a module, which frees it from now on (also when this call fails). Trees are at most 32
+ * modules deep.
+ *  @return the child; an inert module if it could not be given */
 HEED_API heed_module *heed_module_child(heed_module *module, const char *name, heed_module *child);
 
 /** A child by its name (one step); NULL if there is none. */

@@ -1,0 +1,84 @@
+/* The parts of transformer blocks (Vaswani et al. 2017, section 3.1; pre-norm: Xiong et al. 2020). */
+#include "layers/block.h"
+
+static bool norm_kind_is_known(heed_ctx *ctx, const char *where, heed_norm_kind kind) {
+    return kind == HEED_NORM_LAYER || kind == HEED_NORM_RMS ||
+           heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is no kind of norm", (int)kind);
+}
+
+bool heed_block_plan_from(heed_ctx *ctx, const char *where, const heed_transformer_options *options,
+                          struct heed_block_plan *plan) {
+    if (!HEED_LAYER_BEGIN(ctx, where, options) || !heed_layer_positive(ctx, where, "width", options->width) ||
+        !heed_layer_positive(ctx, where, "heads", options->heads) ||
+        !heed_layer_divides(ctx, where, "heads", options->heads, "width", options->width) ||
+        !heed_layer_probability(ctx, where, "dropout", options->dropout) ||
+        !norm_kind_is_known(ctx, where, options->norm))
+        return false;
+    *plan = (struct heed_block_plan){.where = where, .options = *options, .hidden_dropout = options->dropout};
+    return true;
+}
+
+heed_module *heed_block_attention(heed_ctx *ctx, const struct heed_block_plan *plan) {
+    const heed_transformer_options *o = &plan->options;
+    return heed_mha_make(ctx,
+                         &(heed_mha_options){.width = o->width,
+                                             .heads = o->heads,
+                                             .kv_heads = o->kv_heads,
+                                             .no_bias = o->no_bias,
+                                             .dropout = o->dropout,
+                                             .init = plan->weight},
+                         plan->residual);
+}
+
+heed_module *heed_block_feed_forward(heed_ctx *ctx, const struct heed_block_plan *plan) {
+    const heed_transformer_options *o = &plan->options;
+    return heed_feed_forward_make(
+        ctx,
+        &(heed_feed_forward_options){.width = o->width,
+                                     .hidden = o->hidden,
+                                     .activation = o->activation,
+                                     .dropout = plan->hidden_dropout,
+                                     .no_bias = o->no_bias},
+        (struct heed_feed_forward_inits){.in = plan->weight, .out = plan->residual});
+}
+
+heed_module *heed_block_norm(heed_ctx *ctx, const struct heed_block_plan *plan) {
+    heed_norm_options options = {.width = plan->options.width, .eps = plan->options.eps};
+    return plan->options.norm == HEED_NORM_RMS ? heed_rms_norm_new(ctx, &options)
+                                               : heed_layer_norm_new(ctx, &options);
+}
+
+/* ---- running a part ---- */
+
+static heed_tensor before(const struct heed_part *part, heed_tensor x) {
+    return part->post_norm ? x : heed_forward(part->norm, x);
+}
+
+static heed_tensor after(const struct heed_part *part, heed_tensor x, heed_tensor branch) {
+    heed_tensor sum = heed_add(x, heed_dropout(branch, part->dropout));
+    return part->post_norm ? heed_forward(part->norm, sum) : sum;
+}
+
+heed_tensor heed_part_attend(const struct heed_part *part, heed_tensor x, heed_tensor memory,
+                             const heed_score *score, heed_tensor *weights) {
+    heed_ctx *ctx = part->module->ctx;
+    heed_scope_begin(ctx);
+    heed_tensor branch = heed_mha_forward(part->module, before(part, x), memory, HEED_NONE, score, weights);
+    return heed_scope_end_two(ctx, after(part, x, branch), weights);
+}
+
+heed_tensor heed_part_apply(const struct heed_part *part, heed_tensor x) {
+    heed_ctx *ctx = part->module->ctx;
+    heed_scope_begin(ctx);
+    return heed_scope_end(ctx, after(part, x, heed_forward(part->module, before(part, x))));
+}
+
+/* ---- stacks ---- */
+
+heed_module *heed_stack_fill(heed_module *stack, const struct heed_block_plan *plan, heed_block_maker *make) {
+    heed_module *list = heed_module_child(stack, "layers", heed_list_new(stack->ctx));
+    for (int64_t i = 0; i < plan->options.layers && !heed_failed(stack->ctx); i++)
+        heed_list_add(list, i, make(stack->ctx, plan));
+    if (heed_stack_has_norm(plan)) heed_module_child(stack, "norm", heed_block_norm(stack->ctx, plan));
+    return list;
+}

@@ -1,0 +1,57 @@
+/* What encoder and decoder blocks share: their parts, and a part with its residual and norm. */
+#ifndef HEED_SRC_LAYERS_BLOCK_H
+#define HEED_SRC_LAYERS_BLOCK_H
+
+#include "layers/layer.h"
+
+/* What a block is built from: its options, and what GPT-2 does otherwise than the default. */
+struct heed_block_plan {
+    const char *where; /* for messages */
+    heed_transformer_options options;
+    double hidden_dropout; /* inside the feed-forward part */
+    heed_init weight;      /* of products; default: each layer's */
+    heed_init residual;    /* of the products that end a residual branch; default: as weight */
+};
+
+/* The plan of plain options; false (and an error) if they are wrong. */
+bool heed_block_plan_from(heed_ctx *ctx, const char *where, const heed_transformer_options *options,
+                          struct heed_block_plan *plan);
+
+heed_module *heed_block_attention(heed_ctx *ctx, const struct heed_block_plan *plan);
+heed_module *heed_block_feed_forward(heed_ctx *ctx, const struct heed_block_plan *plan);
+heed_module *heed_block_norm(heed_ctx *ctx, const struct heed_block_plan *plan);
+
+/* One part of a block as it runs: y = x + dropout(part(norm(x))), or norm(x + dropout(part(x))) with
+ * post_norm. */
+struct heed_part {
+    heed_module *module, *norm;
+    bool post_norm;
+    double dropout;
+};
+
+/* The part as attention of x to `memory` (none: to itself). */
+heed_tensor heed_part_attend(const struct heed_part *part, heed_tensor x, heed_tensor memory,
+                             const heed_score *score, heed_tensor *weights);
+
+/* The part as a module of one input. */
+heed_tensor heed_part_apply(const struct heed_part *part, heed_tensor x);
+
+/* ---- blocks and stacks ---- */
+
+heed_module *heed_encoder_layer_make(heed_ctx *ctx, const struct heed_block_plan *plan);
+
+/* The block with the attention weights, NULL if not wanted. */
+heed_tensor heed_encoder_layer_run(heed_module *module, heed_tensor x, const heed_score *score,
+                                   heed_tensor *weights);
+
+/* Fills a stack: children `layers.0` … made by `make`, and `norm` where the plan has one. Returns the list.
+ */
+typedef heed_module *heed_block_maker(heed_ctx *ctx, const struct heed_block_plan *plan);
+heed_module *heed_stack_fill(heed_module *stack, const struct heed_block_plan *plan, heed_block_maker *make);
+
+/* Whether a stack of this plan ends in a norm. */
+static inline bool heed_stack_has_norm(const struct heed_block_plan *plan) {
+    return !plan->options.post_norm && !plan->options.no_final_norm;
+}
+
+#endif

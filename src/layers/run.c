@@ -1,0 +1,87 @@
+/* Running modules: the single-input form, and what every typed forward checks first. */
+#include "layers/module.h"
+
+/* The context that hears of a refusal: the module's, or the input's for the static inert module. */
+static heed_ctx *ctx_for(const heed_module *module, heed_tensor x) {
+    return module->ctx ? module->ctx : heed_context(x);
+}
+
+static void refuse(heed_ctx *ctx, heed_status status, const char *where, const char *message) {
+    if (!heed_failed(ctx)) heed_error_set(ctx, status, where, message);
+}
+
+static bool ready(heed_module *module, const char *where, heed_tensor x) {
+    heed_ctx *ctx = ctx_for(module, x);
+    if (module->inert)
+        refuse(ctx, HEED_ERROR_STATE, where, "the module is inert: making it failed");
+    else if (heed_is_none(x))
+        refuse(ctx, HEED_ERROR_ARGUMENT, where, "the input is none");
+    else
+        return !heed_failed(ctx);
+    return false;
+}
+
+bool heed_module_ready(heed_module *module, const heed_module_class *type, const char *where, heed_tensor x) {
+    if (!module) return false;
+    if (!module->inert && module->type != type) {
+        char message[200];
+        snprintf(message, sizeof message, "the module is of class %.60s, not %.60s", module->type->name,
+                 type->name);
+        refuse(module->ctx, HEED_ERROR_ARGUMENT, where, message);
+        return false;
+    }
+    return ready(module, where, x);
+}
+
+heed_tensor heed_module_refused(const heed_module *module, heed_tensor x) {
+    return module ? heed_handle(ctx_for(module, x), NULL) : (heed_tensor){0};
+}
+
+heed_tensor heed_forward(heed_module *module, heed_tensor x) {
+    if (!module) return (heed_tensor){0};
+    if (!module->inert && !module->type->forward) {
+        char message[300];
+        const char *use = module->type->use;
+        snprintf(message, sizeof message, "class %.60s has no form with one input%s%.160s",
+                 module->type->name, use ? ": use " : "", use ? use : "");
+        refuse(module->ctx, HEED_ERROR_ARGUMENT, "forward", message);
+        return heed_module_refused(module, x);
+    }
+    if (!ready(module, module->type->name, x)) return heed_module_refused(module, x);
+    return module->type->forward(module, x);
+}
+
+/* ---- training switches ---- */
+
+static bool set_wanted(void *wanted, const char *name, heed_tensor param) {
+    (void)name;
+    struct heed_node *node = param.node;
+    if (node->serial != param.serial) return true;
+    if (*(bool *)wanted)
+        node->flags |= HEED_NODE_WANTS_GRAD;
+    else
+        node->flags &= ~(unsigned)(HEED_NODE_WANTS_GRAD | HEED_NODE_GRAD_FULL);
+    return true;
+}
+
+static bool forget_gradient(void *arg, const char *name, heed_tensor param) {
+    (void)arg;
+    (void)name;
+    if (param.node->serial == param.serial) param.node->flags &= ~(unsigned)HEED_NODE_GRAD_FULL;
+    return true;
+}
+
+static void walk_inside(heed_module *module, heed_param_visit *visit, void *arg) {
+    if (!module || !module->ctx || !heed_enter(module->ctx)) return;
+    heed_param_walk(module, visit, arg);
+    heed_leave(module->ctx);
+}
+
+void heed_module_freeze(heed_module *module, bool frozen) {
+    bool wanted = !frozen;
+    walk_inside(module, set_wanted, &wanted);
+}
+
+void heed_module_zero_grad(heed_module *module) {
+    walk_inside(module, forget_gradient, NULL);
+}

@@ -1,0 +1,90 @@
+/* Norms of gradients, and clipping. */
+#include "optim/optim.h"
+
+#include <math.h>
+
+bool heed_grad_item(heed_tensor param, struct heed_param_item *item) {
+    struct heed_node *node = param.node;
+    const unsigned wanted = HEED_NODE_WANTS_GRAD | HEED_NODE_GRAD_FULL;
+    if (node->serial != param.serial || (node->flags & wanted) != wanted) return false;
+    *item = (struct heed_param_item){
+        .count = heed_view_count(&node->view), .param = node->view.data, .grad = node->grad.data};
+    return true;
+}
+
+double heed_grad_norm_run(heed_ctx *ctx, const struct heed_param_item *item, int64_t items, double clamp,
+                          double scale, int64_t *first_bad) {
+    double norm = 0;
+    *first_bad = -1;
+    struct heed_grad_norm_args args = {.dtype = HEED_F32,
+                                       .items = items,
+                                       .item = item,
+                                       .clamp = clamp,
+                                       .scale = scale,
+                                       .norm = &norm,
+                                       .first_bad = first_bad};
+    if (items == 0) return 0;
+    return heed_exec_run(&ctx->exec, HEED_PRIMITIVE_GRAD_NORM, &args) == HEED_OK ? norm : NAN;
+}
+
+double heed_clip_factor(double norm, double max_norm) {
+    if (!(max_norm > 0)) return 1;
+    double factor = max_norm / (norm + 1e-6); /* PyTorch's guard against a norm of 0 */
+    return factor < 1 ? factor : 1;
+}
+
+/* ---- all gradients below a module ---- */
+
+struct gather {
+    struct heed_param_item *item;
+    int64_t items;
+};
+
+static bool gather_item(void *arg, const char *name, heed_tensor param) {
+    struct gather *g = arg;
+    (void)name;
+    if (heed_grad_item(param, &g->item[g->items])) g->items++;
+    return true;
+}
+
+/* The norm after clamping; clipped to max_norm. NaN after an error. */
+static double clip(heed_module *module, double clamp, double max_norm) {
+    heed_ctx *ctx = module->ctx;
+    size_t tensors = (size_t)heed_param_tensors(module);
+    struct gather g = {.item = heed_block_new(ctx->exec.memory, tensors * sizeof *g.item)};
+    if (!g.item) {
+        heed_fail(ctx, HEED_ERROR_MEMORY, "clip_grad", "out of memory");
+        return NAN;
+    }
+    heed_param_walk(module, gather_item, &g);
+    int64_t first_bad;
+    double norm = heed_grad_norm_run(ctx, g.item, g.items, clamp, 1, &first_bad);
+    double factor = heed_clip_factor(norm, max_norm), unused = 0;
+    if (isfinite(norm) && factor < 1)
+        unused = heed_grad_norm_run(ctx, g.item, g.items, 0, factor, &first_bad);
+    heed_block_free(ctx->exec.memory, g.item);
+    return isnan(unused) ? unused : norm;
+}
+
+static double clip_inside(heed_module *module, double clamp, double max_norm) {
+    heed_ctx *ctx = heed_module_ctx(module);
+    if (heed_failed(ctx) || !module->ctx || !heed_enter(ctx)) return NAN;
+    double norm = clip(module, clamp, max_norm);
+    heed_leave(ctx);
+    return norm;
+}
+
+double heed_clip_grad_norm(heed_module *module, double max_norm) {
+    if (isnan(max_norm))
+        heed_error_set(heed_module_ctx(module), HEED_ERROR_ARGUMENT, "clip_grad_norm",
+                       "max_norm is not a number");
+    return clip_inside(module, 0, max_norm);
+}
+
+heed_status heed_clip_grad_value(heed_module *module, double max_value) {
+    heed_ctx *ctx = heed_module_ctx(module);
+    if (!(max_value > 0))
+        heed_error_set(ctx, HEED_ERROR_ARGUMENT, "clip_grad_value", "max_value is not greater than 0");
+    clip_inside(module, max_value, 0);
+    return heed_error_status(ctx);
+}

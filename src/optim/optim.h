@@ -1,0 +1,95 @@
+/* The inside of optimisers, for checkpoints and for the optimisers themselves.
+ *
+ * Invariants
+ * - An optimiser refers to its parameters by handle, not by module: a parameter that was freed is recognised.
+ * - A parameter that shares its storage with others (the q, k, v weights of an attention) has its gradient
+ * and its moments at the same distances in the optimiser's flat buffers, so that what lies side by side as
+ * parameters also does as gradients.
+ * - Each parameter counts its own updates, as it may have been frozen for a while.
+ * - The state is what another run needs to go on with the same bits: the named tensors below and the number
+ * of steps. Hyper-parameters are the program's. */
+#ifndef HEED_SRC_OPTIM_OPTIM_H
+#define HEED_SRC_OPTIM_OPTIM_H
+
+#include <heed/optim.h>
+
+#include "layers/module.h"
+
+/* ---- state, for checkpoints (exported: libheed_kit writes them) ---- */
+
+/* One named tensor of state, contiguous. Its elements may be read and written in place between steps. */
+struct heed_optim_state {
+    char name[HEED_NAME_BYTES + 16]; /* "adamw.m.layers.0.attention.q.weight", …, "adamw.updates" */
+    heed_dtype dtype;                /* f32; i32 for the numbers of updates, one per parameter */
+    int rank;
+    int64_t size[HEED_MAX_RANK];
+    int64_t count;
+    void *data;
+};
+
+/* "sgd", "adam" or "adamw": a checkpoint keeps it, and going on with another kind is an error. */
+HEED_API const char *heed_optim_kind(const heed_optim *optim);
+
+HEED_API heed_ctx *heed_optim_ctx(const heed_optim *optim);
+
+/* How many tensors of state there are; depends on the kind, its options and the parameters only. */
+HEED_API int64_t heed_optim_state_count(const heed_optim *optim);
+
+/* The i-th, in a fixed order; false if there is none. */
+HEED_API bool heed_optim_state_at(const heed_optim *optim, int64_t i, struct heed_optim_state *state);
+
+/* Sets what heed_optim_steps() tells. */
+HEED_API void heed_optim_steps_set(heed_optim *optim, int64_t steps);
+
+/* ---- for the optimisers ---- */
+
+struct heed_optim_param {
+    heed_tensor tensor;
+    const char *name; /* full; the optimiser's copy */
+    size_t offset;    /* in bytes, in each flat buffer */
+    double rate_scale, decay_scale;
+};
+
+/* What makes one kind of optimiser, checked by its constructor. */
+struct heed_optim_plan {
+    enum heed_update kind;
+    double momentum;
+    bool nesterov;
+    double beta1, beta2, eps;
+    double weight_decay, clip_norm, clip_value;
+};
+
+struct heed_optim {
+    heed_ctx *ctx; /* NULL for the static inert optimiser */
+    struct heed_optim_plan plan;
+    int64_t params;
+    struct heed_optim_param *param;
+    struct heed_param_item *item; /* params of them: room for one step */
+    int64_t *item_param;          /* the parameter of each item */
+    char *names;
+    int32_t *updates;                                   /* one per parameter */
+    struct heed_storage *gradients, *moment1, *moment2; /* flat; moments NULL where the kind has none */
+    double norm;
+    int64_t steps;
+};
+
+/* An optimiser over all parameters of a module; the static inert one after an error. */
+heed_optim *heed_optim_new(heed_module *module, const struct heed_optim_plan *plan);
+
+/* Whether a number is finite and in [low, high]; otherwise keeps an error. */
+#define HEED_ANY 1.7976931348623157e308
+bool heed_optim_in(heed_ctx *ctx, const char *where, const char *name, double value, double low, double high);
+
+/* ---- gradients as work for the primitives ---- */
+
+/* The item of a parameter that has a gradient and is not frozen; false if it has none. */
+bool heed_grad_item(heed_tensor param, struct heed_param_item *item);
+
+/* Runs GRAD_NORM. Returns its norm; first_bad as there. NaN after an error. */
+double heed_grad_norm_run(heed_ctx *ctx, const struct heed_param_item *item, int64_t items, double clamp,
+                          double scale, int64_t *first_bad);
+
+/* The factor that brings a norm to at most max_norm, as PyTorch's clip_grad_norm_; 1 if max_norm ≤ 0. */
+double heed_clip_factor(double norm, double max_norm);
+
+#endif
