@@ -1,0 +1,105 @@
+/* Tiled attention, forward and backward: what its files share.
+ *
+ * Scores are made, used and forgotten in tiles of HEED_TILE_QUERIES × HEED_TILE_KEYS; of each query only the maximum of
+ * its scores and the reciprocal of Σ e^(score − maximum) are saved (attention.md's reason: one log-sum-exp loses large
+ * scores). Memory is linear in the length.
+ *
+ * attention.c        the kernel: when it applies, its two directions
+ * attention_plan.c   how work is cut and memory laid out, by shape alone
+ * attention_bias.c   gradients of biases that are summed over something
+ * vector/attention_* the work of one task */
+#ifndef HEED_SRC_BACKEND_CPU_ATTENTION_H
+#define HEED_SRC_BACKEND_CPU_ATTENTION_H
+
+#include <stdatomic.h>
+
+#include "backend/cpu/cpu.h"
+
+enum { HEED_TILE_QUERIES = 48, HEED_TILE_KEYS = 64 };
+
+/* Where the gradient of a bias is gathered. */
+enum heed_bias_scope {
+    HEED_BIAS_NONE,  /* not wanted */
+    HEED_BIAS_CELL,  /* per query and key: straight to its own memory */
+    HEED_BIAS_KEY,   /* summed over queries: [batch, heads, keys] */
+    HEED_BIAS_QUERY, /* summed over keys: [strips, batch, heads, queries] */
+    HEED_BIAS_HEAD   /* summed over both: [strips, batch, heads] */
+};
+
+struct heed_attention_plan {
+    const struct heed_attention_args *args;
+    int64_t batch, heads, kv_heads, group; /* group: query heads per key/value head */
+    int64_t queries, keys, width, value_width;
+    int64_t width_row, value_row; /* rows of packed matrices: widths rounded up to whole vectors */
+    float scale;
+    bool drops;
+    uint32_t threshold;
+    float keep_scale;
+    struct heed_attention_random random;
+    float *maximum, *reciprocal; /* saved, [batch, heads, queries] */
+
+    int64_t key_block, key_blocks; /* keys that are packed at a time, a multiple of 128 */
+    /* Forward: a task is a batch, a head and a chunk of queries. */
+    int64_t query_chunk, query_chunks;
+    /* Backward: a task is a batch, a key/value head and a strip: the key blocks strip, strip + strips, …, of which it owns
+     * dk and dv. Where a bias gradient repeats over batches or heads, a task loops over them instead. Strip 0 adds to dq
+     * itself, each other strip to a slab of its own; slabs are added up in order at the end. */
+    int64_t strips;
+    bool batches_inside, heads_inside;
+    float *delta; /* Σ over keys of probability · its gradient: [batch, heads, queries] */
+    float *slabs; /* [strips − 1, batch, heads, queries, width] */
+    enum heed_bias_scope scope[HEED_MAX_STAGES];
+    float *sums[HEED_MAX_STAGES];
+
+    float *workers; /* private areas */
+    int64_t worker_floats;
+    atomic_llong tiles, skipped; /* for the note */
+};
+
+/* Everything but memory. `backward` says for which direction. */
+void heed_attention_plan_make(struct heed_attention_plan *plan, const struct heed_attention_args *args, bool backward);
+
+size_t heed_attention_saved_bytes(const struct heed_attention_plan *plan);
+size_t heed_attention_scratch_bytes(const struct heed_attention_plan *plan, int workers, bool backward);
+
+/* Lays saved and scratch out. */
+void heed_attention_plan_place(struct heed_attention_plan *plan, void *saved, void *scratch, int workers, bool backward);
+
+/* Bias gradients: before the tasks what has to be zero becomes so; after them sums are delivered. */
+heed_status heed_attention_bias_open(struct heed_exec *exec, const struct heed_attention_plan *plan);
+void heed_attention_bias_close(const struct heed_attention_plan *plan);
+
+/* Floats that a bias gradient of this scope is gathered in. */
+int64_t heed_attention_bias_floats(const struct heed_attention_plan *plan, int stage);
+
+/* How many floats each part of a worker's area has, in the order the vector code lays them out. */
+int64_t heed_attention_worker_floats(const struct heed_attention_plan *plan, bool backward);
+
+static inline float *heed_attention_area(const struct heed_attention_plan *plan, int worker) {
+    return plan->workers + worker * plan->worker_floats;
+}
+
+/* Rounded up to whole vectors of the widest kind. */
+static inline int64_t heed_whole_vectors(int64_t floats) {
+    return (floats + 15) / 16 * 16;
+}
+
+static inline int64_t heed_attention_row(const struct heed_attention_plan *plan, int64_t batch, int64_t head) {
+    return batch * plan->heads + head;
+}
+
+/* Element offset of [batch, head, row, 0]. */
+static inline int64_t heed_attention_offset(const struct heed_view *v, int64_t batch, int64_t head, int64_t row) {
+    return batch * v->stride[0] + head * v->stride[1] + row * v->stride[2];
+}
+
+/* What the vector halves do; the second argument is the task. */
+struct heed_attention_vectors {
+    void (*forward)(struct heed_attention_plan *plan, int64_t task, int worker);
+    void (*delta)(struct heed_attention_plan *plan, int64_t task, int worker);
+    void (*backward)(struct heed_attention_plan *plan, int64_t task, int worker);
+};
+
+HEED_CPU_TABLE(attention)
+
+#endif

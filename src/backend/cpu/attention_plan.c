@@ -1,0 +1,154 @@
+/* How attention is cut into tasks and its memory laid out: from shapes and from what is asked for alone, never from the
+ * number of threads. */
+#include "backend/cpu/attention.h"
+
+/* A block of packed keys and values stays in the second-level cache. */
+enum { BLOCK_FLOATS = 32768, LEAST_BLOCK = 128, MOST_BLOCK = 512 };
+
+/* Tasks that a call should have at least, where its shape allows. */
+enum { TASKS = 16 };
+
+/* Queries of a forward task: their outputs stay in the second-level cache too. */
+enum { MOST_CHUNK = 10 * HEED_TILE_QUERIES };
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+    return a / b + (a % b != 0);
+}
+
+static int64_t clamp(int64_t x, int64_t low, int64_t high) {
+    return x < low ? low : x > high ? high : x;
+}
+
+static void plan_key_blocks(struct heed_attention_plan *p) {
+    const int64_t keys = BLOCK_FLOATS / (p->width + p->value_width + 1) / LEAST_BLOCK * LEAST_BLOCK;
+    p->key_block = clamp(keys, LEAST_BLOCK, MOST_BLOCK);
+    const int64_t all = ceil_div(p->keys, LEAST_BLOCK) * LEAST_BLOCK;
+    if (all > 0 && p->key_block > all) p->key_block = all;
+    p->key_blocks = ceil_div(p->keys, p->key_block);
+}
+
+static void plan_query_chunks(struct heed_attention_plan *p) {
+    const int64_t rows = p->batch * p->heads;
+    const int64_t tiles = ceil_div(p->queries, HEED_TILE_QUERIES);
+    const int64_t wanted = rows > 0 ? ceil_div(TASKS, rows) : 1;
+    const int64_t chunk = clamp(ceil_div(tiles, wanted) * HEED_TILE_QUERIES, HEED_TILE_QUERIES, MOST_CHUNK);
+    p->query_chunks = ceil_div(p->queries, chunk);
+    /* Equal chunks, in whole tiles. */
+    p->query_chunk = p->query_chunks > 0 ? ceil_div(tiles, p->query_chunks) * HEED_TILE_QUERIES : chunk;
+    p->query_chunks = ceil_div(p->queries, p->query_chunk);
+}
+
+/* ---- backward ---- */
+
+static bool repeats(const struct heed_view *v, int dim) {
+    return v->stride[dim] == 0 && v->size[dim] > 1;
+}
+
+static enum heed_bias_scope bias_scope(const struct heed_view *dtensor) {
+    if (!heed_has(dtensor)) return HEED_BIAS_NONE;
+    if (repeats(dtensor, 2)) return repeats(dtensor, 3) ? HEED_BIAS_HEAD : HEED_BIAS_KEY;
+    return repeats(dtensor, 3) ? HEED_BIAS_QUERY : HEED_BIAS_CELL;
+}
+
+static void plan_strips(struct heed_attention_plan *p) {
+    for (int i = 0; i < p->args->stages; i++) {
+        const struct heed_view *dtensor = &p->args->stage[i].dtensor.view;
+        p->scope[i] = bias_scope(dtensor);
+        if (p->scope[i] != HEED_BIAS_CELL) continue;
+        p->batches_inside = p->batches_inside || repeats(dtensor, 0);
+        p->heads_inside = p->heads_inside || repeats(dtensor, 1);
+    }
+    const int64_t outer = (p->batches_inside ? 1 : p->batch) * (p->heads_inside ? 1 : p->kv_heads);
+    p->strips = clamp(outer > 0 ? ceil_div(TASKS, outer) : 1, 1, p->key_blocks > 0 ? p->key_blocks : 1);
+}
+
+int64_t heed_attention_bias_floats(const struct heed_attention_plan *p, int stage) {
+    const int64_t rows = p->batch * p->heads;
+    switch (p->scope[stage]) {
+    case HEED_BIAS_KEY:
+        return heed_whole_vectors(rows * p->keys);
+    case HEED_BIAS_QUERY:
+        return heed_whole_vectors(p->strips * rows * p->queries);
+    case HEED_BIAS_HEAD:
+        return heed_whole_vectors(p->strips * rows);
+    case HEED_BIAS_NONE:
+    case HEED_BIAS_CELL:
+        break;
+    }
+    return 0;
+}
+
+static int64_t slab_floats(const struct heed_attention_plan *p) {
+    if (!heed_has(&p->args->dq.view)) return 0;
+    return heed_whole_vectors((p->strips - 1) * p->batch * p->heads * p->queries * p->width);
+}
+
+static int64_t row_floats(const struct heed_attention_plan *p) {
+    return heed_whole_vectors(p->batch * p->heads * p->queries);
+}
+
+/* ---- all of it ---- */
+
+void heed_attention_plan_make(struct heed_attention_plan *p, const struct heed_attention_args *args, bool backward) {
+    *p = (struct heed_attention_plan){.args = args,
+                                      .batch = args->q.size[0],
+                                      .heads = args->q.size[1],
+                                      .kv_heads = args->k.size[1],
+                                      .queries = args->q.size[2],
+                                      .keys = args->k.size[2],
+                                      .width = args->q.size[3],
+                                      .value_width = args->v.size[3],
+                                      .scale = (float)args->scale,
+                                      .threshold = args->threshold,
+                                      .drops = args->threshold < 65536};
+    p->group = p->kv_heads > 0 ? p->heads / p->kv_heads : 1;
+    p->width_row = heed_whole_vectors(p->width);
+    p->value_row = heed_whole_vectors(p->value_width);
+    p->keep_scale = p->drops ? (float)heed_keep_scale(args->threshold) : 1.0f;
+    p->random = heed_attention_random(&args->random);
+    plan_key_blocks(p);
+    plan_query_chunks(p);
+    if (backward) plan_strips(p);
+}
+
+int64_t heed_attention_worker_floats(const struct heed_attention_plan *p, bool backward) {
+    const int64_t tile = HEED_TILE_QUERIES * HEED_TILE_KEYS;
+    if (!backward) {
+        return p->key_block * (p->width + p->value_row) + p->query_chunk * (p->value_row + 16 + 1) + tile;
+    }
+    return p->key_block * (p->width + p->value_width + 2 * p->width_row + p->value_row) +
+           HEED_TILE_QUERIES * (2 * p->width_row + p->value_row) + 2 * tile;
+}
+
+size_t heed_attention_saved_bytes(const struct heed_attention_plan *p) {
+    return 2 * (size_t)row_floats(p) * sizeof(float);
+}
+
+size_t heed_attention_scratch_bytes(const struct heed_attention_plan *p, int workers, bool backward) {
+    int64_t floats = workers * heed_attention_worker_floats(p, backward);
+    if (backward) {
+        floats += row_floats(p) + slab_floats(p);
+        for (int i = 0; i < p->args->stages; i++) floats += heed_attention_bias_floats(p, i);
+    }
+    return (size_t)floats * sizeof(float);
+}
+
+void heed_attention_plan_place(struct heed_attention_plan *p, void *saved, void *scratch, int workers, bool backward) {
+    float *at = scratch;
+    if (saved) {
+        p->maximum = saved;
+        p->reciprocal = p->maximum + row_floats(p);
+    }
+    p->workers = at;
+    p->worker_floats = heed_attention_worker_floats(p, backward);
+    at += workers * p->worker_floats;
+    if (!backward) return;
+    p->delta = at;
+    at += row_floats(p);
+    p->slabs = at;
+    at += slab_floats(p);
+    for (int i = 0; i < p->args->stages; i++) {
+        p->sums[i] = at;
+        at += heed_attention_bias_floats(p, i);
+    }
+}

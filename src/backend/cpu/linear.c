@@ -1,0 +1,185 @@
+/* y = activation(x·wᵀ + bias).
+ *
+ * Bias and activation are applied to each tile of the product by the thread that made it. saved: [rows, out], the
+ * value before or after the activation, whichever its derivative is a function of; nothing without an activation. */
+#include "backend/cpu/product.h"
+#include "backend/cpu/vector/products.h"
+
+static bool linear_applies(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
+    const struct heed_linear_args *a = arguments;
+    (void)exec;
+    if (a->x.dtype != HEED_F32) {
+        why->reason = "dtype is not f32";
+        return false;
+    }
+    if (!heed_cpu_product_fits(a->x.size[0], a->w.size[0], a->x.size[1]) || a->x.stride[0] > INT32_MAX ||
+        a->w.stride[0] > INT32_MAX || a->y.stride[0] > INT32_MAX) {
+        why->reason = "a size is beyond 31 bits";
+        return false;
+    }
+    return true;
+}
+
+static size_t output_bytes(const struct heed_linear_args *a) {
+    return (size_t)a->x.size[0] * (size_t)a->w.size[0] * sizeof(float);
+}
+
+static void linear_sizes(const struct heed_exec *exec, const void *arguments, struct heed_sizes *sizes) {
+    const struct heed_linear_args *a = arguments;
+    (void)exec;
+    if (a->activation == HEED_ACTIVATION_NONE) return;
+    sizes->saved = output_bytes(a);
+    sizes->backward_scratch = output_bytes(a);
+}
+
+/* ---- forward ---- */
+
+struct finish {
+    const struct heed_linear_args *args;
+    const struct heed_product_vectors *vectors;
+    float *product; /* where the product was put: y or saved */
+    int64_t product_row;
+    float *saved; /* NULL: nothing is recorded */
+    bool save_output;
+};
+
+static void finish_tile(void *arg, int64_t row, int64_t column, int64_t rows, int64_t columns) {
+    const struct finish *f = arg;
+    const struct heed_linear_args *a = f->args;
+    const int64_t out = a->w.size[0];
+    float *kept = f->saved ? f->saved + row * out + column : NULL;
+    struct heed_activate activate = {.activation = a->activation,
+                                     .rows = rows,
+                                     .columns = columns,
+                                     .x = f->product + row * f->product_row + column,
+                                     .x_row = f->product_row,
+                                     .y = (float *)a->y.data + row * a->y.stride[0] + column,
+                                     .y_row = a->y.stride[0],
+                                     .pre = f->save_output ? NULL : kept,
+                                     .pre_row = out,
+                                     .copy = f->save_output ? kept : NULL,
+                                     .copy_row = out};
+    if (heed_has(&a->bias)) activate.bias = (const float *)a->bias.data + column;
+    f->vectors->activate(&activate);
+}
+
+static heed_status linear_forward(struct heed_exec *exec, const void *arguments, void *saved, void *scratch) {
+    const struct heed_linear_args *a = arguments;
+    const bool activated = a->activation != HEED_ACTIVATION_NONE;
+    struct finish finish = {.args = a,
+                            .vectors = heed_product_vectors(exec->isa),
+                            .product = a->y.data,
+                            .product_row = a->y.stride[0],
+                            .saved = activated ? saved : NULL};
+    (void)scratch;
+    if (finish.saved) {
+        finish.save_output = !(heed_unary_needs(heed_activation_unary(a->activation)) & HEED_NEEDS_X);
+        if (!finish.save_output) {
+            finish.product = saved;
+            finish.product_row = a->w.size[0];
+        }
+    }
+    struct heed_cpu_product product = {.m = a->x.size[0],
+                                       .n = a->w.size[0],
+                                       .k = a->x.size[1],
+                                       .a = a->x.data,
+                                       .a_row = a->x.stride[0],
+                                       .a_column = 1,
+                                       .b = a->w.data,
+                                       .b_row = 1,
+                                       .b_column = a->w.stride[0],
+                                       .c = finish.product,
+                                       .c_row = finish.product_row};
+    if (activated || heed_has(&a->bias)) {
+        product.finish = finish_tile;
+        product.finish_arg = &finish;
+    }
+    heed_cpu_product_run(exec, &product);
+    return HEED_OK;
+}
+
+/* ---- backward ---- */
+
+struct slopes {
+    const struct heed_linear_args *args;
+    const struct heed_product_vectors *vectors;
+    const float *kept;
+    float *dz;
+    int64_t rows; /* per tile */
+};
+
+static void slope_tile(void *arg, int64_t tile, int worker) {
+    const struct slopes *s = arg;
+    const struct heed_linear_args *a = s->args;
+    const int64_t out = a->w.size[0], first = tile * s->rows;
+    const int64_t end = first + heed_cpu_part(a->x.size[0], s->rows, tile);
+    (void)worker;
+    for (int64_t i = first; i < end; i++) {
+        const float *dy = (const float *)a->dy.data + i * a->dy.stride[0];
+        s->vectors->slope(a->activation, s->kept + i * out, dy, s->dz + i * out, out);
+    }
+}
+
+/* The gradient of the product: dy itself, or dy · activation' in scratch. */
+static struct heed_view product_gradient(struct heed_exec *exec, const struct heed_linear_args *a, const void *saved,
+                                         void *scratch) {
+    if (a->activation == HEED_ACTIVATION_NONE) return a->dy;
+    struct slopes s = {.args = a,
+                       .vectors = heed_product_vectors(exec->isa),
+                       .kept = saved,
+                       .dz = scratch,
+                       .rows = heed_cpu_rows_per_tile(a->w.size[0], HEED_CPU_GRAIN)};
+    heed_threads_run(exec->threads, heed_cpu_tiles(a->x.size[0], s.rows), slope_tile, &s);
+    struct heed_view dz = a->dy;
+    dz.data = scratch;
+    dz.stride[0] = a->w.size[0];
+    return dz;
+}
+
+struct bias_sums {
+    const struct heed_product_vectors *vectors;
+    const struct heed_view *dz;
+    const struct heed_grad_view *dbias;
+};
+
+/* Columns per tile: whole cache lines, and few enough that there are several tiles. */
+enum { BIAS_COLUMNS = 64 };
+
+static void bias_tile(void *arg, int64_t tile, int worker) {
+    const struct bias_sums *b = arg;
+    const int64_t first = tile * BIAS_COLUMNS, columns = heed_cpu_part(b->dz->size[1], BIAS_COLUMNS, tile);
+    (void)worker;
+    b->vectors->column_sums((const float *)b->dz->data + first, b->dz->stride[0], b->dz->size[0], columns,
+                            (float *)b->dbias->view.data + first, b->dbias->add);
+}
+
+static void bias_gradient(struct heed_exec *exec, const struct heed_view *dz, const struct heed_grad_view *dbias) {
+    struct bias_sums sums = {heed_product_vectors(exec->isa), dz, dbias};
+    heed_threads_run(exec->threads, heed_cpu_tiles(dz->size[1], BIAS_COLUMNS), bias_tile, &sums);
+}
+
+static heed_status linear_backward(struct heed_exec *exec, const void *arguments, void *saved, void *scratch) {
+    const struct heed_linear_args *a = arguments;
+    const int64_t rows = a->x.size[0], in = a->x.size[1], out = a->w.size[0];
+    const struct heed_view dz = product_gradient(exec, a, saved, scratch);
+    if (heed_has(&a->dbias.view)) bias_gradient(exec, &dz, &a->dbias);
+    if (heed_has(&a->dw.view)) {
+        const struct heed_cpu_product dw = {.m = out, .n = in, .k = rows, .a = dz.data, .a_row = 1, .a_column = dz.stride[0],
+                                            .b = a->x.data, .b_row = a->x.stride[0], .b_column = 1, .c = a->dw.view.data,
+                                            .c_row = a->dw.view.stride[0], .add = a->dw.add};
+        heed_cpu_product_run(exec, &dw);
+    }
+    if (heed_has(&a->dx.view)) {
+        const struct heed_cpu_product dx = {.m = rows, .n = in, .k = out, .a = dz.data, .a_row = dz.stride[0], .a_column = 1,
+                                            .b = a->w.data, .b_row = a->w.stride[0], .b_column = 1, .c = a->dx.view.data,
+                                            .c_row = a->dx.view.stride[0], .add = a->dx.add};
+        heed_cpu_product_run(exec, &dx);
+    }
+    return HEED_OK;
+}
+
+const struct heed_kernel heed_cpu_linear = {.name = "cpu",
+                                            .applies = linear_applies,
+                                            .sizes = linear_sizes,
+                                            .forward = linear_forward,
+                                            .backward = linear_backward};

@@ -1,0 +1,109 @@
+/* Layer norm and RMS norm. The gradients of weight and bias are summed per tile of rows, and then over tiles in order. */
+#include "backend/cpu/map.h"
+#include "backend/cpu/rows.h"
+
+struct job {
+    const struct heed_norm_args *args;
+    const struct heed_norm_vectors *vectors;
+    int64_t rows, n, tile_rows, tiles;
+    struct heed_norm_statistics *statistics; /* of each row; NULL if nobody wants them */
+    float *partial;                          /* [tiles, 2, n]: dweight and dbias of each tile */
+};
+
+/* A tile has at least this many rows, so that the partial sums are small beside x. */
+enum { FEWEST_ROWS = 16 };
+
+static struct job job_of(const struct heed_exec *exec, const struct heed_norm_args *a, void *saved, void *scratch) {
+    struct job job = {.args = a, .rows = a->x.size[0], .n = a->x.size[1], .statistics = saved, .partial = scratch};
+    job.vectors = heed_norm_vectors(exec->isa);
+    job.tile_rows = heed_cpu_rows_per_tile(job.n, HEED_CPU_GRAIN);
+    if (job.tile_rows < FEWEST_ROWS) job.tile_rows = FEWEST_ROWS;
+    job.tiles = heed_cpu_tiles(job.rows, job.tile_rows);
+    return job;
+}
+
+static void forward_tile(void *arg, int64_t tile, int worker) {
+    (void)worker;
+    const struct job *job = arg;
+    const struct heed_norm_args *a = job->args;
+    const int64_t row = tile * job->tile_rows;
+    job->vectors->forward(a->rms, (float)a->eps, heed_cpu_part(job->rows, job->tile_rows, tile), job->n,
+                          (const float *)a->x.data + row * job->n, a->weight.data, a->bias.data,
+                          (float *)a->y.data + row * job->n,
+                          job->statistics != NULL ? job->statistics + row : NULL);
+}
+
+static void backward_tile(void *arg, int64_t tile, int worker) {
+    (void)worker;
+    const struct job *job = arg;
+    const struct heed_norm_args *a = job->args;
+    const int64_t row = tile * job->tile_rows, first = row * job->n;
+    float *dx = a->dx.view.data, *partial = job->partial + tile * 2 * job->n;
+    job->vectors->backward(a->rms, heed_cpu_part(job->rows, job->tile_rows, tile), job->n,
+                           (const float *)a->x.data + first, a->weight.data, (const float *)a->dy.data + first,
+                           job->statistics + row, a->dx.add, dx != NULL ? dx + first : NULL,
+                           heed_has(&a->dweight.view) ? partial : NULL,
+                           heed_has(&a->dbias.view) ? partial + job->n : NULL);
+}
+
+static bool applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
+    (void)exec;
+    const struct heed_norm_args *a = args;
+    if (a->x.dtype == HEED_F32) return true;
+    why->reason = "dtype is not f32";
+    return false;
+}
+
+/* The sum over tiles of dweight (0) or dbias (1). */
+static struct heed_map fold(const struct job *job, int which) {
+    const struct heed_grad_view *g = which == 0 ? &job->args->dweight : &job->args->dbias;
+    struct heed_map map = {.inputs = 1, .out = *g, .scale = 1.0f};
+    struct heed_view *in = &map.in[0], *out = &map.out.view;
+    *in = (struct heed_view){.data = job->partial, .rank = 2, .size = {job->tiles, job->n}, .stride = {2 * job->n, 1}};
+    if (job->partial != NULL) in->data = job->partial + which * job->n;
+    *out = (struct heed_view){.data = g->view.data, .rank = 2, .size = {job->tiles, job->n}, .stride = {0, 1}};
+    return map;
+}
+
+static size_t partial_bytes(const struct job *job) {
+    const bool wanted = heed_has(&job->args->dweight.view) || heed_has(&job->args->dbias.view);
+    return wanted ? ((size_t)(job->tiles * 2 * job->n) * sizeof(float) + 63) / 64 * 64 : 0;
+}
+
+static void sizes(const struct heed_exec *exec, const void *args, struct heed_sizes *sizes) {
+    const struct heed_norm_args *a = args;
+    const struct job job = job_of(exec, a, NULL, NULL);
+    const struct heed_map weight = fold(&job, 0), bias = fold(&job, 1);
+    const size_t of_weight = heed_map_scratch(&weight), of_bias = heed_map_scratch(&bias);
+    sizes->saved = (size_t)job.rows * sizeof(struct heed_norm_statistics);
+    sizes->backward_scratch = partial_bytes(&job) + (of_weight > of_bias ? of_weight : of_bias);
+}
+
+static heed_status forward(struct heed_exec *exec, const void *args, void *saved, void *scratch) {
+    (void)scratch;
+    const struct heed_norm_args *a = args;
+    if (heed_view_count(&a->x) == 0) return HEED_OK;
+    struct job job = job_of(exec, a, saved, NULL);
+    heed_threads_run(exec->threads, job.tiles, forward_tile, &job);
+    return HEED_OK;
+}
+
+static heed_status backward(struct heed_exec *exec, const void *args, void *saved, void *scratch) {
+    const struct heed_norm_args *a = args;
+    struct job job = job_of(exec, a, saved, scratch);
+    if (job.n == 0) return HEED_OK;
+    heed_threads_run(exec->threads, job.tiles, backward_tile, &job);
+    for (int which = 0; which < 2; which++) {
+        const struct heed_map map = fold(&job, which);
+        heed_map_run(exec, &map, (char *)scratch + partial_bytes(&job));
+    }
+    return HEED_OK;
+}
+
+const struct heed_kernel heed_cpu_norm = {
+    .name = "cpu",
+    .applies = applies,
+    .sizes = sizes,
+    .forward = forward,
+    .backward = backward,
+};

@@ -1,0 +1,127 @@
+/* Layer norm and RMS norm of rows. The variance is taken about the mean, in a pass of its own over a row that is
+ * near by then. */
+#include "backend/cpu/rows.h"
+#include "backend/cpu/vector/vector.h"
+
+static inline vf load(const float *x, int64_t n) {
+    return n >= HEED_LANES ? vf_load(x) : vf_load_part(x, n);
+}
+
+static inline void store(bool add, vf value, int64_t n, float *y) {
+    if (n >= HEED_LANES)
+        vf_store(y, add ? vf_load(y) + value : value);
+    else
+        vf_store_part(y, add ? vf_load_part(y, n) + value : value, n);
+}
+
+static float row_mean(int64_t n, const float *x) {
+    vf s0 = {0}, s1 = {0};
+    int64_t i = 0;
+    for (; i + 2 * HEED_LANES <= n; i += 2 * HEED_LANES) {
+        s0 += vf_load(x + i);
+        s1 += vf_load(x + i + HEED_LANES);
+    }
+    for (; i < n; i += HEED_LANES) s0 += load(x + i, n - i);
+    return vf_sum(s0 + s1) / (float)n;
+}
+
+static float row_variance(int64_t n, const float *x, float mean) {
+    const vf m = vf_set(mean);
+    vf s0 = {0}, s1 = {0};
+    int64_t i = 0;
+    for (; i + 2 * HEED_LANES <= n; i += 2 * HEED_LANES) {
+        const vf d0 = vf_load(x + i) - m, d1 = vf_load(x + i + HEED_LANES) - m;
+        s0 = vf_fma(d0, d0, s0);
+        s1 = vf_fma(d1, d1, s1);
+    }
+    for (; i + HEED_LANES <= n; i += HEED_LANES) {
+        const vf d = vf_load(x + i) - m;
+        s0 = vf_fma(d, d, s0);
+    }
+    if (i < n) {
+        const vf d = vf_where(vm_first(n - i), vf_load_part(x + i, n - i) - m);
+        s1 = vf_fma(d, d, s1);
+    }
+    return vf_sum(s0 + s1) / (float)n;
+}
+
+static inline void row_forward(int64_t n, const float *x, const float *weight, const float *bias, float *y,
+                               struct heed_norm_statistics s) {
+    const vf mean = vf_set(s.mean), rstd = vf_set(s.rstd);
+    for (int64_t i = 0; i < n; i += HEED_LANES) {
+        vf v = (load(x + i, n - i) - mean) * rstd;
+        if (weight != NULL) v *= load(weight + i, n - i);
+        if (bias != NULL) v += load(bias + i, n - i);
+        store(false, v, n - i, y + i);
+    }
+}
+
+static void forward(bool rms, float eps, int64_t rows, int64_t n, const float *x, const float *weight,
+                    const float *bias, float *y, struct heed_norm_statistics *statistics) {
+    for (int64_t r = 0; r < rows; r++, x += n, y += n) {
+        struct heed_norm_statistics s = {.mean = rms ? 0.0f : row_mean(n, x)};
+        s.rstd = 1.0f / sqrtf(row_variance(n, x, s.mean) + eps);
+        row_forward(n, x, weight, bias, y, s);
+        if (statistics != NULL) statistics[r] = s;
+    }
+}
+
+/* ---- backward ---- */
+
+/* The means of g and of g·x̂ over a row, g = dy·weight. */
+struct means {
+    float g, gx;
+};
+
+static inline struct means row_look(int64_t n, const float *x, const float *weight, const float *dy,
+                                    struct heed_norm_statistics s) {
+    const vf mean = vf_set(s.mean), rstd = vf_set(s.rstd);
+    vf sum = {0}, product = {0};
+    for (int64_t i = 0; i < n; i += HEED_LANES) {
+        vf g = load(dy + i, n - i);
+        if (weight != NULL) g *= load(weight + i, n - i);
+        sum += g;
+        product = vf_fma(g, (load(x + i, n - i) - mean) * rstd, product);
+    }
+    return (struct means){vf_sum(sum) / (float)n, vf_sum(product) / (float)n};
+}
+
+/* rstd·(g − mean(g) − x̂·mean(g·x̂)); RMS has no mean(g). */
+static inline void row_dx(int64_t n, const float *x, const float *weight, const float *dy,
+                          struct heed_norm_statistics s, struct means means, bool add, float *dx) {
+    const vf mean = vf_set(s.mean), rstd = vf_set(s.rstd);
+    const vf mean_g = vf_set(means.g), mean_gx = vf_set(means.gx);
+    for (int64_t i = 0; i < n; i += HEED_LANES) {
+        vf g = load(dy + i, n - i);
+        if (weight != NULL) g *= load(weight + i, n - i);
+        const vf normal = (load(x + i, n - i) - mean) * rstd;
+        store(add, rstd * vf_fnma(normal, mean_gx, g - mean_g), n - i, dx + i);
+    }
+}
+
+static inline void row_parameters(int64_t n, const float *x, const float *dy, struct heed_norm_statistics s,
+                                  bool add, float *dweight, float *dbias) {
+    const vf mean = vf_set(s.mean), rstd = vf_set(s.rstd);
+    for (int64_t i = 0; i < n; i += HEED_LANES) {
+        const vf d = load(dy + i, n - i);
+        if (dweight != NULL) store(add, d * ((load(x + i, n - i) - mean) * rstd), n - i, dweight + i);
+        if (dbias != NULL) store(add, d, n - i, dbias + i);
+    }
+}
+
+static void backward(bool rms, int64_t rows, int64_t n, const float *x, const float *weight, const float *dy,
+                     const struct heed_norm_statistics *statistics, bool add, float *dx, float *dweight, float *dbias) {
+    for (int64_t r = 0; r < rows; r++, x += n, dy += n) {
+        const struct heed_norm_statistics s = statistics[r];
+        if (dweight != NULL || dbias != NULL) row_parameters(n, x, dy, s, r > 0, dweight, dbias);
+        if (dx == NULL) continue;
+        struct means means = row_look(n, x, weight, dy, s);
+        if (rms) means.g = 0.0f;
+        row_dx(n, x, weight, dy, s, means, add, dx + r * n);
+    }
+}
+
+const struct heed_norm_vectors HEED_VECTOR_NAME(heed_norm_vectors) = {
+    .forward = forward,
+    .backward = backward,
+};

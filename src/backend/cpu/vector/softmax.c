@@ -1,0 +1,232 @@
+/* Softmax of rows, y = e^(x − m) / Σ with m the row's maximum.
+ *
+ * NaN is passed over when m is looked for: its own exponential brings it into the sum, and so into the whole row. A row of −∞
+ * is shifted by 0; its sum is then 0, which no other row has. */
+#include "backend/cpu/rows.h"
+#include "backend/cpu/vector/vector.h"
+
+/* What to subtract from a row with this maximum. */
+static inline vf shift_of(vf maximum) {
+    return vf_where(vm_not(vm_equal(maximum, vf_set(-INFINITY))), maximum);
+}
+
+static inline vf inverse_of(vf sum) {
+    return vf_where(vm_not(vm_equal(sum, vf_set(0.0f))), vf_set(1.0f) / sum);
+}
+
+static inline vf log_of(vf sum) {
+    return vf_where(vm_not(vm_equal(sum, vf_set(0.0f))), vf_log(sum));
+}
+
+/* ---- rows that divide a vector: 1, 2, 4, … HEED_LANES elements, several rows at once ---- */
+
+#if HEED_LANES == 16
+#define SWAP(x, d)                                                                                 \
+    __builtin_shufflevector(x, x, 0 ^ (d), 1 ^ (d), 2 ^ (d), 3 ^ (d), 4 ^ (d), 5 ^ (d), 6 ^ (d), 7 ^ (d), 8 ^ (d), \
+                            9 ^ (d), 10 ^ (d), 11 ^ (d), 12 ^ (d), 13 ^ (d), 14 ^ (d), 15 ^ (d))
+#elif HEED_LANES == 8
+#define SWAP(x, d)                                                                                 \
+    __builtin_shufflevector(x, x, 0 ^ (d), 1 ^ (d), 2 ^ (d), 3 ^ (d), 4 ^ (d), 5 ^ (d), 6 ^ (d), 7 ^ (d))
+#else
+#define SWAP(x, d) __builtin_shufflevector(x, x, 0 ^ (d), 1 ^ (d), 2 ^ (d), 3 ^ (d))
+#endif
+
+/* In every lane the sum over its row; in the same order for all of them. */
+static inline vf group_sum(vf x, int width) {
+    if (width > 1) x += SWAP(x, 1);
+    if (width > 2) x += SWAP(x, 2);
+#if HEED_LANES > 4
+    if (width > 4) x += SWAP(x, 4);
+#endif
+#if HEED_LANES > 8
+    if (width > 8) x += SWAP(x, 8);
+#endif
+    return x;
+}
+
+static inline vf group_max(vf x, int width) {
+    x = vf_max(x, vf_set(-INFINITY)); /* without NaN */
+    if (width > 1) x = vf_max(x, SWAP(x, 1));
+    if (width > 2) x = vf_max(x, SWAP(x, 2));
+#if HEED_LANES > 4
+    if (width > 4) x = vf_max(x, SWAP(x, 4));
+#endif
+#if HEED_LANES > 8
+    if (width > 8) x = vf_max(x, SWAP(x, 8));
+#endif
+    return x;
+}
+
+static inline vf group_forward(bool log, int width, vf x) {
+    const vf shifted = x - shift_of(group_max(x, width));
+    const vf e = vf_exp(shifted);
+    const vf sum = group_sum(e, width);
+    return log ? shifted - log_of(sum) : e * inverse_of(sum);
+}
+
+static inline vf group_backward(bool log, int width, vf y, vf dy) {
+    if (!log) {
+        const vf dx = y * (dy - group_sum(y * dy, width));
+        return vf_where(vm_not(vm_equal(group_sum(y, width), vf_set(0.0f))), dx);
+    }
+    const vf dx = dy - vf_exp(y) * group_sum(dy, width);
+    const vm empty = vm_equal(group_max(y, width), vf_set(-INFINITY));
+    return vf_where(vm_not(vm_and(empty, vm_equal(y, y))), dx);
+}
+
+static inline void groups_forward(bool log, int width, int64_t count, const float *x, float *y) {
+    int64_t i = 0;
+    for (; i + HEED_LANES <= count; i += HEED_LANES) vf_store(y + i, group_forward(log, width, vf_load(x + i)));
+    if (i < count) vf_store_part(y + i, group_forward(log, width, vf_load_part(x + i, count - i)), count - i);
+}
+
+static inline void store(bool add, vf value, int64_t n, float *y) {
+    if (n >= HEED_LANES)
+        vf_store(y, add ? vf_load(y) + value : value);
+    else
+        vf_store_part(y, add ? vf_load_part(y, n) + value : value, n);
+}
+
+static inline void groups_backward(bool log, int width, int64_t count, const float *y, const float *dy, bool add,
+                                   float *dx) {
+    int64_t i = 0;
+    for (; i + HEED_LANES <= count; i += HEED_LANES)
+        store(add, group_backward(log, width, vf_load(y + i), vf_load(dy + i)), HEED_LANES, dx + i);
+    if (i < count) {
+        const int64_t n = count - i;
+        store(add, group_backward(log, width, vf_load_part(y + i, n), vf_load_part(dy + i, n)), n, dx + i);
+    }
+}
+
+/* ---- longer rows ---- */
+
+static inline vf load_or(const float *x, int64_t n, float otherwise) {
+    if (n >= HEED_LANES) return vf_load(x);
+    return vf_select(vm_first(n), vf_load_part(x, n), vf_set(otherwise));
+}
+
+static float row_max(int64_t n, const float *x) {
+    const vf lowest = vf_set(-INFINITY);
+    vf m0 = lowest, m1 = lowest;
+    int64_t i = 0;
+    for (; i + 2 * HEED_LANES <= n; i += 2 * HEED_LANES) {
+        m0 = vf_max(vf_load(x + i), m0);
+        m1 = vf_max(vf_load(x + i + HEED_LANES), m1);
+    }
+    for (; i < n; i += HEED_LANES) m0 = vf_max(load_or(x + i, n - i, -INFINITY), m0);
+    return vf_largest(vf_max(m0, m1));
+}
+
+static inline void row_forward(bool log, int64_t n, const float *x, float *y) {
+    const vf shift = shift_of(vf_set(row_max(n, x)));
+    vf sum0 = {0}, sum1 = {0};
+    int64_t i = 0;
+    for (; i + 2 * HEED_LANES <= n; i += 2 * HEED_LANES) {
+        const vf e0 = vf_exp(vf_load(x + i) - shift), e1 = vf_exp(vf_load(x + i + HEED_LANES) - shift);
+        sum0 += e0;
+        sum1 += e1;
+        if (!log) {
+            vf_store(y + i, e0);
+            vf_store(y + i + HEED_LANES, e1);
+        }
+    }
+    for (; i < n; i += HEED_LANES) {
+        const vf e = vf_exp(load_or(x + i, n - i, -INFINITY) - shift);
+        sum0 += e;
+        if (!log) store(false, e, n - i, y + i);
+    }
+    const vf sum = vf_set(vf_sum(sum0 + sum1));
+    const vf factor = log ? log_of(sum) : inverse_of(sum);
+    for (i = 0; i + HEED_LANES <= n; i += HEED_LANES)
+        vf_store(y + i, log ? vf_load(x + i) - shift - factor : vf_load(y + i) * factor);
+    if (i < n) {
+        const vf last = log ? vf_load_part(x + i, n - i) - shift - factor : vf_load_part(y + i, n - i) * factor;
+        vf_store_part(y + i, last, n - i);
+    }
+}
+
+static inline void row_backward(bool log, int64_t n, const float *y, const float *dy, bool add, float *dx) {
+    vf sum = {0}, ys = {0}, largest = vf_set(-INFINITY);
+    for (int64_t i = 0; i < n; i += HEED_LANES) {
+        const vf yi = load_or(y + i, n - i, log ? -INFINITY : 0.0f), di = load_or(dy + i, n - i, 0.0f);
+        sum += log ? di : yi * di;
+        ys += yi;
+        largest = vf_max(yi, largest);
+    }
+    const vf total = vf_set(vf_sum(sum));
+    /* Only a row that was −∞ throughout has these outputs; NaN is none of them. */
+    const float all = vf_sum(ys);
+    const bool empty = log ? all == -INFINITY && vf_largest(largest) == -INFINITY : all == 0.0f;
+    for (int64_t i = 0; i < n; i += HEED_LANES) {
+        const vf yi = load_or(y + i, n - i, 0.0f), di = load_or(dy + i, n - i, 0.0f);
+        const vf value = log ? vf_fnma(vf_exp(yi), total, di) : yi * (di - total);
+        store(add, empty ? vf_set(0.0f) : value, n - i, dx + i);
+    }
+}
+
+/* ---- the table ---- */
+
+#define FORWARD(width)                                                                             \
+    case width:                                                                                    \
+        if (log)                                                                                   \
+            groups_forward(true, width, rows *(width), x, y);                                      \
+        else                                                                                       \
+            groups_forward(false, width, rows *(width), x, y);                                     \
+        return
+
+static void forward(bool log, int64_t rows, int64_t n, const float *x, float *y) {
+    switch (n) {
+        FORWARD(1);
+        FORWARD(2);
+        FORWARD(4);
+#if HEED_LANES > 4
+        FORWARD(8);
+#endif
+#if HEED_LANES > 8
+        FORWARD(16);
+#endif
+    default:
+        break;
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        if (log)
+            row_forward(true, n, x + i * n, y + i * n);
+        else
+            row_forward(false, n, x + i * n, y + i * n);
+    }
+}
+
+#define BACKWARD(width)                                                                            \
+    case width:                                                                                    \
+        if (log)                                                                                   \
+            groups_backward(true, width, rows *(width), y, dy, add, dx);                           \
+        else                                                                                       \
+            groups_backward(false, width, rows *(width), y, dy, add, dx);                          \
+        return
+
+static void backward(bool log, int64_t rows, int64_t n, const float *y, const float *dy, bool add, float *dx) {
+    switch (n) {
+        BACKWARD(1);
+        BACKWARD(2);
+        BACKWARD(4);
+#if HEED_LANES > 4
+        BACKWARD(8);
+#endif
+#if HEED_LANES > 8
+        BACKWARD(16);
+#endif
+    default:
+        break;
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        if (log)
+            row_backward(true, n, y + i * n, dy + i * n, add, dx + i * n);
+        else
+            row_backward(false, n, y + i * n, dy + i * n, add, dx + i * n);
+    }
+}
+
+const struct heed_softmax_vectors HEED_VECTOR_NAME(heed_softmax_vectors) = {
+    .forward = forward,
+    .backward = backward,
+};

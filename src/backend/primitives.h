@@ -1,0 +1,357 @@
+/* The primitives: what a backend computes. One argument struct each, shared by forward and backward.
+ *
+ * Conventions of all argument structs
+ * - x, a, b, …: inputs; y: output; dy: gradient of y; dx, …: gradients to produce (struct heed_grad_view).
+ * - Forward reads inputs and writes outputs. Backward reads inputs and outputs that the comment names, the
+ *   `saved` bytes the same kernel wrote in forward, and dy; it writes the gradients that are wanted. All else
+ *   may be gone (data NULL).
+ * - "strided": any strides, repeated dimensions (stride 0) included in inputs; in a gradient a stride of 0
+ *   means that contributions are summed over that dimension.
+ * - "rows": a contiguous matrix [rows, n].
+ * - Views of one primitive have one floating dtype, f32 or f64, except where i32 or bool is said.
+ * - Inputs, outputs and gradients do not overlap, unless the comment says so.
+ * - Sums are accumulated in a fixed order that depends on shapes only. */
+#ifndef HEED_SRC_BACKEND_PRIMITIVES_H
+#define HEED_SRC_BACKEND_PRIMITIVES_H
+
+#include <heed/ops.h>
+
+#include "tensor/philox.h"
+#include "tensor/view.h"
+
+/* X(NAME, word for messages, argument struct) */
+#define HEED_PRIMITIVE_LIST(X)                                                                               \
+    X(COPY, "copy", heed_copy_args)                                                                          \
+    X(FILL, "fill", heed_fill_args)                                                                          \
+    X(RANDOM, "random", heed_random_args)                                                                    \
+    X(UNARY, "unary", heed_unary_args)                                                                       \
+    X(BINARY, "binary", heed_binary_args)                                                                    \
+    X(WHERE, "where", heed_where_args)                                                                       \
+    X(REDUCE, "reduce", heed_reduce_args)                                                                    \
+    X(ARGMAX, "argmax", heed_argmax_args)                                                                    \
+    X(SOFTMAX, "softmax", heed_softmax_args)                                                                 \
+    X(NORM, "norm", heed_norm_args)                                                                          \
+    X(MATMUL, "matmul", heed_matmul_args)                                                                    \
+    X(LINEAR, "linear", heed_linear_args)                                                                    \
+    X(GATHER, "gather", heed_gather_args)                                                                    \
+    X(DROPOUT, "dropout", heed_dropout_args)                                                                 \
+    X(CROSS_ENTROPY, "cross_entropy", heed_cross_entropy_args)                                               \
+    X(PAIR_LOSS, "pair_loss", heed_pair_loss_args)                                                           \
+    X(ATTENTION, "attention", heed_attention_args)                                                           \
+    X(MHA, "multi_head_attention", heed_mha_args)                                                            \
+    X(GRAD_NORM, "grad_norm", heed_grad_norm_args)                                                           \
+    X(UPDATE, "update", heed_update_args)
+
+enum heed_primitive {
+#define HEED_PRIMITIVE_ENUM(name, word, args) HEED_PRIMITIVE_##name,
+    HEED_PRIMITIVE_LIST(HEED_PRIMITIVE_ENUM)
+#undef HEED_PRIMITIVE_ENUM
+        HEED_PRIMITIVES
+};
+
+/* y = x converted to y's dtype, same shape; strided both. With y.add: y += x, where y may have repeated
+ * dimensions (a sum) and both are of one floating dtype. Without add y does not repeat. No backward. */
+struct heed_copy_args {
+    struct heed_view x;
+    struct heed_grad_view y;
+};
+
+/* y = value, strided, any dtype; with arange y (rank 1) = 0, 1, 2, …. No backward. */
+struct heed_fill_args {
+    struct heed_view y;
+    double value;
+    bool arange;
+};
+
+/* y (contiguous) = a + b·normal, or uniform in [a, b): a + (b − a)·u, in y's dtype. No backward. */
+struct heed_random_args {
+    struct heed_view y;
+    bool normal;
+    double a, b;
+    struct heed_random random;
+};
+
+enum heed_unary {
+    HEED_UNARY_NEG,
+    HEED_UNARY_EXP,
+    HEED_UNARY_LOG,
+    HEED_UNARY_SQRT,
+    HEED_UNARY_TANH,
+    HEED_UNARY_SIGMOID,
+    HEED_UNARY_RELU,
+    HEED_UNARY_GELU,
+    HEED_UNARY_GELU_TANH,
+    HEED_UNARY_SILU,
+    HEED_UNARY_ADD_SCALAR, /* x + c */
+    HEED_UNARY_MUL_SCALAR, /* x · c */
+    HEED_UNARY_POW_SCALAR, /* x ^ c */
+    HEED_UNARIES
+};
+
+/* y = op(x, c). Strided x and y of one shape; dy, dx strided. Backward has x and y both if the op's entry in
+ * heed_unary_needs() says so. */
+struct heed_unary_args {
+    enum heed_unary op;
+    double c;
+    struct heed_view x, y;
+    struct heed_view dy;
+    struct heed_grad_view dx;
+};
+
+enum heed_binary {
+    HEED_BINARY_ADD,
+    HEED_BINARY_SUB,
+    HEED_BINARY_MUL,
+    HEED_BINARY_DIV,
+    HEED_BINARY_POW,
+    HEED_BINARY_EQUAL, /* from here on y is bool, inputs may be i32 or bool, and there is no backward */
+    HEED_BINARY_LESS,
+    HEED_BINARY_GREATER,
+    HEED_BINARIES
+};
+
+/* y = a op b. a and b are expanded to y's shape; y is contiguous. da and db are expanded likewise: a stride
+ * of 0 sums. Backward has a and b for MUL, DIV, POW. (ADD's and SUB's da and db may overlap nothing.) */
+struct heed_binary_args {
+    enum heed_binary op;
+    struct heed_view a, b, y;
+    struct heed_view dy;
+    struct heed_grad_view da, db;
+};
+
+/* y = condition ? a : b, all expanded to y's shape; condition bool; y contiguous. Backward has condition. */
+struct heed_where_args {
+    struct heed_view condition, a, b, y;
+    struct heed_view dy;
+    struct heed_grad_view da, db;
+};
+
+enum heed_reduce { HEED_REDUCE_OP_SUM, HEED_REDUCE_OP_MEAN, HEED_REDUCE_OP_MAX };
+
+/* y = reduction of x. y and dy are seen in x's shape, with stride 0 in every reduced dimension; their own
+ * memory is contiguous. x strided. dx strided, x's shape. Backward has x and y for MAX (gradient divided
+ * evenly among equal maxima). Reducing nothing: SUM 0, MEAN NaN; MAX is refused before. */
+struct heed_reduce_args {
+    enum heed_reduce op;
+    struct heed_view x, y;
+    int64_t reduced; /* elements of x per element of y */
+    struct heed_view dy;
+    struct heed_grad_view dx;
+};
+
+/* y[row] (i32) = first index of the maximum of x rows; the first NaN wins. n ≥ 1. x may be i32. No backward.
+ */
+struct heed_argmax_args {
+    struct heed_view x, y;
+};
+
+/* Softmax or its logarithm of rows. Backward has y. A row that is −∞ throughout: softmax 0, log −∞, gradient
+ * 0. */
+struct heed_softmax_args {
+    bool log;
+    struct heed_view x, y;
+    struct heed_view dy;
+    struct heed_grad_view dx;
+};
+
+/* Layer or RMS norm of rows. weight, bias [n], contiguous, may be absent. Backward has x and weight; mean and
+ * reciprocal deviation are saved by the kernel. */
+struct heed_norm_args {
+    bool rms;
+    double eps;
+    struct heed_view x, weight, bias, y;
+    struct heed_view dy;
+    struct heed_grad_view dx, dweight, dbias;
+};
+
+/* y = a · b over the last two dimensions. All of one rank ≥ 2; batch dimensions of a and b are expanded to
+ * y's. a, b strided; y contiguous; dy strided; da and db as a and b (repeated batch dimensions sum). Backward
+ * has a, b. */
+struct heed_matmul_args {
+    struct heed_view a, b, y;
+    struct heed_view dy;
+    struct heed_grad_view da, db;
+};
+
+/* y = activation(x·wᵀ + bias). x [rows, in] with contiguous rows (stride[1] 1, stride[0] ≥ in); w [out, in]
+ * and y [rows, out] likewise; bias [out] contiguous or absent. Backward has x, w, bias; not y: what the
+ * activation needs the kernel saves. dy, dx, dw as their tensors. */
+struct heed_linear_args {
+    heed_activation activation;
+    struct heed_view x, w, bias, y;
+    struct heed_view dy;
+    struct heed_grad_view dx, dw, dbias;
+};
+
+/* y[i, j, k] = x[i, index[i, j, k], k] along `dim`. x, y, index (i32) of one rank; x strided; index strided
+ * and of y's shape (a stride of 0 where it is one index for whole slices); y contiguous. Forward reports an
+ * index out of range. Backward has index; dx (x's shape) is added to in order of y's elements. */
+struct heed_gather_args {
+    int dim;
+    struct heed_view x, index, y;
+    struct heed_view dy;
+    struct heed_grad_view dx;
+};
+
+/* y = x where kept · scale, else 0; see philox.h for the map over row-major elements. x, y, dy, dx
+ * contiguous. */
+struct heed_dropout_args {
+    uint32_t threshold;
+    struct heed_random random;
+    struct heed_view x, y;
+    struct heed_view dy;
+    struct heed_grad_view dx;
+};
+
+/* y (scalar) = Σ or mean over rows that count of −Σ_c q_c log softmax(x)_c, with q = (1 −
+ * smoothing)·onehot(target) + smoothing / classes. x rows; target i32 [rows] contiguous. A target out of
+ * range is reported. Backward has x and target; the kernel saves what it needs (never the probabilities). dy
+ * scalar. */
+struct heed_cross_entropy_args {
+    heed_reduction reduction;
+    int32_t ignore_index;
+    double smoothing;
+    struct heed_view x, target, y;
+    struct heed_view dy;
+    struct heed_grad_view dx;
+};
+
+/* y (scalar) = Σ or mean of (x − t)², or of max(x, 0) − x·t + log(1 + e^−|x|) with `bce`. x, t, dx, dt
+ * contiguous, of one shape. Mean of nothing is 0. Backward has x and t. */
+struct heed_pair_loss_args {
+    bool bce;
+    heed_reduction reduction;
+    struct heed_view x, t, y;
+    struct heed_view dy;
+    struct heed_grad_view dx, dt;
+};
+
+/* ---- attention ---- */
+
+/* Where a tile of the score matrix lies. */
+struct heed_box {
+    int64_t batch, head;   /* head of the query */
+    int64_t q0, k0;        /* first query, first key */
+    int64_t queries, keys; /* of the whole problem */
+    int nq, nk;            /* of the tile; nk ≤ 64 */
+};
+
+/* What a mask can prove of a tile. SOME means "not proven". */
+enum heed_cover { HEED_COVER_SOME, HEED_COVER_NONE, HEED_COVER_ALL };
+
+struct heed_bound_mask;
+
+/* A kind of mask. A new kind is a new constant of this type. */
+struct heed_mask_kind {
+    const char *name;
+    /* The definition: may query q attend to key k? `ref` uses only this. */
+    bool (*test)(const struct heed_bound_mask *self, int64_t batch, int64_t head, int64_t q, int64_t k);
+    enum heed_cover (*cover)(const struct heed_bound_mask *self, const struct heed_box *box);
+    /* One word per query of the tile; bit c says key k0 + c. Bits from nk on are 0. */
+    void (*bits)(const struct heed_bound_mask *self, const struct heed_box *box, uint64_t *row);
+};
+
+/* A mask as a kernel sees it: bound to the sizes of one call. Immutable while the call and its backward live.
+ */
+struct heed_bound_mask {
+    const struct heed_mask_kind *kind;
+    int64_t queries, keys;
+    int64_t number; /* causal: keys a query may look ahead, k ≤ q + number */
+    struct heed_view
+        tensor; /* key lengths: i32 [batch]; dense: bool [batch, heads, queries, keys], strided */
+    const struct heed_bound_mask *a, *b; /* operands of `and` */
+};
+
+/* A stage: s = s + bias. (More kinds will come; each has its definition on one score for `ref`.) */
+enum heed_stage_kind { HEED_STAGE_BIAS };
+
+struct heed_stage {
+    enum heed_stage_kind kind;
+    struct heed_view tensor;       /* bias: expanded to [batch, heads, queries, keys], strided */
+    struct heed_grad_view dtensor; /* its gradient, expanded likewise: a stride of 0 sums */
+};
+
+#define HEED_MAX_STAGES 8
+
+/* s = q·kᵀ·scale → stages → mask → softmax → dropout → ·v, per batch and head.
+ * q [batch, heads, queries, width], k [batch, kv_heads, keys, width], v [batch, kv_heads, keys, value_width],
+ * y [batch, heads, queries, value_width]: any strides with stride[3] = 1 (or width ≤ 1). weights [batch,
+ * heads, queries, keys] contiguous, absent if not asked for. Query head h uses key/value head h / (heads /
+ * kv_heads). Backward has q, k, v, y, stage tensors, mask, (not weights); dy and dweights, each absent if no
+ * gradient arrived there (not both), with stride[3] = 1; dq, dk, dv as q, k, v, stride[3] = 1, no repeats. */
+struct heed_attention_args {
+    struct heed_view q, k, v, y, weights;
+    double scale;
+    int stages;
+    struct heed_stage stage[HEED_MAX_STAGES];
+    const struct heed_bound_mask *mask; /* NULL: all visible */
+    uint32_t threshold;                 /* of dropout (philox.h); 65536: none */
+    struct heed_random random;
+    struct heed_view dy, dweights;
+    struct heed_grad_view dq, dk, dv;
+};
+
+/* The whole block. query [batch, queries, ·], key and value [batch, keys, ·]: contiguous; key and value may
+ * be the very same memory as query or key (self-attention). Weights and biases as heed_mha_weights,
+ * contiguous. y [batch, queries, out_width] contiguous. `attention` holds scale, stages, mask, dropout,
+ * weights and dweights; its q, k, v, y and their gradients are filled in by the kernel. Backward has
+ * everything but y, and what the kernel saved. Where key (value) is the same memory as query (key), its
+ * gradient is the same memory too, and contributions add. */
+struct heed_mha_args {
+    int64_t heads, kv_heads;
+    struct heed_view query, key, value, y;
+    struct heed_view wq, wk, wv, wo, bq, bk, bv, bo;
+    struct heed_attention_args attention;
+    struct heed_view dy;
+    struct heed_grad_view dquery, dkey, dvalue;
+    struct heed_grad_view dwq, dwk, dwv, dwo, dbq, dbk, dbv, dbo;
+};
+
+/* ---- optimisers: work on many tensors at once, in place. No backward. ---- */
+
+/* One gradient with its parameter and moments; all contiguous, of one dtype and count. */
+struct heed_param_item {
+    int64_t count;
+    void *param, *grad;      /* dtype of `dtype` */
+    void *moment1, *moment2; /* SGD: moment1 is the momentum, or NULL; Adam: both */
+    double rate, decay;      /* already scaled for the group */
+};
+
+/* norm (out) = sqrt(Σ g²) over all items, accumulated in f64; first_bad (out) = the first item with an
+ * element that is not finite, −1 if none. With clamp > 0 elements are first clamped to ± clamp, in place (NaN
+ * stays). With scale ≠ 1 elements are multiplied by it first, in place. */
+struct heed_grad_norm_args {
+    heed_dtype dtype;
+    int64_t items;
+    const struct heed_param_item *item;
+    double clamp, scale;
+    double *norm;
+    int64_t *first_bad;
+};
+
+enum heed_update { HEED_UPDATE_SGD, HEED_UPDATE_ADAM, HEED_UPDATE_ADAMW };
+
+/* One step of every item, with gradients multiplied by grad_scale as they are read.
+ * SGD: g += decay·p; m = step = 1 ? g : momentum·m + g; p −= rate·(nesterov ? g + momentum·m : m) (PyTorch's
+ * order). ADAM: g += decay·p, ADAMW: p −= rate·decay·p; then m = β1·m + (1 − β1)·g, v = β2·v + (1 − β2)·g²,
+ * p −= rate / (1 − β1^step) · m / (sqrt(v / (1 − β2^step)) + eps). */
+struct heed_update_args {
+    enum heed_update kind;
+    heed_dtype dtype;
+    int64_t items;
+    const struct heed_param_item *item;
+    double grad_scale;
+    double momentum;
+    bool nesterov;
+    double beta1, beta2, eps;
+    int64_t step; /* counts from 1 */
+};
+
+/* Which values the backward of a unary op reads. */
+enum { HEED_NEEDS_X = 1, HEED_NEEDS_Y = 2 };
+unsigned heed_unary_needs(enum heed_unary op);
+
+/* The unary op of an activation; HEED_UNARIES for none. */
+enum heed_unary heed_activation_unary(heed_activation activation);
+
+#endif
