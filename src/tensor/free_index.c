@@ -23,9 +23,9 @@ HEED_BOOKKEEPING static void list_remove(struct heed_free_index *index, int i, s
     if (!index->list[i]) index->filled &= ~((uint64_t)1 << i);
 }
 
-/* ---- a treap over (size, address): a search tree that is also a heap over priorities, which are a hash of the
- * address, so that it is balanced as if it had been filled in random order (Seidel and Aragon, "Randomized search trees",
- * 1996) ---- */
+/* ---- a treap over (size, address): a search tree that is also a heap over priorities, which are a hash of
+ * the address, so that it is balanced as if it had been filled in random order (Seidel and Aragon,
+ * "Randomized search trees", 1996) ---- */
 
 static uint64_t priority(const struct heed_block *block) {
     return (uint64_t)(uintptr_t)block / HEED_ALIGN * UINT64_C(0x9E3779B97F4A7C15);

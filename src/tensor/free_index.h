@@ -1,12 +1,12 @@
 /* Blocks of memory and the index of the free ones: best fit, and the lowest address among equals.
  *
  * Invariants
- * - A block's size is a multiple of HEED_ALIGN. It begins HEED_BLOCK_HEADER bytes before an address that is aligned to
- *   HEED_ALIGN, where its payload begins.
- * - Blocks of a region lie end to end: `before` is the size of the block in front, 0 for the first. The last one has the
- *   flag HEED_BLOCK_LAST.
- * - Two neighbours are never both free. A free block is in exactly one index: up to HEED_EXACT_BYTES in the list of its
- *   size, above that in the tree. */
+ * - A block's size is a multiple of HEED_ALIGN. It begins HEED_BLOCK_HEADER bytes before an address that is
+ * aligned to HEED_ALIGN, where its payload begins.
+ * - Blocks of a region lie end to end: `before` is the size of the block in front, 0 for the first. The last
+ * one has the flag HEED_BLOCK_LAST.
+ * - Two neighbours are never both free. A free block is in exactly one index: up to HEED_EXACT_BYTES in the
+ * list of its size, above that in the tree. */
 #ifndef HEED_SRC_TENSOR_FREE_INDEX_H
 #define HEED_SRC_TENSOR_FREE_INDEX_H
 
@@ -29,7 +29,8 @@
 struct heed_block {
     size_t size_flags;
     size_t before;
-    struct heed_block *left, *right; /* of free blocks: the neighbours in a list, or the children in the tree */
+    struct heed_block *left,
+        *right; /* of free blocks: the neighbours in a list, or the children in the tree */
 };
 
 enum {
@@ -44,7 +45,7 @@ enum {
 };
 
 struct heed_free_index {
-    uint64_t filled; /* bit i: list i is not empty */
+    uint64_t filled;                           /* bit i: list i is not empty */
     struct heed_block *list[HEED_EXACT_SIZES]; /* blocks of (i + 1)·HEED_ALIGN bytes */
     struct heed_block *root;
 };

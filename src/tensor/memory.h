@@ -10,8 +10,10 @@ struct heed_memory;
 /* All blocks are aligned to this. */
 #define HEED_ALIGN 64
 
-/* NULL when there is no memory. chunk_bytes 0: 64 MiB; blocks that are larger get a chunk of their own. With
- * poison, blocks are filled with bytes 0xFF (NaN in f32 and f64) when they are given out and given back. */
+/* NULL when there is no memory. chunk_bytes 0: 64 MiB, and then as much again as there is; 1: a chunk for
+ * each block, given back with it; larger blocks get a chunk of their own. Chunks without blocks are kept
+ * until one is missing that is larger. With poison, blocks are filled with bytes 0xFF (NaN in f32 and f64)
+ * when they are given out and given back. */
 struct heed_memory *heed_memory_new(const heed_allocator *allocator, size_t chunk_bytes, bool poison);
 
 /* Returns all chunks to the allocator, whatever is still in use. NULL is fine. */
@@ -24,7 +26,7 @@ void *heed_block_new(struct heed_memory *memory, size_t bytes);
 void *heed_block_zeroed(struct heed_memory *memory, size_t bytes);
 
 /* NULL is fine. */
-void heed_block_free(struct heed_memory *memory, void *block);
+void heed_block_free(struct heed_memory *memory, void *payload);
 
 heed_memory_info heed_memory_look(const struct heed_memory *memory);
 

@@ -37,8 +37,8 @@ static double uniform_of_words(uint32_t low, uint32_t high) {
     return (double)(((uint64_t)high << 32 | low) >> 11) * 0x1p-53;
 }
 
-/* Cosine and sine of a part u in [0, 1) of the whole turn. The nearest quarter is taken off exactly, so that both
- * are right to the last digits also near their zeros. */
+/* Cosine and sine of a part u in [0, 1) of the whole turn. The nearest quarter is taken off exactly, so that
+ * both are right to the last digits also near their zeros. */
 static void turn(double u, double *cosine, double *sine) {
     const double two_pi = 6.283185307179586476925286766559;
     int quarter = (int)(4.0 * u + 0.5);
@@ -101,6 +101,17 @@ float heed_normal_f32(const struct heed_random *r, uint64_t element) {
     heed_random_block(r, (uint32_t)(element >> 2), word);
     normal_pair_of_word(word + (element & 2), pair);
     return (float)pair[element & 1];
+}
+
+void heed_normals_f32(const struct heed_random *r, uint64_t first, int64_t count, float *out) {
+    uint32_t word[4];
+    double pair[2];
+    for (int64_t i = 0; i < count; i++) {
+        uint64_t element = first + (uint64_t)i;
+        if (i == 0 || (element & 3) == 0) heed_random_block(r, (uint32_t)(element >> 2), word);
+        if (i == 0 || (element & 1) == 0) normal_pair_of_word(word + (element & 2), pair);
+        out[i] = (float)pair[element & 1];
+    }
 }
 
 double heed_normal_f64(const struct heed_random *r, uint64_t element) {

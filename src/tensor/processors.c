@@ -40,7 +40,8 @@ static bool first_line(const char *folder, const char *name, char *line, int byt
 static int processors_of_quota(const char *quota, const char *period) {
     char *end_quota, *end_period;
     long long q = strtoll(quota, &end_quota, 10), p = strtoll(period, &end_period, 10);
-    if (end_quota == quota || end_period == period || q <= 0 || p <= 0) return INT_MAX; /* "max" or −1: none */
+    if (end_quota == quota || end_period == period || q <= 0 || p <= 0)
+        return INT_MAX; /* "max" or −1: none */
     long long count = q / p + (q % p != 0);
     return count < INT_MAX ? (int)count : INT_MAX;
 }
@@ -58,8 +59,8 @@ static int processors_of_folder(const char *folder) {
     return INT_MAX;
 }
 
-/* The least of a group's quota and those of the groups it lies in. A container may see only the end of its path, as
- * the root: folders that do not exist say nothing. */
+/* The least of a group's quota and those of the groups it lies in. A container may see only the end of its
+ * path, as the root: folders that do not exist say nothing. */
 static int processors_of_group(const char *root, const char *group) {
     char folder[PATH_MAX];
     int n = snprintf(folder, sizeof folder, "%s%s", root, group);

@@ -1,11 +1,11 @@
 /* Invariants of the pool
- * - `unclaimed` counts the tiles of the job that nobody has taken. Whoever lowers it from r to r − 1 owns tile
- *   (tiles − r), and only then reads the job's fields: they cannot change before that tile is reported as done. A
- *   worker that comes late finds 0 and reads nothing.
+ * - `unclaimed` counts the tiles of the job that nobody has taken. Whoever lowers it from r to r − 1 owns
+ * tile (tiles − r), and only then reads the job's fields: they cannot change before that tile is reported as
+ * done. A worker that comes late finds 0 and reads nothing.
  * - `unfinished` counts the tiles not yet reported as done. A job ends when it is 0.
- * - A worker goes to sleep only after it announced itself in `sleepers` and looked once more at `unclaimed`; the
- *   caller publishes first and looks at `sleepers` after. With sequentially consistent order one of the two sees
- *   the other, so no job is overslept. */
+ * - A worker goes to sleep only after it announced itself in `sleepers` and looked once more at `unclaimed`;
+ * the caller publishes first and looks at `sleepers` after. With sequentially consistent order one of the two
+ * sees the other, so no job is overslept. */
 #include "tensor/threads.h"
 
 #include "tensor/processors.h"
@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -46,15 +47,17 @@ struct heed_threads {
     atomic_int sleepers;
     atomic_bool ending;
     atomic_uint caller_waits; /* 1: the caller sleeps on this word */
+    atomic_int caller_cpu;    /* where the caller was when the job began */
 
     _Alignas(64) int count; /* with the caller */
     bool may_spin;
-    unsigned forks; /* of the process when the pool was made */
+    unsigned forks;         /* of the process when the pool was made */
     struct worker worker[]; /* count − 1 */
 };
 
-/* Which pool's tile this thread is running, and as which worker. */
-static _Thread_local const struct heed_threads *inside;
+/* Whether this thread is running a tile, of which pool, and as which worker. */
+static _Thread_local bool inside;
+static _Thread_local const struct heed_threads *inside_of;
 static _Thread_local int inside_as;
 
 /* ---- forks: a child has none of the workers ---- */
@@ -66,8 +69,10 @@ static void forked(void) {
     atomic_fetch_add_explicit(&forks, 1, memory_order_relaxed);
 }
 
+static bool watched;
+
 static void watch_forks(void) {
-    pthread_atfork(NULL, NULL, forked);
+    watched = pthread_atfork(NULL, NULL, forked) == 0;
 }
 
 static bool is_in_child(const struct heed_threads *threads) {
@@ -99,11 +104,15 @@ static int64_t nanoseconds(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Looks at a counter for some microseconds. True once it is zero (`until_zero`) or not zero (otherwise). */
-static bool spin(const struct heed_threads *threads, atomic_llong *counter, bool until_zero) {
+/* Looks at a counter for some microseconds. True once it is zero (`until_zero`) or not zero (otherwise). A
+ * worker on the caller's own processor would only keep it from going on. */
+static bool spin(struct heed_threads *threads, atomic_llong *counter, bool until_zero) {
     if (!threads->may_spin) return false;
     int64_t end = 0;
     for (;;) {
+        if (inside_as != 0 &&
+            sched_getcpu() == atomic_load_explicit(&threads->caller_cpu, memory_order_relaxed))
+            return false;
         for (int i = 0; i < 16; i++) {
             if ((atomic_load_explicit(counter, memory_order_acquire) == 0) == until_zero) return true;
             pause_a_little();
@@ -143,7 +152,8 @@ static void wake_workers(struct heed_threads *threads, long long useful) {
 static void *work(void *arg) {
     struct worker *self = arg;
     struct heed_threads *threads = self->pool;
-    inside = threads;
+    inside = true;
+    inside_of = threads;
     inside_as = self->index;
     for (;;) {
         unsigned epoch = atomic_load(&threads->epoch);
@@ -159,7 +169,7 @@ static void *work(void *arg) {
     }
 }
 
-/* Returns when all tiles are reported, or only those of the caller were left. */
+/* Returns when all tiles are reported. */
 static void wait_for_the_rest(struct heed_threads *threads) {
     if (atomic_load(&threads->unfinished) == 0 || spin(threads, &threads->unfinished, true)) return;
     for (;;) {
@@ -174,27 +184,32 @@ static void run_serially(int64_t tiles, heed_tile_fn *fn, void *arg, int worker)
     for (int64_t tile = 0; tile < tiles; tile++) fn(arg, tile, worker);
 }
 
-void heed_threads_run(struct heed_threads *threads, int64_t tiles, heed_tile_fn *fn, void *arg) {
-    if (inside) {
-        run_serially(tiles, fn, arg, inside == threads ? inside_as : 0);
-        return;
-    }
-    if (!threads || tiles <= 1 || threads->count == 1 || is_in_child(threads)) {
-        run_serially(tiles, fn, arg, 0);
-        return;
-    }
+static void run_with_workers(struct heed_threads *threads, int64_t tiles, heed_tile_fn *fn, void *arg) {
     threads->fn = fn;
     threads->arg = arg;
     threads->tiles = tiles;
+    atomic_store_explicit(&threads->caller_cpu, sched_getcpu(), memory_order_relaxed);
     atomic_store_explicit(&threads->unfinished, tiles, memory_order_relaxed);
     atomic_store(&threads->unclaimed, tiles);
     atomic_fetch_add(&threads->epoch, 1);
     wake_workers(threads, tiles - 1);
-    inside = threads;
-    inside_as = 0;
     run_tiles(threads, 0);
-    inside = NULL;
     wait_for_the_rest(threads);
+}
+
+void heed_threads_run(struct heed_threads *threads, int64_t tiles, heed_tile_fn *fn, void *arg) {
+    if (inside) {
+        run_serially(tiles, fn, arg, inside_of == threads ? inside_as : 0);
+        return;
+    }
+    inside = true;
+    inside_of = threads;
+    inside_as = 0;
+    if (!threads || tiles <= 1 || threads->count == 1 || is_in_child(threads))
+        run_serially(tiles, fn, arg, 0);
+    else
+        run_with_workers(threads, tiles, fn, arg);
+    inside = false;
 }
 
 /* ---- the pool ---- */
@@ -224,11 +239,12 @@ static bool start(struct worker *worker) {
 struct heed_threads *heed_threads_new(int count) {
     int processors = heed_processors();
     if (count <= 0) count = processors;
+    pthread_once(&watch_forks_once, watch_forks);
+    if (!watched) count = 1; /* a child could not tell that it has no workers */
     if (count > MAX_THREADS) count = MAX_THREADS;
     size_t bytes = sizeof(struct heed_threads) + (size_t)(count - 1) * sizeof(struct worker);
     struct heed_threads *threads = aligned_alloc(64, (bytes + 63) / 64 * 64);
     if (!threads) return NULL;
-    pthread_once(&watch_forks_once, watch_forks);
 
     threads->fn = NULL;
     threads->arg = NULL;
@@ -239,6 +255,7 @@ struct heed_threads *heed_threads_new(int count) {
     atomic_init(&threads->sleepers, 0);
     atomic_init(&threads->ending, false);
     atomic_init(&threads->caller_waits, 0);
+    atomic_init(&threads->caller_cpu, -1);
     threads->may_spin = count <= processors;
     threads->forks = atomic_load(&forks);
     threads->count = 1;

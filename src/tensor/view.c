@@ -71,7 +71,8 @@ bool heed_view_expand(const struct heed_view *v, int rank, const int64_t *size, 
     return true;
 }
 
-bool heed_shape_broadcast(int rank_a, const int64_t *a, int rank_b, const int64_t *b, int *rank, int64_t *size) {
+bool heed_shape_broadcast(int rank_a, const int64_t *a, int rank_b, const int64_t *b, int *rank,
+                          int64_t *size) {
     int wide = rank_a > rank_b ? rank_a : rank_b;
     if (wide > HEED_MAX_RANK) return false;
     int64_t joined[HEED_MAX_RANK];
@@ -86,10 +87,10 @@ bool heed_shape_broadcast(int rank_a, const int64_t *a, int rank_b, const int64_
     return true;
 }
 
-/* Gives the new dimensions [first, last) strides such that they walk the old dimensions [first, last) of `old`, which
- * have as many elements. False if the old ones are not evenly spaced. */
-static bool regroup(const struct heed_view *old, int old_first, int old_last, struct heed_view *now, int first,
-                    int last) {
+/* Gives the new dimensions [first, last) strides such that they walk the old dimensions [first, last) of
+ * `old`, which have as many elements. False if the old ones are not evenly spaced. */
+static bool regroup(const struct heed_view *old, int old_first, int old_last, struct heed_view *now,
+                    int first, int last) {
     for (int d = old_first + 1; d < old_last; d++)
         if (old->stride[d - 1] != old->size[d] * old->stride[d]) return false;
     int64_t stride = old->stride[old_last - 1];
