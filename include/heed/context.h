@@ -28,8 +28,8 @@ typedef struct heed_ctx_options {
     uint64_t seed;            /**< of all random numbers */
     int threads;              /**< 0: as many as the process may use; at most 256 */
     heed_allocator allocator; /**< default: malloc and free */
-    size_t chunk_bytes;       /**< asked of the allocator at a time (default 64 MiB, of which pages
-                                   never touched cost nothing); 1 makes every block a call of its own */
+    size_t chunk_bytes;       /**< asked of the allocator at a time (default 64 MiB, then doubling, of which
+                                   pages never touched cost nothing); 1 makes every block a call of its own */
     bool strict;              /**< an operation that only the reference kernels can do is an error */
     bool poison;              /**< for tests: fills memory with NaN before and after use */
     uint64_t reserved[6];     /**< must be zero */

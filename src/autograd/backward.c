@@ -6,6 +6,7 @@
  * - Gradients may share storage (heed_dx_share); whoever adds to a shared one copies it first. */
 #include "autograd/tape.h"
 
+#include <math.h>
 #include <string.h>
 
 static const char where[] = "backward";
@@ -164,7 +165,11 @@ heed_status heed_backward_run(struct heed_backward *b) {
     if (!b->ok) return b->ctx->status;
     struct heed_entry *entry = b->entry;
     void *saved = entry->kernel_saved ? entry->kernel_saved->data : NULL;
-    return heed_exec_backward(&b->ctx->exec, entry->kernel, b->args, saved);
+    struct heed_exec *exec = &b->ctx->exec;
+    exec->operation = entry->op->name;
+    heed_status status = heed_exec_backward(exec, entry->kernel, b->args, saved);
+    exec->operation = NULL;
+    return status;
 }
 
 /* ---- the walk ---- */
@@ -254,11 +259,17 @@ static heed_status seed(heed_ctx *ctx, struct heed_node *node, const heed_backwa
         return heed_fail(ctx, HEED_ERROR_SHAPE, where, "%s has not one element: give its gradient",
                          heed_named_shape("output", &node->view, one, sizeof one));
     }
-    if (!own_grad(ctx, node, &add)) return ctx->status;
     if (gradient) {
+        if (!own_grad(ctx, node, &add)) return ctx->status;
         struct heed_copy_args copy = {.x = gradient->view, .y = {node->grad, add}};
         return heed_exec_run(&ctx->exec, HEED_PRIMITIVE_COPY, &copy);
     }
+    double loss = node->view.dtype == HEED_F64 ? *(const double *)node->view.data
+                                               : (double)*(const float *)node->view.data;
+    if (!isfinite(loss))
+        return heed_fail(ctx, HEED_ERROR_NUMERIC, where, "the loss is %g at step %llu", loss,
+                         (unsigned long long)ctx->random.step);
+    if (!own_grad(ctx, node, &add)) return ctx->status;
     double one_value = 1.0;
     if (add && node->view.dtype == HEED_F32) one_value += (double)*(float *)node->grad.data;
     if (add && node->view.dtype == HEED_F64) one_value += *(double *)node->grad.data;

@@ -259,6 +259,7 @@ heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, co
                           size_t bytes) {
     if (!c->ok) return heed_call_end(c);
     struct heed_exec *exec = &c->ctx->exec;
+    exec->operation = c->op->name;
     const struct heed_kernel *kernel = heed_exec_select(exec, primitive, args);
     struct heed_storage *saved = NULL;
     if (kernel && c->record && kernel->sizes) {
@@ -268,6 +269,7 @@ heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, co
     }
     if (!kernel || heed_exec_forward(exec, kernel, args, saved ? saved->data : NULL) != HEED_OK)
         c->ok = false;
+    exec->operation = NULL;
     if (c->ok && c->record)
         record(c, args, bytes, kernel, saved);
     else
