@@ -25,8 +25,10 @@ static heed_status cat_backward(struct heed_backward *b) {
 }
 
 static const struct heed_op op_cat = {"cat", HEED_FOLLOWS, cat_backward, NULL};
-static const struct heed_op op_cat_whole = {"cat", HEED_FOLLOWS, NULL,
-                                            "gradients flow through f32 and f64 only"};
+static const struct heed_op op_stack = {"stack", HEED_FOLLOWS, cat_backward, NULL};
+static const char whole_numbers[] = "gradients flow through f32 and f64 only";
+static const struct heed_op op_cat_whole = {"cat", HEED_FOLLOWS, NULL, whole_numbers};
+static const struct heed_op op_stack_whole = {"stack", HEED_FOLLOWS, NULL, whole_numbers};
 
 /* Checks that input i fits input 0 and adds its length along dim. */
 static bool add_length(struct heed_call *c, int i, int dim, int64_t *lengths, int64_t *total) {
@@ -45,10 +47,11 @@ static bool add_length(struct heed_call *c, int i, int dim, int64_t *lengths, in
     return true;
 }
 
-static heed_tensor cat_some(int count, const heed_tensor *tensors, int dim) {
+static heed_tensor cat_some(const struct heed_op *floats, const struct heed_op *whole, int count,
+                            const heed_tensor *tensors, int dim) {
     struct heed_call c;
     heed_dtype dtype = heed_dtype_of(tensors[0]);
-    const struct heed_op *op = dtype == HEED_F32 || dtype == HEED_F64 ? &op_cat : &op_cat_whole;
+    const struct heed_op *op = dtype == HEED_F32 || dtype == HEED_F64 ? floats : whole;
     if (!heed_call_begin(&c, op, NULL, count, tensors)) return heed_call_end(&c);
     if (!c.input[0]) heed_call_fail(&c, HEED_ERROR_ARGUMENT, "tensor 0 is none");
     struct heed_view first = heed_call_view(&c, 0);
@@ -80,7 +83,7 @@ heed_tensor heed_cat(int count, const heed_tensor *tensors, int dim) {
         tensors = group;
         count = groups;
     }
-    return cat_some(count, tensors, dim);
+    return cat_some(&op_cat, &op_cat_whole, count, tensors, dim);
 }
 
 heed_tensor heed_stack(int count, const heed_tensor *tensors, int dim) {
@@ -93,7 +96,7 @@ heed_tensor heed_stack(int count, const heed_tensor *tensors, int dim) {
         return heed_cat(groups, group, dim);
     }
     for (int i = 0; i < count; i++) group[i] = heed_unsqueeze(tensors[i], dim);
-    return cat_some(count, group, dim);
+    return cat_some(&op_stack, &op_stack_whole, count, group, dim);
 }
 
 /* ---- split ---- */

@@ -1,0 +1,108 @@
+/* What the suites share: running a suite, contexts on every backend, tensors by seed, comparing, allocators
+ * that fail. harness_ops.h has the drivers for tables of operations. */
+#ifndef HEED_TESTS_HARNESS_H
+#define HEED_TESTS_HARNESS_H
+
+#include <check.h>
+#include <heed/heed.h>
+
+/* ---- suites ---- */
+
+/* Runs a suite, frees it and returns what main() should. */
+int test_main(Suite *suite);
+
+/* A case of a suite with a timeout fit for tests that compute (Check multiplies it by CK_TIMEOUT_MULTIPLIER).
+ */
+TCase *test_case(Suite *suite, const char *name);
+
+/* HEED_TEST_SCALE=small: shapes for slow tools. */
+bool test_small(void);
+int64_t test_size(int64_t full, int64_t small);
+
+/* ---- devices ---- */
+
+/* A way to compute: the values of heed_ctx_options.device, of HEED_ISA and of threads. */
+struct test_device {
+    const char *device;
+    const char *isa; /* NULL on ref */
+    int threads;
+};
+
+/* All ways this machine has: ref, then cpu with each instruction set and 1, 2 and 3 threads. Returns how
+ * many. */
+int test_devices(const struct test_device **devices);
+
+/* The instruction sets this machine has, as HEED_ISA names them. Returns how many. */
+int test_isas(const char *const **isas);
+
+/* A context that poisons its memory; asserts that it has no error. */
+heed_ctx *test_ctx(const struct test_device *device);
+heed_ctx *test_ctx_with(const struct test_device *device, heed_ctx_options options);
+
+/* The same on "ref" with 1 thread, and on "cpu" as the machine has it. */
+heed_ctx *test_ref(void);
+heed_ctx *test_cpu(void);
+
+const char *test_device_name(const struct test_device *device, char *text, size_t bytes);
+
+/* ---- errors ---- */
+
+/* No error is kept. */
+#define test_ok(ctx) ck_assert_msg(!heed_failed(ctx), "%s", heed_error(ctx))
+
+/* An error with this status is kept and its text has `part`; it is then cleared. `what` is for the message.
+ */
+void test_error(heed_ctx *ctx, heed_status status, const char *part, const char *what);
+
+/* ---- numbers ---- */
+
+/* A small generator of its own (splitmix64, Steele et al. 2014), so that test data depend on no code under
+ * test. */
+struct test_random {
+    uint64_t state;
+};
+uint64_t test_bits(struct test_random *random);
+double test_uniform(struct test_random *random); /* [0, 1) */
+double test_normal(struct test_random *random);
+
+/* Sizes and their number, for tensor-making functions: TEST_SHAPE(2, 3). */
+#define TEST_SHAPE(...)                                                                                      \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) {                                 \
+        __VA_ARGS__                                                                                          \
+    }
+
+/* Independent normal numbers of a seed, f32 or f64. */
+heed_tensor test_tensor(heed_ctx *ctx, heed_dtype dtype, uint64_t seed, int rank, const int64_t *sizes);
+
+/* All elements as double (malloc; the caller's). Asserts that the tensor is valid. */
+double *test_values(heed_tensor t, int64_t *count);
+
+/* A tensor holds exactly these f32 numbers (equal, or both NaN). */
+void test_equals(heed_tensor t, int64_t count, const float *expected, const char *what);
+
+/* How far two arrays may be apart: per element ≤ relative·|expected| + absolute·scale. NaN must meet NaN, and
+ * an infinity the same infinity. */
+struct test_tolerance {
+    double relative, absolute;
+};
+
+/* The largest finite |value|. */
+double test_largest(int64_t count, const double *values);
+
+/* Describes the worst violation in text and returns false, or returns true. `scale` is usually the largest
+ * |expected|. */
+bool test_close(int64_t count, const double *actual, const double *expected, struct test_tolerance tolerance,
+                double scale, char *text, size_t bytes);
+
+/* ---- memory ---- */
+
+/* An allocator that counts, and fails from a chosen call on (once or for good). */
+struct test_allocator {
+    int64_t calls;   /* of alloc so far */
+    int64_t living;  /* blocks that were not freed */
+    int64_t fail_at; /* the call (counted from 1) that fails; 0: none */
+    bool for_good;   /* and all after it */
+};
+heed_allocator test_allocator(struct test_allocator *state);
+
+#endif

@@ -1,0 +1,356 @@
+/* The attention kernels of the CPU backend against the reference kernel, on random problems: shapes, strides, masks, biases
+ * of every broadcast pattern, dropout, grouped heads, weights, wanted and unwanted gradients, poison in masked
+ * places. A problem is made from a seed alone; HEED_FUZZ=N tries N of them. */
+#include "harness.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/backend.h"
+#include "backend/masks.h"
+#include "tensor/internal.h"
+#include "tensor/memory.h"
+
+#define GAP 12345.0f /* between the elements of a strided view */
+
+enum { Q, K, V, Y, WEIGHTS, DY, DWEIGHTS, DQ, DK, DV, BIAS0, BIAS1, DBIAS0, DBIAS1, BUFFERS };
+static const char *const names[BUFFERS] = {"q", "k", "v", "y", "weights", "dy", "dweights",
+                                           "dq", "dk", "dv", "bias 0", "bias 1", "dbias 0", "dbias 1"};
+
+struct buffer {
+    float *data, *start; /* what it holds before each run */
+    int64_t count;
+    struct heed_view view;
+};
+
+struct problem {
+    struct test_random random;
+    struct heed_attention_args args;
+    struct buffer buffer[BUFFERS];
+    struct heed_bound_mask mask[4];
+    int32_t lengths[8];
+    uint8_t *dense;
+    char text[400];
+};
+
+static int64_t below(struct problem *p, int64_t n) {
+    return (int64_t)(test_bits(&p->random) % (uint64_t)n);
+}
+
+static bool chance(struct problem *p, double probability) {
+    return test_uniform(&p->random) < probability;
+}
+
+/* ---- making a problem ---- */
+
+/* Strides over the given sizes: the last dimension contiguous, the others in random order with gaps; dimensions in
+ * `repeats` have stride 0. */
+static void make_view(struct problem *p, struct buffer *b, const int64_t size[4], bool dense, unsigned repeats) {
+    int order[4] = {3, 2, 1, 0};
+    struct heed_view *v = &b->view;
+    int64_t stride = 1;
+    *v = (struct heed_view){.dtype = HEED_F32, .rank = 4};
+    for (int i = 3; i > 1 && !dense; i--) {
+        const int j = 1 + (int)below(p, i), other = order[i];
+        order[i] = order[j];
+        order[j] = other;
+    }
+    for (int i = 0; i < 4; i++) {
+        const int d = order[i];
+        v->size[d] = size[d];
+        v->stride[d] = repeats >> d & 1 ? 0 : stride;
+        if (!(repeats >> d & 1)) stride *= size[d];
+        if (!dense && i < 3 && size[d] > 0) stride += below(p, 2) * below(p, 20);
+    }
+    b->count = stride > 0 ? stride : 1;
+    b->data = malloc((size_t)b->count * sizeof(float));
+    b->start = malloc((size_t)b->count * sizeof(float));
+    for (int64_t i = 0; i < b->count; i++) b->start[i] = GAP;
+    v->data = b->data;
+}
+
+static float *at(const struct buffer *b, float *base, int64_t i, int64_t j, int64_t k, int64_t l) {
+    const int64_t *s = b->view.stride;
+    return base + i * s[0] + j * s[1] + k * s[2] + l * s[3];
+}
+
+#define EACH(size, i, j, k, l)                                                                     \
+    for (int64_t i = 0; i < (size)[0]; i++)                                                        \
+        for (int64_t j = 0; j < (size)[1]; j++)                                                    \
+            for (int64_t k = 0; k < (size)[2]; k++)                                                \
+                for (int64_t l = 0; l < (size)[3]; l++)
+
+static void fill(struct problem *p, struct buffer *b, double scale) {
+    EACH(b->view.size, i, j, k, l) *at(b, b->start, i, j, k, l) = (float)(scale * test_normal(&p->random));
+}
+
+static void make_input(struct problem *p, int which, const int64_t size[4], double scale) {
+    make_view(p, &p->buffer[which], size, chance(p, 0.3), 0);
+    fill(p, &p->buffer[which], scale);
+}
+
+static int64_t pick(struct problem *p, const int64_t *list, int count) {
+    return list[below(p, count)];
+}
+
+static void make_mask(struct problem *p, int64_t batch, int64_t heads, int64_t queries, int64_t keys) {
+    const int kind = (int)below(p, 6);
+    struct heed_bound_mask *m = p->mask;
+    for (int i = 0; i < 4; i++) m[i] = (struct heed_bound_mask){.queries = queries, .keys = keys};
+    m[0].kind = &heed_mask_kind_causal;
+    m[0].number = chance(p, 0.5) ? 0 : keys - queries;
+    m[1].kind = &heed_mask_kind_key_lengths;
+    for (int64_t b = 0; b < batch; b++) p->lengths[b] = (int32_t)below(p, keys + 1);
+    m[1].tensor = (struct heed_view){p->lengths, HEED_I32, 1, {batch}, {1}};
+    const int64_t size[4] = {batch, heads, queries, keys};
+    const unsigned repeats = (unsigned)below(p, 16);
+    int64_t stride = 1;
+    m[2].kind = &heed_mask_kind_dense;
+    m[2].tensor = (struct heed_view){.dtype = HEED_BOOL, .rank = 4};
+    for (int d = 3; d >= 0; d--) {
+        m[2].tensor.size[d] = size[d];
+        m[2].tensor.stride[d] = repeats >> d & 1 ? 0 : stride;
+        if (!(repeats >> d & 1)) stride *= size[d];
+    }
+    p->dense = malloc((size_t)stride + 1);
+    const double density = chance(p, 0.3) ? 0.02 : 0.7;
+    for (int64_t i = 0; i < stride; i++) p->dense[i] = chance(p, density);
+    m[2].tensor.data = p->dense;
+    m[3].kind = &heed_mask_kind_and;
+    m[3].a = &m[below(p, 3)];
+    m[3].b = &m[below(p, 3)];
+    p->args.mask = kind < 4 ? &m[kind] : NULL;
+}
+
+static void make_bias(struct problem *p, int stage, const int64_t cells[4]) {
+    struct buffer *b = &p->buffer[BIAS0 + stage], *db = &p->buffer[DBIAS0 + stage];
+    const unsigned repeats = (unsigned)below(p, 16);
+    make_view(p, b, cells, chance(p, 0.5), repeats);
+    fill(p, b, 1);
+    if (chance(p, 0.2)) {
+        EACH(cells, i, j, k, l) if (chance(p, 0.1)) *at(b, b->start, i, j, k, l) = -INFINITY;
+    }
+    p->args.stage[stage] = (struct heed_stage){.kind = HEED_STAGE_BIAS, .tensor = b->view};
+    if (!chance(p, 0.7)) return;
+    make_view(p, db, cells, chance(p, 0.5), repeats);
+    fill(p, db, 1);
+    p->args.stage[stage].dtensor = (struct heed_grad_view){db->view, chance(p, 0.5)};
+}
+
+static void make_output(struct problem *p, int which, const int64_t size[4], bool dense) {
+    make_view(p, &p->buffer[which], size, dense, 0);
+    fill(p, &p->buffer[which], 1); /* what a gradient is added to */
+}
+
+static void make_gradient(struct problem *p, int which, int of, struct heed_grad_view *gradient) {
+    if (chance(p, 0.15)) return;
+    make_output(p, which, p->buffer[of].view.size, chance(p, 0.3));
+    *gradient = (struct heed_grad_view){p->buffer[which].view, chance(p, 0.4)};
+}
+
+static void make_problem(struct problem *p, uint64_t seed) {
+    static const int64_t lengths[] = {0, 1, 2, 5, 8, 8, 16, 31, 47, 48, 49, 63, 64, 65, 97, 130, 200, 300};
+    static const int64_t widths[] = {1, 3, 4, 4, 8, 16, 16, 17, 32, 33, 64, 80};
+    const int few = test_small() ? 13 : 18;
+    *p = (struct problem){.random = {seed * 7919 + 1}};
+    const bool many = chance(p, 0.3); /* many short sequences */
+    const int64_t batch = many ? 1 + below(p, 7) : 1 + below(p, 3), kv_heads = many ? 1 + below(p, 20) : 1 + below(p, 3);
+    const int64_t group = chance(p, 0.7) ? 1 : 1 + below(p, 3), heads = kv_heads * group;
+    const int64_t queries = pick(p, lengths, many ? 8 : few);
+    const int64_t keys = chance(p, 0.5) ? queries : pick(p, lengths, many ? 8 : few);
+    const int64_t width = pick(p, widths, many ? 7 : 12), value_width = chance(p, 0.6) ? width : pick(p, widths, many ? 7 : 12);
+    const int64_t cells[4] = {batch, heads, queries, keys};
+    struct heed_attention_args *a = &p->args;
+    make_input(p, Q, (int64_t[]){batch, heads, queries, width}, 1);
+    make_input(p, K, (int64_t[]){batch, kv_heads, keys, width}, 1);
+    make_input(p, V, (int64_t[]){batch, kv_heads, keys, value_width}, 1);
+    make_input(p, DY, (int64_t[]){batch, heads, queries, value_width}, 1);
+    make_output(p, Y, p->buffer[DY].view.size, false);
+    a->q = p->buffer[Q].view;
+    a->k = p->buffer[K].view;
+    a->v = p->buffer[V].view;
+    a->y = p->buffer[Y].view;
+    a->scale = chance(p, 0.8) ? 1 / sqrt((double)width) : test_normal(&p->random);
+    if (chance(p, 0.7)) make_mask(p, batch, heads, queries, keys);
+    a->stages = chance(p, 0.5) ? 0 : 1 + (int)below(p, 2);
+    for (int i = 0; i < a->stages; i++) make_bias(p, i, cells);
+    a->threshold = chance(p, 0.6) ? 65536 : (uint32_t)below(p, 65536);
+    a->random = (struct heed_random){.seed = seed, .stream = 1, .step = 3, .ordinal = 5};
+    if (chance(p, 0.4)) {
+        make_output(p, WEIGHTS, cells, true);
+        a->weights = p->buffer[WEIGHTS].view;
+        make_input(p, DWEIGHTS, cells, 1);
+        if (chance(p, 0.7)) a->dweights = p->buffer[DWEIGHTS].view;
+    }
+    if (!heed_has(&a->dweights) || chance(p, 0.7)) a->dy = p->buffer[DY].view;
+    make_gradient(p, DQ, Q, &a->dq);
+    make_gradient(p, DK, K, &a->dk);
+    make_gradient(p, DV, V, &a->dv);
+    snprintf(p->text, sizeof p->text,
+             "seed %llu: %lld x %lld (%lld) heads, %lld x %lld, width %lld %lld, mask %s, %d stages, dropout %u, %s%s%s",
+             (unsigned long long)seed, (long long)batch, (long long)heads, (long long)kv_heads, (long long)queries,
+             (long long)keys, (long long)width, (long long)value_width, a->mask ? a->mask->kind->name : "none", a->stages,
+             a->threshold, heed_has(&a->weights) ? "weights " : "", heed_has(&a->dweights) ? "dweights " : "",
+             heed_has(&a->dy) ? "dy" : "");
+}
+
+static void drop_problem(struct problem *p) {
+    for (int i = 0; i < BUFFERS; i++) {
+        free(p->buffer[i].data);
+        free(p->buffer[i].start);
+    }
+    free(p->dense);
+}
+
+/* NaN and Inf in keys and values that no query of their heads can see. */
+static void poison(struct problem *p) {
+    const struct heed_attention_args *a = &p->args;
+    const int64_t group = a->q.size[1] / a->k.size[1];
+    static const float bad[3] = {NAN, INFINITY, -INFINITY};
+    for (int64_t b = 0; b < a->k.size[0]; b++) {
+        for (int64_t h = 0; h < a->k.size[1]; h++) {
+            for (int64_t key = 0; key < a->k.size[2]; key++) {
+                bool seen = false;
+                for (int64_t q = 0; q < a->q.size[2] * group; q++) {
+                    seen = seen || heed_mask_test(a->mask, b, h * group + q % group, q / group, key);
+                }
+                if (seen || a->k.size[3] == 0 || a->v.size[3] == 0) continue;
+                *at(&p->buffer[K], p->buffer[K].start, b, h, key, below(p, a->k.size[3])) = bad[below(p, 3)];
+                *at(&p->buffer[V], p->buffer[V].start, b, h, key, below(p, a->v.size[3])) = bad[below(p, 3)];
+            }
+        }
+    }
+}
+
+/* ---- running it ---- */
+
+static void reset(struct problem *p) {
+    for (int i = 0; i < BUFFERS; i++) {
+        if (p->buffer[i].data) memcpy(p->buffer[i].data, p->buffer[i].start, (size_t)p->buffer[i].count * sizeof(float));
+    }
+}
+
+static void run(struct problem *p, struct heed_exec *exec, const struct heed_kernel *kernel) {
+    struct heed_attention_args forward = p->args;
+    struct heed_sizes sizes = {0};
+    reset(p);
+    memset(&forward.dy, 0, sizeof forward.dy);
+    memset(&forward.dweights, 0, sizeof forward.dweights);
+    if (kernel->sizes) kernel->sizes(exec, &forward, &sizes);
+    void *saved = heed_block_new(exec->memory, sizes.saved);
+    ck_assert_int_eq(heed_exec_forward(exec, kernel, &forward, saved), HEED_OK);
+    struct heed_attention_args backward = p->args;
+    backward.weights.data = NULL;
+    ck_assert_int_eq(heed_exec_backward(exec, kernel, &backward, saved), HEED_OK);
+    heed_block_free(exec->memory, saved);
+}
+
+/* All elements, and a 1 after them: sums that cancel have errors of the size of their terms. */
+static double *results(const struct problem *p, int which, int64_t *count) {
+    const struct buffer *b = &p->buffer[which];
+    double *values = malloc((size_t)(b->count + 1) * sizeof(double));
+    for (int64_t i = 0; i < b->count; i++) values[i] = b->data[i];
+    values[b->count] = 1;
+    *count = b->count + 1;
+    return values;
+}
+
+static bool is_output(int which) {
+    return which == Y || which == WEIGHTS || which == DQ || which == DK || which == DV || which == DBIAS0 || which == DBIAS1;
+}
+
+static heed_ctx *contexts[32];
+static const struct test_device *devices;
+static int device_count;
+
+static void open_contexts(void) {
+    device_count = test_devices(&devices);
+    for (int i = 0; i < device_count; i++) contexts[i] = test_ctx(&devices[i]);
+}
+
+static void close_contexts(void) {
+    for (int i = 0; i < device_count; i++) heed_ctx_free(contexts[i]);
+}
+
+/* How far a kernel may be from the reference: sums of rounded terms in another order, over keys or queries of sums over
+ * the width. Where scores are large, an error of a score is one of its probability. */
+static struct test_tolerance tolerance_of(const struct problem *p) {
+    const struct heed_attention_args *a = &p->args;
+    const double terms = (double)(a->k.size[2] + a->q.size[2] + 16) * (double)(a->q.size[3] + a->v.size[3] + 16);
+    const double factor = (1 + fabs(a->scale)) * (1 + heed_keep_scale(a->threshold));
+    return (struct test_tolerance){.relative = 1e-5, .absolute = 1e-7 * sqrt(terms) * factor};
+}
+
+static void compare(const struct problem *p, double *const *expected, const char *device, const char *kernel) {
+    for (int i = 0; i < BUFFERS; i++) {
+        int64_t count;
+        char text[200];
+        if (!p->buffer[i].data || !is_output(i)) continue;
+        double *values = results(p, i, &count);
+        const bool close = test_close(count, values, expected[i], tolerance_of(p),
+                                          fmin(10, test_largest(count, expected[i])), text, sizeof text);
+        ck_assert_msg(close, "%s, %s %s, %s: %s", p->text, device, kernel, names[i], text);
+        free(values);
+    }
+}
+
+/* On every device with every kernel that applies; the same bits for any number of threads. */
+static void check(struct problem *p) {
+    double *expected[BUFFERS] = {NULL};
+    float *bits[BUFFERS] = {NULL};
+    int64_t count;
+    run(p, &contexts[0]->exec, heed_ref_kernels[HEED_PRIMITIVE_ATTENTION]);
+    for (int i = 0; i < BUFFERS; i++) {
+        if (p->buffer[i].data) expected[i] = results(p, i, &count);
+    }
+    for (int k = 0; k < HEED_MAX_KERNELS; k++) {
+        for (int d = 1; d < device_count; d++) {
+            struct heed_exec *exec = &contexts[d]->exec;
+            const struct heed_kernel *kernel = exec->kernel[HEED_PRIMITIVE_ATTENTION][k];
+            struct heed_why why = {NULL};
+            char device[64];
+            if (!kernel || kernel == heed_ref_kernels[HEED_PRIMITIVE_ATTENTION]) break;
+            if (kernel->applies && !kernel->applies(exec, &p->args, &why)) break;
+            run(p, exec, kernel);
+            compare(p, expected, test_device_name(&devices[d], device, sizeof device), kernel->name);
+            for (int i = 0; i < BUFFERS; i++) {
+                if (!p->buffer[i].data || !is_output(i)) continue;
+                const size_t bytes = (size_t)p->buffer[i].count * sizeof(float);
+                if (devices[d].threads == 1) {
+                    free(bits[i]);
+                    bits[i] = memcpy(malloc(bytes), p->buffer[i].data, bytes);
+                } else {
+                    ck_assert_msg(memcmp(bits[i], p->buffer[i].data, bytes) == 0, "%s, %s %s: bits of %s differ", p->text,
+                                  device, kernel->name, names[i]);
+                }
+            }
+        }
+    }
+    for (int i = 0; i < BUFFERS; i++) {
+        free(expected[i]);
+        free(bits[i]);
+    }
+}
+
+START_TEST(random_problems) {
+    const char *fuzz = getenv("HEED_FUZZ");
+    const int count = fuzz ? atoi(fuzz) : (int)test_size(300, 60);
+    open_contexts();
+    for (int seed = 0; seed < count; seed++) {
+        struct problem p;
+        make_problem(&p, (uint64_t)seed);
+        if (seed % 3 == 0) poison(&p);
+        check(&p);
+        drop_problem(&p);
+    }
+    close_contexts();
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("attention_kernels");
+    TCase *tests = test_case(suite, "against_ref");
+    tcase_add_test(tests, random_problems);
+    return test_main(suite);
+}

@@ -1,0 +1,416 @@
+/* Kernels of the CPU backend against ref on the same memory: random strides, repeats and shapes on both sides of every
+ * border (vector tails, boxes, tiles, chunks of long sums), each instruction set, and 1, 2 and 3 threads, which must
+ * give the same bits. What lies between the elements must stay as it was. */
+#include "harness_kernels.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/ref/ref.h"
+#include "tensor/internal.h"
+
+#define SIZES(...)                                                                                           \
+    (int64_t[]) {                                                                                            \
+        __VA_ARGS__                                                                                          \
+    }
+
+/* ---- shapes ---- */
+
+struct shape {
+    int rank;
+    int64_t size[4];
+};
+
+static const struct shape shapes[] = {
+    {0, {0}},           {1, {1}},           {1, {37}},          {1, {40001}},      {2, {5, 0}},      {2, {0, 3}},
+    {2, {3, 50}},       {2, {2000, 3}},     {2, {3, 2000}},     {2, {500, 40}},    {2, {1, 5000}},   {2, {97, 101}},
+    {3, {2, 3, 4}},     {3, {7, 1, 33}},    {3, {5, 300, 17}},  {3, {20, 6, 129}}, {3, {2, 2100, 3}}, {3, {3, 2, 2100}},
+    {4, {2, 3, 4, 5}},  {4, {3, 8, 4, 16}}, {4, {2, 5, 6, 70}}, {4, {1, 2, 1, 3}}, {2, {9000, 4}},  {2, {4, 9000}},
+};
+enum { SHAPES = (int)(sizeof shapes / sizeof *shapes) };
+
+static enum kernel_layout layout_of(int variant) {
+    return variant % 3 == 0 ? KERNEL_DENSE : variant % 3 == 1 ? KERNEL_LINES : KERNEL_SCATTERED;
+}
+
+/* Which dimensions repeat: none, or by chance. */
+static unsigned some_repeats(struct kernel_call *c) {
+    return test_bits(&c->random) & 1 ? (unsigned)(test_bits(&c->random) & 15) : 0;
+}
+
+/* ---- calls ---- */
+
+static void build_copy(struct kernel_call *c, int variant) {
+    struct heed_copy_args *a = &c->args.copy;
+    const struct shape *s = &shapes[variant % SHAPES];
+    static const heed_dtype dtypes[] = {HEED_F32, HEED_F32, HEED_F32, HEED_F64, HEED_I32, HEED_BOOL};
+    const heed_dtype from = dtypes[test_bits(&c->random) % 6], to = dtypes[test_bits(&c->random) % 6];
+    const bool add = from == HEED_F32 && to == HEED_F32 && test_bits(&c->random) & 1;
+    c->primitive = HEED_PRIMITIVE_COPY;
+    a->x = kernel_view(c, from, layout_of(variant), some_repeats(c), s->rank, s->size);
+    kernel_fill_view(c, &a->x, KERNEL_NORMAL);
+    a->y.view = kernel_view(c, to, layout_of(variant / 3), add ? some_repeats(c) : 0, s->rank, s->size);
+    a->y.add = add;
+    if (add) kernel_fill_view(c, &a->y.view, KERNEL_NORMAL);
+}
+
+static void build_fill(struct kernel_call *c, int variant) {
+    static const heed_dtype dtypes[] = {HEED_F32, HEED_F64, HEED_I32, HEED_BOOL};
+    static const double numbers[] = {0, 1, -2.5, 1e10, NAN};
+    struct heed_fill_args *a = (struct heed_fill_args *)&c->args;
+    const struct shape *s = &shapes[variant % SHAPES];
+    c->primitive = HEED_PRIMITIVE_FILL;
+    a->arange = s->rank == 1 && variant & 1;
+    a->value = numbers[test_bits(&c->random) % 5];
+    a->y = kernel_view(c, dtypes[test_bits(&c->random) % 4], layout_of(variant), 0, s->rank, s->size);
+}
+
+static void build_random(struct kernel_call *c, int variant) {
+    struct heed_random_args *a = (struct heed_random_args *)&c->args;
+    const struct shape *s = &shapes[variant % SHAPES];
+    c->primitive = HEED_PRIMITIVE_RANDOM;
+    a->normal = variant & 1;
+    a->a = -0.7;
+    a->b = 1.3;
+    a->random = (struct heed_random){test_bits(&c->random), HEED_STREAM_INIT, 3, (uint32_t)variant};
+    a->y = kernel_view(c, HEED_F32, KERNEL_DENSE, 0, s->rank, s->size);
+}
+
+static void build_unary(struct kernel_call *c, int variant) {
+    struct heed_unary_args *a = &c->args.unary;
+    const struct shape *s = &shapes[variant % SHAPES];
+    c->primitive = HEED_PRIMITIVE_UNARY;
+    a->op = (enum heed_unary)(test_bits(&c->random) % HEED_UNARIES);
+    const bool positive = a->op == HEED_UNARY_LOG || a->op == HEED_UNARY_SQRT || a->op == HEED_UNARY_POW_SCALAR;
+    a->c = 2.5;
+    kernel_input(c, &a->x, &a->dx, positive ? KERNEL_POSITIVE : KERNEL_NORMAL, layout_of(variant), some_repeats(c),
+                 s->rank, s->size);
+    kernel_output(c, &a->y, layout_of(variant / 3), &a->dy, layout_of(variant / 9), 0, s->rank, s->size);
+}
+
+static void build_binary(struct kernel_call *c, int variant) {
+    struct heed_binary_args *a = &c->args.binary;
+    const struct shape *s = &shapes[variant % SHAPES];
+    c->primitive = HEED_PRIMITIVE_BINARY;
+    a->op = (enum heed_binary)(test_bits(&c->random) % HEED_BINARY_EQUAL);
+    const bool positive = a->op == HEED_BINARY_DIV || a->op == HEED_BINARY_POW;
+    const enum kernel_fill fill = positive ? KERNEL_POSITIVE : KERNEL_NORMAL;
+    kernel_input(c, &a->a, &a->da, fill, layout_of(variant), some_repeats(c), s->rank, s->size);
+    kernel_input(c, &a->b, &a->db, fill, layout_of(variant / 3), some_repeats(c), s->rank, s->size);
+    kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, layout_of(variant / 9), 0, s->rank, s->size);
+}
+
+static void build_compare(struct kernel_call *c, int variant) {
+    struct heed_binary_args *a = &c->args.binary;
+    const struct shape *s = &shapes[variant % SHAPES];
+    const heed_dtype dtype = variant & 1 ? HEED_I32 : HEED_F32;
+    c->primitive = HEED_PRIMITIVE_BINARY;
+    a->op = (enum heed_binary)(HEED_BINARY_EQUAL + test_bits(&c->random) % 3);
+    a->a = kernel_view(c, dtype, layout_of(variant), some_repeats(c), s->rank, s->size);
+    a->b = kernel_view(c, dtype, layout_of(variant / 3), some_repeats(c), s->rank, s->size);
+    kernel_fill_view(c, &a->a, KERNEL_DISTINCT);
+    kernel_fill_view(c, &a->b, KERNEL_DISTINCT);
+    a->y = kernel_view(c, HEED_BOOL, KERNEL_DENSE, 0, s->rank, s->size);
+}
+
+static void build_where(struct kernel_call *c, int variant) {
+    struct heed_where_args *a = &c->args.where;
+    const struct shape *s = &shapes[variant % SHAPES];
+    c->primitive = HEED_PRIMITIVE_WHERE;
+    a->condition = kernel_view(c, HEED_BOOL, layout_of(variant), some_repeats(c), s->rank, s->size);
+    kernel_fill_view(c, &a->condition, KERNEL_NORMAL);
+    struct heed_walk own, repeated;
+    for (heed_walk_split(&a->condition, &own, &repeated); own.more; heed_walk_next(&own))
+        heed_ref_put(&a->condition, own.at, (double)(test_bits(&c->random) & 1));
+    kernel_input(c, &a->a, &a->da, KERNEL_NORMAL, layout_of(variant / 3), some_repeats(c), s->rank, s->size);
+    kernel_input(c, &a->b, &a->db, KERNEL_NORMAL, layout_of(variant / 9), some_repeats(c), s->rank, s->size);
+    kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_SCATTERED, 0, s->rank, s->size);
+}
+
+static void build_reduce(struct kernel_call *c, int variant) {
+    struct heed_reduce_args *a = &c->args.reduce;
+    const struct shape *s = &shapes[variant % SHAPES];
+    const unsigned reduced = (unsigned)(test_bits(&c->random) & 15);
+    const bool any = heed_view_count(&(struct heed_view){.rank = s->rank, .size = {s->size[0], s->size[1]}}) > 0;
+    c->primitive = HEED_PRIMITIVE_REDUCE;
+    a->op = (enum heed_reduce)(test_bits(&c->random) % (any ? 3 : 1));
+    a->reduced = 1;
+    for (int d = 0; d < s->rank; d++) a->reduced *= reduced >> d & 1 ? s->size[d] : 1;
+    kernel_input(c, &a->x, &a->dx, variant & 1 ? KERNEL_NORMAL : KERNEL_DISTINCT, layout_of(variant), 0, s->rank,
+                 s->size);
+    kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, reduced, s->rank, s->size);
+}
+
+static const struct {
+    int64_t rows, n;
+} row_shapes[] = {{0, 5},   {3, 0},   {1, 1},    {500, 1},   {500, 2},  {77, 3},   {301, 4},   {55, 7},
+                  {999, 8}, {33, 15}, {201, 16}, {100, 17},  {60, 31},  {50, 100}, {100, 384}, {3, 1025},
+                  {2, 9001}, {1, 40000}, {3000, 8}, {300, 65}};
+enum { ROW_SHAPES = (int)(sizeof row_shapes / sizeof *row_shapes) };
+
+static int64_t *row_size(int variant) {
+    static int64_t size[2];
+    size[0] = row_shapes[variant % ROW_SHAPES].rows;
+    size[1] = row_shapes[variant % ROW_SHAPES].n;
+    return size;
+}
+
+static void build_argmax(struct kernel_call *c, int variant) {
+    struct heed_argmax_args *a = (struct heed_argmax_args *)&c->args;
+    int64_t *size = row_size(variant);
+    if (size[1] == 0) size[1] = 1;
+    c->primitive = HEED_PRIMITIVE_ARGMAX;
+    a->x = kernel_view(c, HEED_F32, KERNEL_DENSE, 0, 2, size);
+    kernel_fill_view(c, &a->x, variant & 1 ? KERNEL_NORMAL : KERNEL_DISTINCT);
+    const int64_t count = size[0] * size[1];
+    for (int64_t i = 5; i < count; i += 97) ((float *)a->x.data)[i] = i % 3 ? -INFINITY : NAN;
+    a->y = kernel_view(c, HEED_I32, KERNEL_DENSE, 0, 1, size);
+}
+
+static void build_softmax(struct kernel_call *c, int variant) {
+    struct heed_softmax_args *a = &c->args.softmax;
+    const int64_t *size = row_size(variant);
+    c->primitive = HEED_PRIMITIVE_SOFTMAX;
+    a->log = variant / ROW_SHAPES & 1;
+    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
+    float *x = a->x.data;
+    for (int64_t i = 0; i < size[1] && size[0] > 2; i++) x[2 * size[1] + i] = -INFINITY; /* a row of nothing */
+    if (size[0] * size[1] > 20) x[size[0] * size[1] - 1] = -INFINITY;
+    kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, 2, size);
+}
+
+static void build_norm(struct kernel_call *c, int variant) {
+    struct heed_norm_args *a = &c->args.norm;
+    const int64_t *size = row_size(variant);
+    c->primitive = HEED_PRIMITIVE_NORM;
+    a->rms = test_bits(&c->random) & 1;
+    a->eps = 1e-2;
+    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
+    if (variant % 3 > 0) kernel_input(c, &a->weight, &a->dweight, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
+    if (variant % 3 > 1) kernel_input(c, &a->bias, &a->dbias, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
+    kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, 2, size);
+}
+
+static void build_gather(struct kernel_call *c, int variant) {
+    struct heed_gather_args *a = &c->args.gather;
+    static const int64_t large[][3] = {{40, 30, 20}, {1, 400, 100}, {100, 3, 1}, {3, 1, 500}, {2, 5000, 3}, {0, 4, 4}};
+    const int64_t *size = large[test_bits(&c->random) % 6];
+    c->primitive = HEED_PRIMITIVE_GATHER;
+    a->dim = variant % 3;
+    const unsigned repeats = variant & 1 ? 7u & ~(1u << a->dim) : 0;
+    int64_t x_size[3] = {size[0], size[1], size[2]};
+    x_size[a->dim] = 3;
+    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, layout_of(variant), variant % 5 == 0 ? 1 : 0, 3, x_size);
+    a->index = kernel_view(c, HEED_I32, layout_of(variant / 3), repeats, 3, size);
+    kernel_fill_view(c, &a->index, KERNEL_POSITIVE); /* 0 … 2 */
+    kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, 3, size);
+}
+
+static void build_dropout(struct kernel_call *c, int variant) {
+    static const double p[] = {0.5, 0.1, 0.9, 0, 1e-9, 0.99999};
+    struct heed_dropout_args *a = &c->args.dropout;
+    const struct shape *s = &shapes[variant % SHAPES];
+    c->primitive = HEED_PRIMITIVE_DROPOUT;
+    a->threshold = heed_keep_threshold(p[variant % 6]);
+    a->random = (struct heed_random){test_bits(&c->random), HEED_STREAM_TRAIN, 3, (uint32_t)variant};
+    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, s->rank, s->size);
+    kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, s->rank, s->size);
+}
+
+static void build_cross_entropy(struct kernel_call *c, int variant) {
+    struct heed_cross_entropy_args *a = &c->args.cross_entropy;
+    int64_t *size = row_size(variant);
+    if (size[1] < 3) size[1] = 3; /* targets are 0 … 2 */
+    c->primitive = HEED_PRIMITIVE_CROSS_ENTROPY;
+    a->reduction = variant & 1 ? HEED_REDUCE_SUM : HEED_REDUCE_MEAN;
+    a->smoothing = (double[]){0, 0.1, 1}[variant % 3];
+    a->ignore_index = variant & 4 ? 1 : -100;
+    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
+    a->target = kernel_view(c, HEED_I32, KERNEL_DENSE, 0, 1, size);
+    kernel_fill_view(c, &a->target, KERNEL_POSITIVE);
+    if (size[0] > 1) ((int32_t *)a->target.data)[1] = a->ignore_index;
+    kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, 0, NULL);
+}
+
+static void build_pair_loss(struct kernel_call *c, int variant) {
+    struct heed_pair_loss_args *a = &c->args.pair_loss;
+    const struct shape *s = &shapes[variant % SHAPES];
+    c->primitive = HEED_PRIMITIVE_PAIR_LOSS;
+    a->bce = test_bits(&c->random) & 1;
+    a->reduction = test_bits(&c->random) & 1 ? HEED_REDUCE_SUM : HEED_REDUCE_MEAN;
+    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, s->rank, s->size);
+    kernel_input(c, &a->t, &a->dt, KERNEL_NORMAL, KERNEL_DENSE, 0, s->rank, s->size);
+    kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, 0, NULL);
+}
+
+static const struct {
+    const char *name;
+    kernel_build *build;
+    double tolerance; /* relative to the largest number of each memory block; 0: the same bits */
+    int variants;
+} kernels[] = {
+    {"copy", build_copy, 2e-6, 3 * SHAPES},
+    {"fill", build_fill, 0, 4 * SHAPES},
+    {"random", build_random, 0, 2 * SHAPES},
+    {"unary", build_unary, 5e-6, 3 * SHAPES},
+    {"binary", build_binary, 5e-6, 3 * SHAPES},
+    {"compare", build_compare, 0, 4 * SHAPES},
+    {"where", build_where, 5e-6, 2 * SHAPES},
+    {"reduce", build_reduce, 5e-6, 3 * SHAPES},
+    {"argmax", build_argmax, 0, 2 * ROW_SHAPES},
+    {"softmax", build_softmax, 2e-6, 2 * ROW_SHAPES},
+    {"norm", build_norm, 1e-5, 3 * ROW_SHAPES},
+    {"gather", build_gather, 5e-6, 60},
+    {"dropout", build_dropout, 2e-7, 2 * SHAPES},
+    {"cross_entropy", build_cross_entropy, 2e-6, 3 * ROW_SHAPES},
+    {"pair_loss", build_pair_loss, 2e-6, 4 * SHAPES},
+};
+enum { KERNELS = (int)(sizeof kernels / sizeof *kernels) };
+
+/* ---- running one call ---- */
+
+static void call_start(struct kernel_call *c, int kernel, int variant) {
+    memset(c, 0, sizeof *c);
+    c->random.state = (uint64_t)(kernel * 1000 + variant + 1);
+    c->dtype = HEED_F32;
+    kernels[kernel].build(c, variant);
+    /* Half of the gradients add to something, some are not wanted. */
+    for (int i = 0; i < c->inputs; i++) {
+        const uint64_t bits = test_bits(&c->random);
+        c->input[i].dx->add = bits & 1;
+        if (bits & 1) kernel_fill_view(c, &c->input[i].dx->view, KERNEL_NORMAL);
+        if (bits % 8 == 6) c->input[i].dx->view.data = NULL;
+    }
+}
+
+static void call_end(struct kernel_call *c) {
+    for (int i = 0; i < c->blocks; i++) free(c->block[i].data);
+}
+
+static void call_run(struct heed_exec *exec, struct kernel_call *c, const char *name) {
+    const struct heed_kernel *kernel = exec->kernel[c->primitive][0];
+    struct heed_why why = {""};
+    ck_assert_msg(!kernel->applies || kernel->applies(exec, &c->args, &why), "%s does not apply: %s", name, why.reason);
+    struct heed_sizes sizes = {0, 0, 0};
+    if (kernel->sizes) kernel->sizes(exec, &c->args, &sizes);
+    void *saved = heed_block_new(exec->memory, sizes.saved);
+    ck_assert_ptr_nonnull(saved);
+    ck_assert_msg(heed_exec_forward(exec, kernel, &c->args, saved) == HEED_OK, "%s fails", name);
+    if (kernel->backward && c->outputs > 0)
+        ck_assert_msg(heed_exec_backward(exec, kernel, &c->args, saved) == HEED_OK, "%s fails backward", name);
+    heed_block_free(exec->memory, saved);
+}
+
+/* ---- memory images: a call runs on every device from the same bytes ---- */
+
+struct image {
+    void *data[KERNEL_BLOCKS];
+};
+
+static size_t block_bytes(const struct kernel_call *c, int b) {
+    return (size_t)c->block[b].count * heed_dtype_bytes(c->block[b].dtype);
+}
+
+static struct image image_take(const struct kernel_call *c) {
+    struct image image;
+    for (int b = 0; b < c->blocks; b++) {
+        image.data[b] = malloc(block_bytes(c, b) + 1);
+        ck_assert_ptr_nonnull(image.data[b]);
+        memcpy(image.data[b], c->block[b].data, block_bytes(c, b));
+    }
+    return image;
+}
+
+static void image_restore(const struct kernel_call *c, const struct image *image) {
+    for (int b = 0; b < c->blocks; b++) memcpy(c->block[b].data, image->data[b], block_bytes(c, b));
+}
+
+static void image_free(const struct kernel_call *c, struct image *image) {
+    for (int b = 0; b < c->blocks; b++) free(image->data[b]);
+}
+
+static bool near(double actual, double expected, double allowed) {
+    if (isnan(expected)) return isnan(actual);
+    return actual == expected || fabs(actual - expected) <= allowed;
+}
+
+static void compare(const struct kernel_call *c, const struct image *right, double tolerance, const char *name) {
+    for (int b = 0; b < c->blocks; b++) {
+        const int64_t count = c->block[b].count;
+        const struct heed_view x = {c->block[b].data, c->block[b].dtype, 1, {count}, {1}};
+        const struct heed_view y = {right->data[b], c->block[b].dtype, 1, {count}, {1}};
+        double largest = 0.1;
+        if (memcmp(x.data, y.data, block_bytes(c, b)) == 0) continue;
+        for (int64_t i = 0; i < count; i++) {
+            const double value = fabs(heed_ref_load(&y, i));
+            /* Memory between the elements holds one certain number. */
+            if (isfinite(value) && value != 7777.25 && value > largest) largest = value;
+        }
+        for (int64_t i = 0; i < count; i++) {
+            const double actual = heed_ref_load(&x, i), expected = heed_ref_load(&y, i);
+            ck_assert_msg(near(actual, expected, tolerance * largest),
+                          "%s: block %d, place %lld of %lld is %.9g and not %.9g", name, b, (long long)i,
+                          (long long)count, actual, expected);
+        }
+    }
+}
+
+static void same_bits(const struct kernel_call *c, const struct image *other, const char *name) {
+    for (int b = 0; b < c->blocks; b++)
+        ck_assert_msg(memcmp(c->block[b].data, other->data[b], block_bytes(c, b)) == 0,
+                      "%s: block %d depends on the number of threads", name, b);
+}
+
+/* ---- tests ---- */
+
+enum { THREADS = 3 };
+
+/* One instruction set: against ref with one thread, and the others against that. */
+static void check_isa(heed_ctx *const cpu[THREADS], struct kernel_call *c, const struct image *start,
+                      const struct image *right, double tolerance, const char *name) {
+    image_restore(c, start);
+    call_run(&cpu[0]->exec, c, name);
+    compare(c, right, tolerance, name);
+    struct image one = image_take(c);
+    for (int t = 1; t < THREADS; t++) {
+        image_restore(c, start);
+        call_run(&cpu[t]->exec, c, name);
+        same_bits(c, &one, name);
+    }
+    image_free(c, &one);
+}
+
+START_TEST(test_against_ref) {
+    const char *const *isa;
+    const int isas = test_isas(&isa), step = test_small() ? 7 : 1;
+    heed_ctx *ref = test_ref(), *cpu[HEED_ISAS][THREADS];
+    for (int i = 0; i < isas; i++)
+        for (int t = 0; t < THREADS; t++) cpu[i][t] = test_ctx(&(struct test_device){"cpu", isa[i], t + 1});
+    for (int variant = 0; variant < kernels[_i].variants; variant += step) {
+        struct kernel_call c;
+        char name[128];
+        call_start(&c, _i, variant);
+        struct image start = image_take(&c);
+        snprintf(name, sizeof name, "%s, variant %d on ref", kernels[_i].name, variant);
+        call_run(&ref->exec, &c, name);
+        struct image right = image_take(&c);
+        for (int i = 0; i < isas; i++) {
+            snprintf(name, sizeof name, "%s, variant %d on %s", kernels[_i].name, variant, isa[i]);
+            check_isa(cpu[i], &c, &start, &right, kernels[_i].tolerance, name);
+        }
+        image_free(&c, &start);
+        image_free(&c, &right);
+        call_end(&c);
+    }
+    for (int i = 0; i < isas; i++)
+        for (int t = 0; t < THREADS; t++) heed_ctx_free(cpu[i][t]);
+    heed_ctx_free(ref);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("cpu kernels");
+    tcase_add_loop_test(test_case(suite, "against ref"), test_against_ref, 0, KERNELS);
+    return test_main(suite);
+}
