@@ -169,12 +169,13 @@ static void *work(void *arg) {
     }
 }
 
-/* Returns when all tiles are reported. */
+/* Returns when all tiles are reported. In a child that a tile made by fork() nobody is left who could report
+ * those of the workers. */
 static void wait_for_the_rest(struct heed_threads *threads) {
     if (atomic_load(&threads->unfinished) == 0 || spin(threads, &threads->unfinished, true)) return;
     for (;;) {
         atomic_store(&threads->caller_waits, 1);
-        if (atomic_load(&threads->unfinished) == 0) break;
+        if (atomic_load(&threads->unfinished) == 0 || is_in_child(threads)) break;
         sleep_on(&threads->caller_waits, 1);
     }
     atomic_store(&threads->caller_waits, 0);

@@ -166,12 +166,16 @@ static heed_status forward(struct heed_exec *exec, const void *args, void *saved
     return HEED_OK;
 }
 
-/* Zeros everywhere. */
+/* Zeros everywhere; once in elements that repeat. */
 static void clear(const struct heed_exec *exec, const struct heed_view *dx) {
     static const float zero = 0.0f;
     struct heed_map map = {.inputs = 1, .in = {*dx}, .out = {.view = *dx}, .scale = 1.0f};
     map.in[0].data = (void *)&zero;
-    memset(map.in[0].stride, 0, sizeof map.in[0].stride);
+    for (int d = 0; d < dx->rank; d++) {
+        map.in[0].stride[d] = 0;
+        if (dx->stride[d] == 0 && dx->size[d] > 0) map.out.view.size[d] = 1;
+        map.in[0].size[d] = map.out.view.size[d];
+    }
     heed_map_run(exec, &map, NULL);
 }
 
@@ -185,6 +189,7 @@ static heed_status backward(struct heed_exec *exec, const void *args, void *save
     struct gather g;
     plan(&g, a, &a->dx.view, &a->dy, true);
     g.vectors = heed_map_vectors(exec->isa);
+    if (heed_view_repeats(&a->dx.view)) g.tile_positions = g.positions; /* lines meet: one after the other */
     heed_threads_run(exec->threads, heed_cpu_tiles(g.positions, g.tile_positions), scatter_tile, &g);
     return HEED_OK;
 }

@@ -40,14 +40,33 @@ static size_t count_bytes(const struct heed_reduce_args *a) {
     return ((size_t)elements * sizeof(float) + 63) / 64 * 64;
 }
 
+/* The gradient of a sum, or of a maximum with its counts. */
+static struct heed_map gradient_map(const struct heed_exec *exec, const struct heed_reduce_args *a,
+                                    const struct heed_view *count) {
+    struct heed_map map = {.inputs = 1, .in = {a->dy}, .out = a->dx, .scale = 1.0f};
+    if (a->op == HEED_REDUCE_OP_MEAN) map.scale = 1.0f / (float)a->reduced;
+    if (a->op != HEED_REDUCE_OP_MAX) return map;
+    map.fn = heed_binary_vectors(exec->isa)->share;
+    map.inputs = 4;
+    map.in[0] = a->x;
+    map.in[1] = a->y;
+    map.in[2] = a->dy;
+    map.in[3] = *count;
+    return map;
+}
+
 static void sizes(const struct heed_exec *exec, const void *args, struct heed_sizes *sizes) {
     const struct heed_reduce_args *a = args;
     const struct heed_map forward = forward_map(a);
     sizes->forward_scratch = heed_map_scratch(&forward);
-    if (a->op == HEED_REDUCE_OP_MAX && heed_has(&a->dx.view)) {
-        const struct heed_map count = count_map(exec, a, a->y.data);
-        sizes->backward_scratch = count_bytes(a) + heed_map_scratch(&count);
-    }
+    if (!heed_has(&a->dx.view)) return;
+    const struct heed_map count = count_map(exec, a, a->y.data);
+    const struct heed_map gradient = gradient_map(exec, a, &count.out.view);
+    sizes->backward_scratch = heed_map_scratch(&gradient);
+    if (a->op != HEED_REDUCE_OP_MAX) return;
+    const size_t of_count = heed_map_scratch(&count);
+    if (of_count > sizes->backward_scratch) sizes->backward_scratch = of_count;
+    sizes->backward_scratch += count_bytes(a);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *args, void *saved, void *scratch) {
@@ -57,34 +76,17 @@ static heed_status forward(struct heed_exec *exec, const void *args, void *saved
     return HEED_OK;
 }
 
-static void backward_max(struct heed_exec *exec, const struct heed_reduce_args *a, void *scratch) {
-    const struct heed_map count = count_map(exec, a, scratch);
-    heed_map_run(exec, &count, (char *)scratch + count_bytes(a));
-    const struct heed_map share = {
-        .fn = heed_binary_vectors(exec->isa)->share,
-        .inputs = 4,
-        .in = {a->x, a->y, a->dy, count.out.view},
-        .out = a->dx,
-        .scale = 1.0f,
-    };
-    heed_map_run(exec, &share, NULL);
-}
-
 static heed_status backward(struct heed_exec *exec, const void *args, void *saved, void *scratch) {
     (void)saved;
     const struct heed_reduce_args *a = args;
     if (!heed_has(&a->dx.view)) return HEED_OK;
+    const struct heed_map count = count_map(exec, a, scratch);
     if (a->op == HEED_REDUCE_OP_MAX) {
-        backward_max(exec, a, scratch);
-        return HEED_OK;
+        scratch = (char *)scratch + count_bytes(a);
+        heed_map_run(exec, &count, scratch);
     }
-    const struct heed_map map = {
-        .inputs = 1,
-        .in = {a->dy},
-        .out = a->dx,
-        .scale = a->op == HEED_REDUCE_OP_MEAN ? 1.0f / (float)a->reduced : 1.0f,
-    };
-    heed_map_run(exec, &map, scratch);
+    const struct heed_map gradient = gradient_map(exec, a, &count.out.view);
+    heed_map_run(exec, &gradient, scratch);
     return HEED_OK;
 }
 

@@ -160,10 +160,15 @@ static void row_backward(struct row *r, const struct sums *sums) {
 
 /* ---- all rows ---- */
 
+/* Elements of a line of scratch: one per key, but never none, so that there is scratch to point into. */
+static int64_t line_elements(const struct heed_attention_args *args) {
+    return args->k.size[2] > 0 ? args->k.size[2] : 1;
+}
+
 static void attention_sizes(const struct heed_exec *exec, const void *p, struct heed_sizes *sizes) {
     (void)exec;
     const struct heed_attention_args *args = p;
-    size_t line = (size_t)args->k.size[2] * sizeof(double);
+    size_t line = (size_t)line_elements(args) * sizeof(double);
     sizes->forward_scratch = 2 * line;
     sizes->backward_scratch = 3 * line + heed_ref_sum_bytes(&args->dk) + heed_ref_sum_bytes(&args->dv);
     for (int i = 0; i < args->stages; i++) {
@@ -173,9 +178,9 @@ static void attention_sizes(const struct heed_exec *exec, const void *p, struct 
 
 /* sums NULL: forward. */
 static void each_row(const struct heed_attention_args *args, double *scratch, const struct sums *sums) {
-    int64_t keys = args->k.size[2], group = args->q.size[1] > 0 ? args->q.size[1] / args->k.size[1] : 1;
+    int64_t line = line_elements(args), group = args->q.size[1] > 0 ? args->q.size[1] / args->k.size[1] : 1;
     struct row r = {
-        .args = args, .score = scratch, .probability = scratch + keys, .gradient = scratch + 2 * keys};
+        .args = args, .score = scratch, .probability = scratch + line, .gradient = scratch + 2 * line};
     r.random = heed_attention_random(&args->random);
     struct heed_walk w;
     for (heed_walk_start(&w, 3, args->q.size); w.more; heed_walk_next(&w)) {
@@ -200,7 +205,7 @@ static heed_status attention_forward(struct heed_exec *exec, const void *p, void
 static heed_status attention_backward(struct heed_exec *exec, const void *p, void *saved, void *scratch) {
     (void)exec, (void)saved;
     const struct heed_attention_args *args = p;
-    double *free_scratch = (double *)scratch + 3 * args->k.size[2];
+    double *free_scratch = (double *)scratch + 3 * line_elements(args);
     struct sums sums;
     sums.dk = heed_ref_sum_open(&args->dk, &free_scratch);
     sums.dv = heed_ref_sum_open(&args->dv, &free_scratch);
