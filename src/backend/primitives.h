@@ -16,6 +16,8 @@
 
 #include <heed/ops.h>
 
+#include <math.h>
+
 #include "tensor/philox.h"
 #include "tensor/view.h"
 
@@ -63,7 +65,13 @@ struct heed_fill_args {
     bool arange;
 };
 
-/* y (contiguous) = a + b·normal, or uniform in [a, b): a + (b − a)·u, in y's dtype. No backward. */
+/* y (contiguous) = a + b·normal, or uniform in [a, b): a + (b − a)·u in y's dtype, at most the number below
+ * b. No backward. */
+/* The largest f32 below `high`, where `low` is below that; otherwise no bound. */
+static inline float heed_below_f32(float high, float low) {
+    return high > low ? nextafterf(high, low) : INFINITY;
+}
+
 struct heed_random_args {
     struct heed_view y;
     bool normal;

@@ -20,7 +20,8 @@ static int64_t clamp(int64_t x, int64_t low, int64_t high) {
 }
 
 static void plan_key_blocks(struct heed_attention_plan *p) {
-    const int64_t keys = BLOCK_FLOATS / (p->width + p->value_width + 1) / LEAST_BLOCK * LEAST_BLOCK;
+    const int64_t widths = p->width + p->value_width;
+    const int64_t keys = BLOCK_FLOATS / (widths > 0 ? widths : 1) / LEAST_BLOCK * LEAST_BLOCK;
     p->key_block = clamp(keys, LEAST_BLOCK, MOST_BLOCK);
     const int64_t all = ceil_div(p->keys, LEAST_BLOCK) * LEAST_BLOCK;
     if (all > 0 && p->key_block > all) p->key_block = all;

@@ -7,8 +7,8 @@
 
 enum { X, Y };
 
-/* Elements of a transposed block along each side: two blocks of 8-byte elements fit into the nearest cache. */
-enum { SIDE = 32 };
+/* Elements of a transposed block along each side, and of a strip of it: a cache line of f32. */
+enum { SIDE = 64, STRIP = 16 };
 
 struct copy {
     struct heed_view x, y;
@@ -116,15 +116,24 @@ static inline void transpose_4(const float *x, int64_t x_row, float *y, int64_t 
     *(quad_memory *)(y + 3 * y_row) = __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7);
 }
 
+/* A strip of rows is read in whole cache lines into a buffer first: where x's stride is a large power of two, its lines
+ * push each other out of the cache before all of their elements are used. */
+static void transpose_strip(const float *x, int64_t x_line, float *y, int64_t y_row, int64_t lines) {
+    float strip[SIDE * STRIP];
+    const int64_t even = lines / 4 * 4;
+    for (int64_t j = 0; j < lines; j++) memcpy(strip + j * STRIP, x + j * x_line, STRIP * sizeof(float));
+    for (int64_t i = 0; i < STRIP; i += 4) {
+        for (int64_t j = 0; j < even; j += 4) transpose_4(strip + j * STRIP + i, STRIP, y + i * y_row + j, y_row);
+        for (int64_t j = even; j < lines; j++)
+            for (int64_t k = i; k < i + 4; k++) y[k * y_row + j] = strip[j * STRIP + k];
+    }
+}
+
 /* x lies side by side along the rows, y along the lines. */
 static void transpose(const float *x, int64_t x_line, float *y, int64_t y_row, int64_t rows, int64_t lines) {
-    const int64_t even_rows = rows / 4 * 4, even_lines = lines / 4 * 4;
-    for (int64_t i = 0; i < even_rows; i += 4) {
-        for (int64_t j = 0; j < even_lines; j += 4) transpose_4(x + j * x_line + i, x_line, y + i * y_row + j, y_row);
-        for (int64_t j = even_lines; j < lines; j++)
-            for (int64_t k = i; k < i + 4; k++) y[k * y_row + j] = x[j * x_line + k];
-    }
-    for (int64_t i = even_rows; i < rows; i++)
+    const int64_t strips = rows / STRIP * STRIP;
+    for (int64_t i = 0; i < strips; i += STRIP) transpose_strip(x + i, x_line, y + i * y_row, y_row, lines);
+    for (int64_t i = strips; i < rows; i++)
         for (int64_t j = 0; j < lines; j++) y[i * y_row + j] = x[j * x_line + i];
 }
 
@@ -133,7 +142,7 @@ static void copy_box(const struct copy *c, const void *x, void *y, int64_t rows,
     const int64_t bytes = (int64_t)c->bytes;
     if (line->stride[Y] == 1 && line->stride[X] == 1)
         copy_lines(x, row->stride[X] * bytes, y, row->stride[Y] * bytes, rows, (size_t)(lines * bytes));
-    else if (bytes == 4 && line->stride[Y] == 1 && row->stride[X] == 1)
+    else if (bytes == 4 && lines <= SIDE && line->stride[Y] == 1 && row->stride[X] == 1)
         transpose(x, line->stride[X], y, row->stride[Y], rows, lines);
     else if (bytes == 1)
         copy_uint8_t(x, c, y, rows, lines);

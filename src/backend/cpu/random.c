@@ -2,6 +2,8 @@
 #include "backend/cpu/map.h"
 #include "backend/cpu/random.h"
 
+#include <math.h>
+
 /* Elements of a tile; a multiple of what a block of words serves. */
 enum { TILE = HEED_CPU_GRAIN, BATCH_BLOCKS = 256 };
 
@@ -26,6 +28,7 @@ static void uniform_tile(void *arg, int64_t tile, int worker) {
     (void)worker;
     const struct random_job *job = arg;
     const float a = (float)job->args->a, span = (float)(job->args->b - job->args->a);
+    const float top = heed_below_f32((float)job->args->b, a);
     const int64_t n = heed_cpu_part(job->count, TILE, tile);
     float *y = (float *)job->args->y.data + tile * TILE;
     for (int64_t i = 0; i < n; i += 4 * BATCH_BLOCKS) {
@@ -34,7 +37,7 @@ static void uniform_tile(void *arg, int64_t tile, int worker) {
         job->vectors->words(&job->args->random, (uint32_t)((tile * TILE + i) >> 2), (part + 3) / 4, word);
         for (int64_t j = 0; j < part; j++) {
             const float scaled = span * ((float)(word[j] >> 8) * 0x1p-24f);
-            y[i + j] = a + scaled;
+            y[i + j] = fminf(a + scaled, top);
         }
     }
 }
@@ -44,9 +47,10 @@ static void normal_tile(void *arg, int64_t tile, int worker) {
     const struct random_job *job = arg;
     const float a = (float)job->args->a, b = (float)job->args->b;
     const int64_t n = heed_cpu_part(job->count, TILE, tile);
-    float *y = job->args->y.data;
-    for (int64_t i = tile * TILE; i < tile * TILE + n; i++) {
-        const float scaled = b * heed_normal_f32(&job->args->random, (uint64_t)i);
+    float *y = (float *)job->args->y.data + tile * TILE;
+    heed_normals_f32(&job->args->random, (uint64_t)(tile * TILE), n, y);
+    for (int64_t i = 0; i < n; i++) {
+        const float scaled = b * y[i];
         y[i] = a + scaled;
     }
 }
@@ -56,11 +60,13 @@ static heed_status random_forward(struct heed_exec *exec, const void *args, void
     (void)scratch;
     const struct heed_random_args *a = args;
     struct random_job job = {a, heed_random_vectors(exec->isa), heed_view_count(&a->y)};
-    heed_threads_run(exec->threads, heed_cpu_tiles(job.count, TILE), a->normal ? normal_tile : uniform_tile, &job);
+    heed_threads_run(exec->threads, heed_cpu_tiles(job.count, TILE), a->normal ? normal_tile : uniform_tile,
+                     &job);
     return HEED_OK;
 }
 
-const struct heed_kernel heed_cpu_random = {.name = "cpu", .applies = random_applies, .forward = random_forward};
+const struct heed_kernel heed_cpu_random = {
+    .name = "cpu", .applies = random_applies, .forward = random_forward};
 
 /* ---- dropout ---- */
 
@@ -90,8 +96,8 @@ static void dropout_tile(void *arg, int64_t tile, int worker) {
                           heed_cpu_part(job->count, TILE, tile), job->add, job->x + first, job->y + first);
 }
 
-static heed_status dropout_run(struct heed_exec *exec, const struct heed_dropout_args *a, const struct heed_view *x,
-                               const struct heed_view *y, bool add) {
+static heed_status dropout_run(struct heed_exec *exec, const struct heed_dropout_args *a,
+                               const struct heed_view *x, const struct heed_view *y, bool add) {
     if (a->threshold > 0xffff) { /* a probability so small that nothing is dropped */
         const struct heed_map map = {.inputs = 1, .in = {*x}, .out = {*y, add}, .scale = 1.0f};
         heed_map_run(exec, &map, NULL);

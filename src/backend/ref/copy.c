@@ -1,6 +1,8 @@
 /* Reference kernels that make elements: copy (with conversion, or as a sum), fill, random. */
 #include "backend/ref/ref.h"
 
+#include <math.h>
+
 static double copied(const void *p, const int64_t *at) {
     const struct heed_copy_args *args = p;
     return heed_ref_get(&args->x, at);
@@ -32,11 +34,12 @@ const struct heed_kernel heed_ref_fill = {"ref", NULL, NULL, fill_forward, NULL}
 static void random_f32(const struct heed_random_args *args, int64_t count) {
     float *y = args->y.data;
     const float a = (float)args->a, b = (float)args->b, span = (float)(args->b - args->a);
+    const float top = heed_below_f32(b, a); /* a + span·u may round up to b */
     for (int64_t i = 0; i < count; i++) {
         if (args->normal) {
             y[i] = a + b * heed_normal_f32(&args->random, (uint64_t)i);
         } else {
-            y[i] = a + span * heed_uniform_f32(&args->random, (uint64_t)i);
+            y[i] = fminf(a + span * heed_uniform_f32(&args->random, (uint64_t)i), top);
         }
     }
 }
@@ -44,11 +47,12 @@ static void random_f32(const struct heed_random_args *args, int64_t count) {
 static void random_f64(const struct heed_random_args *args, int64_t count) {
     double *y = args->y.data;
     const double a = args->a, b = args->b, span = args->b - args->a;
+    const double top = b > a ? nextafter(b, a) : INFINITY;
     for (int64_t i = 0; i < count; i++) {
         if (args->normal) {
             y[i] = a + b * heed_normal_f64(&args->random, (uint64_t)i);
         } else {
-            y[i] = a + span * heed_uniform_f64(&args->random, (uint64_t)i);
+            y[i] = fmin(a + span * heed_uniform_f64(&args->random, (uint64_t)i), top);
         }
     }
 }

@@ -105,7 +105,7 @@ void heed_walk_restart(struct heed_walk *w) {
 }
 
 void heed_walk_start(struct heed_walk *w, int rank, const int64_t *size) {
-    w->rank = rank;
+    *w = (struct heed_walk){.rank = rank};
     for (int d = 0; d < rank; d++) w->size[d] = size[d];
     heed_walk_restart(w);
 }
@@ -119,7 +119,7 @@ void heed_walk_next(struct heed_walk *w) {
 }
 
 void heed_walk_split(const struct heed_view *v, struct heed_walk *own, struct heed_walk *repeated) {
-    own->rank = repeated->rank = v->rank;
+    *own = *repeated = (struct heed_walk){.rank = v->rank};
     for (int d = 0; d < v->rank; d++) {
         bool repeats = v->stride[d] == 0;
         own->size[d] = repeats ? 1 : v->size[d];

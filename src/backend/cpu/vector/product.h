@@ -9,12 +9,6 @@
 
 #include "backend/cpu/vector/vector.h"
 
-#if defined(__clang__)
-#define HEED_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define HEED_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 #if HEED_VECTOR_BYTES == 64
 #define PRODUCT_ROWS 6
 #define PRODUCT_COLUMNS 4

@@ -10,8 +10,15 @@ static inline vf shift_of(vf maximum) {
     return vf_where(vm_not(vm_equal(maximum, vf_set(-INFINITY))), maximum);
 }
 
+/* 1/sum for a sum of a row, which is at least 1; 0 for 0. */
 static inline vf inverse_of(vf sum) {
-    return vf_where(vm_not(vm_equal(sum, vf_set(0.0f))), vf_set(1.0f) / sum);
+    const vm some = vm_not(vm_equal(sum, vf_set(0.0f)));
+#if HEED_VECTOR_BYTES == 64
+    const vf near = (vf)_mm512_rcp14_ps((__m512)sum); /* 14 bits; a step of Newton's gives all, sooner than a division */
+    return vf_where(some, near * vf_fnma(sum, near, vf_set(2.0f)));
+#else
+    return vf_where(some, vf_set(1.0f) / sum);
+#endif
 }
 
 static inline vf log_of(vf sum) {
@@ -98,6 +105,117 @@ static inline void groups_backward(bool log, int width, int64_t count, const flo
     }
 }
 
+/* ---- blocks: `width` vectors hold HEED_LANES rows of `width`, and are folded into one vector with a row in each lane ---- */
+
+#if HEED_LANES > 4
+
+/* Of each 16 bytes of a and b the even elements, and the odd ones; and the same of 16-byte quarters or halves. */
+#if HEED_LANES == 16
+#define LOW(a, b) (vf) _mm512_shuffle_ps((__m512)(a), (__m512)(b), 0x88)
+#define HIGH(a, b) (vf) _mm512_shuffle_ps((__m512)(a), (__m512)(b), 0xdd)
+#define LOW_16(a, b) (vf) _mm512_shuffle_f32x4((__m512)(a), (__m512)(b), 0x88)
+#define HIGH_16(a, b) (vf) _mm512_shuffle_f32x4((__m512)(a), (__m512)(b), 0xdd)
+#define PERMUTE(x, index) (vf) _mm512_permutexvar_ps((__m512i)(index), (__m512)(x))
+#else
+#define LOW(a, b) (vf) _mm256_shuffle_ps((__m256)(a), (__m256)(b), 0x88)
+#define HIGH(a, b) (vf) _mm256_shuffle_ps((__m256)(a), (__m256)(b), 0xdd)
+#define LOW_16(a, b) (vf) _mm256_permute2f128_ps((__m256)(a), (__m256)(b), 0x20)
+#define HIGH_16(a, b) (vf) _mm256_permute2f128_ps((__m256)(a), (__m256)(b), 0x31)
+#define PERMUTE(x, index) (vf) _mm256_permutevar8x32_ps((__m256)(x), (__m256i)(index))
+#endif
+
+static inline vf either(bool max, vf a, vf b) {
+    return max ? vf_max(a, b) : a + b;
+}
+
+/* One vector from `width`: lane place(width, j, e) has the sum (or maximum) of the row of element e of vector j. */
+static inline vf fold(bool max, int width, const vf *v) {
+    vf t[HEED_LANES];
+    HEED_UNROLL
+    for (int i = 0; i < width / 2; i++) t[i] = either(max, LOW(v[2 * i], v[2 * i + 1]), HIGH(v[2 * i], v[2 * i + 1]));
+    HEED_UNROLL
+    for (int i = 0; i < width / 4; i++) t[i] = either(max, LOW(t[2 * i], t[2 * i + 1]), HIGH(t[2 * i], t[2 * i + 1]));
+    HEED_UNROLL
+    for (int i = 0; i < width / 8; i++)
+        t[i] = either(max, LOW_16(t[2 * i], t[2 * i + 1]), HIGH_16(t[2 * i], t[2 * i + 1]));
+    if (width > 8) t[0] = either(max, LOW_16(t[0], t[1]), HIGH_16(t[0], t[1]));
+    return t[0];
+}
+
+static inline int place(int width, int j, int e) {
+    if (width == 2) return 4 * (e / 4) + 2 * j + e % 4 / 2;
+    if (width == 4) return 4 * (e / 4) + j;
+    if (width == 8 && HEED_LANES == 16) return 8 * (j / 4) + 4 * (e / 8) + j % 4;
+    return j;
+}
+
+static inline void block_forward(bool log, int width, const vi *index, vf *v) {
+    vf e[HEED_LANES];
+    const vf shift = shift_of(vf_max(fold(true, width, v), vf_set(-INFINITY)));
+    HEED_UNROLL
+    for (int j = 0; j < width; j++) {
+        v[j] -= PERMUTE(shift, index[j]);
+        e[j] = vf_exp(v[j]);
+    }
+    const vf sum = fold(false, width, e);
+    const vf factor = log ? log_of(sum) : inverse_of(sum);
+    HEED_UNROLL
+    for (int j = 0; j < width; j++) v[j] = log ? v[j] - PERMUTE(factor, index[j]) : e[j] * PERMUTE(factor, index[j]);
+}
+
+/* Rows of n ≤ width elements, padded to width where n is less; all whole blocks. Returns the rows done. */
+static inline int64_t blocks_forward(bool log, int width, int64_t rows, int64_t n, const float *x, float *y) {
+    const bool padded = n < width; /* then width is HEED_LANES: a row is a vector */
+    const vm mask = vm_first(n);
+    vi index[HEED_LANES];
+    for (int j = 0; j < width; j++)
+        for (int e = 0; e < HEED_LANES; e++) index[j][e] = place(width, j, e);
+    int64_t row = 0;
+    for (; row + HEED_LANES <= rows; row += HEED_LANES) {
+        const float *from = x + row * n;
+        float *to = y + row * n;
+        vf v[HEED_LANES];
+        HEED_UNROLL
+        for (int j = 0; j < width; j++)
+            v[j] = padded ? vf_select(mask, vf_load_part(from + j * n, n), vf_set(-INFINITY))
+                          : vf_load(from + j * HEED_LANES);
+        block_forward(log, width, index, v);
+        HEED_UNROLL
+        for (int j = 0; j < width; j++) {
+            if (padded)
+                vf_store_part(to + j * n, v[j], n);
+            else
+                vf_store(to + j * HEED_LANES, v[j]);
+        }
+    }
+    return row;
+}
+
+/* Rows that are shorter than a vector and do not divide it. */
+static int64_t padded_forward(bool log, int64_t rows, int64_t n, const float *x, float *y) {
+    if (n >= HEED_LANES) return 0;
+    return log ? blocks_forward(true, HEED_LANES, rows, n, x, y) : blocks_forward(false, HEED_LANES, rows, n, x, y);
+}
+
+#else
+
+static inline int64_t blocks_forward(bool log, int width, int64_t rows, int64_t n, const float *x, float *y) {
+    (void)log, (void)width, (void)rows, (void)n, (void)x, (void)y;
+    return 0;
+}
+
+static int64_t padded_forward(bool log, int64_t rows, int64_t n, const float *x, float *y) {
+    return blocks_forward(log, HEED_LANES, rows, n, x, y);
+}
+
+#endif
+
+/* Blocks, and the rows that are left. */
+static inline void short_forward(bool log, int width, int64_t rows, const float *x, float *y) {
+    const int64_t done = width > 1 ? blocks_forward(log, width, rows, width, x, y) : 0;
+    groups_forward(log, width, (rows - done) * width, x + done * width, y + done * width);
+}
+
 /* ---- longer rows ---- */
 
 static inline vf load_or(const float *x, int64_t n, float otherwise) {
@@ -169,9 +287,9 @@ static inline void row_backward(bool log, int64_t n, const float *y, const float
 #define FORWARD(width)                                                                             \
     case width:                                                                                    \
         if (log)                                                                                   \
-            groups_forward(true, width, rows *(width), x, y);                                      \
+            short_forward(true, width, rows, x, y);                                                \
         else                                                                                       \
-            groups_forward(false, width, rows *(width), x, y);                                     \
+            short_forward(false, width, rows, x, y);                                               \
         return
 
 static void forward(bool log, int64_t rows, int64_t n, const float *x, float *y) {
@@ -188,7 +306,7 @@ static void forward(bool log, int64_t rows, int64_t n, const float *x, float *y)
     default:
         break;
     }
-    for (int64_t i = 0; i < rows; i++) {
+    for (int64_t i = padded_forward(log, rows, n, x, y); i < rows; i++) {
         if (log)
             row_forward(true, n, x + i * n, y + i * n);
         else

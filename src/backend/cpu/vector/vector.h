@@ -45,6 +45,13 @@
 
 #define HEED_LANES (HEED_VECTOR_BYTES / 4)
 
+/* Before a loop of constant length (at most 16) over vectors that should stay in registers. */
+#if defined(__clang__)
+#define HEED_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define HEED_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 typedef float vf __attribute__((vector_size(HEED_VECTOR_BYTES)));
 typedef int32_t vi __attribute__((vector_size(HEED_VECTOR_BYTES)));
 typedef float vf_memory __attribute__((vector_size(HEED_VECTOR_BYTES), aligned(4), may_alias));

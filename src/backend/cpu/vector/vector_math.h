@@ -8,21 +8,31 @@
 #define HEED_EXP_HIGHEST 88.72283f   /* the largest f32 whose exponential is finite */
 
 /* e^x. x = n·log 2 + r with log 2 in two terms, the first of 9 bits so that n times it is exact; e^r by a polynomial
- * of degree 6; 2^n added to the exponent. Inlined into the loops that matter. */
+ * of degree 6; times 2^n. Inlined into the loops that matter. */
 static inline vf vf_exp(vf x) {
     const vf magic = vf_set(12582912.0f); /* 1.5·2²³: adding it rounds to an integer in the low bits */
-    const vf t = vf_fma(x, vf_set(1.44269504f), magic);
+#if HEED_VECTOR_BYTES == 64
+    const vf most = vf_min(vf_set(89.0f), x); /* NaN stays; larger ones give +inf as this one does */
+#else
+    const vf most = x;
+#endif
+    const vf t = vf_fma(most, vf_set(1.44269504f), magic);
     const vf n = t - magic;
-    vf r = vf_fnma(n, vf_set(0.693359375f), x);
+    vf r = vf_fnma(n, vf_set(0.693359375f), most);
     r = vf_fnma(n, vf_set(-2.12194440e-4f), r);
     vf p = vf_fma(r, vf_set(1.381446475e-3f), vf_set(8.368780622e-3f)); /* (e^r − 1 − r)/r², 3e-9 */
     p = vf_fma(p, r, vf_set(4.166839426e-2f));
     p = vf_fma(p, r, vf_set(1.666652011e-1f));
     p = vf_fma(p, r, vf_set(4.999999341e-1f));
     p = vf_fma(p * r, r, r) + vf_set(1.0f);
-    vf y = vf_of_bits(vf_bits(p) + (vf_bits(t) << 23));
-    y = vf_select(vm_less_equal(x, vf_set(HEED_EXP_HIGHEST)), y, x + vf_set(INFINITY)); /* NaN too */
-    return vf_where(vm_not(vm_less(x, vf_set(HEED_EXP_LOWEST))), y);
+    const vm normal = vm_not(vm_less(x, vf_set(HEED_EXP_LOWEST)));
+#if HEED_VECTOR_BYTES == 64
+    return (vf)_mm512_maskz_scalef_ps(normal, (__m512)p, (__m512)n);
+#else
+    const vf y = vf_of_bits(vf_bits(p) + (vf_bits(t) << 23)); /* n is in the low bits of t */
+    const vf in_range = vf_select(vm_less_equal(x, vf_set(HEED_EXP_HIGHEST)), y, x + vf_set(INFINITY)); /* NaN too */
+    return vf_where(normal, in_range);
+#endif
 }
 
 /* log x. x = 2^e·(1 + f) with 1 + f in [√½, √2); log(1 + f) = f − f²/2 + f³·P(f). */
