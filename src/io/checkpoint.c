@@ -260,6 +260,6 @@ heed_status heed_checkpoint_load(const char *path, heed_module *module, heed_opt
 
 void heed_checkpoint_info_clear(heed_checkpoint_info *info) {
     if (!info) return;
-    free((char *)(uintptr_t)info->text);
+    free((void *)info->text);
     *info = (heed_checkpoint_info){0};
 }

@@ -33,7 +33,7 @@ static heed_status read_length(int fd, int64_t file_bytes, uint64_t *header_byte
 }
 
 static heed_status read_header(heed_file *file, int64_t file_bytes, struct heed_io_error *error) {
-    uint64_t bytes;
+    uint64_t bytes = 0;
     heed_status status = read_length(file->fd, file_bytes, &bytes, error);
     if (status != HEED_OK) return status;
     char *text = heed_io_alloc(bytes, 1);

@@ -11,17 +11,19 @@ struct place {
     int64_t data_bytes;
 };
 
-static heed_status fail_tensor(const struct place *at, const char *format, ...)
+static void note_tensor(const struct place *at, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-static heed_status fail_tensor(const struct place *at, const char *format, ...) {
+static void note_tensor(const struct place *at, const char *format, ...) {
     char text[256];
     va_list list;
     va_start(list, format);
     vsnprintf(text, sizeof text, format, list);
     va_end(list);
-    return heed_io_fail(at->error, HEED_ERROR_FORMAT, "tensor \"%s\": %s", at->name, text);
+    heed_io_note(at->error, HEED_ERROR_FORMAT, "tensor \"%s\": %s", at->name, text);
 }
+
+#define fail_tensor(at, ...) (note_tensor(at, __VA_ARGS__), HEED_ERROR_FORMAT)
 
 static heed_status out_of_memory(struct heed_io_error *error) {
     return heed_io_fail(error, HEED_ERROR_MEMORY, "out of memory for the header");
@@ -159,7 +161,7 @@ static heed_status check_places(const struct heed_header *h, int64_t data_bytes,
 
 static heed_status get_tensors(struct heed_header *h, int64_t data_bytes, struct heed_io_error *error) {
     h->tensor = heed_io_alloc(json_object_size(h->root), sizeof *h->tensor);
-    h->by_name = heed_io_alloc(json_object_size(h->root), sizeof *h->by_name);
+    h->by_name = heed_io_alloc(json_object_size(h->root), sizeof(struct heed_header_tensor *));
     if (!h->tensor || !h->by_name) return out_of_memory(error);
     const char *key;
     json_t *value;
@@ -175,7 +177,7 @@ static heed_status get_tensors(struct heed_header *h, int64_t data_bytes, struct
     }
     qsort(h->tensor, (size_t)h->count, sizeof *h->tensor, compare_places);
     for (int64_t i = 0; i < h->count; i++) h->by_name[i] = &h->tensor[i];
-    qsort(h->by_name, (size_t)h->count, sizeof *h->by_name, compare_names);
+    qsort(h->by_name, (size_t)h->count, sizeof(struct heed_header_tensor *), compare_names);
     return check_places(h, data_bytes, error);
 }
 
@@ -274,9 +276,9 @@ void heed_header_clear(struct heed_header *header) {
 const struct heed_header_tensor *heed_header_find(const struct heed_header *header, const char *name) {
     const struct heed_header_tensor wanted = {.name = name}, *key = &wanted;
     const struct heed_header_tensor **found =
-        header->count
-            ? bsearch(&key, header->by_name, (size_t)header->count, sizeof *header->by_name, compare_names)
-            : NULL;
+        header->count ? bsearch(&key, header->by_name, (size_t)header->count,
+                                sizeof(struct heed_header_tensor *), compare_names)
+                      : NULL;
     return found ? *found : NULL;
 }
 

@@ -10,20 +10,18 @@
 /* The most that one call is asked for: what Linux transfers at a time is less than 2 GiB. */
 #define TRANSFER_BYTES (1u << 30)
 
-heed_status heed_io_fail(struct heed_io_error *error, heed_status status, const char *format, ...) {
+void heed_io_note(struct heed_io_error *error, heed_status status, const char *format, ...) {
     va_list list;
     va_start(list, format);
     vsnprintf(error->text, sizeof error->text, format, list);
     va_end(list);
     error->status = status;
-    return status;
 }
 
-heed_status heed_io_fail_errno(struct heed_io_error *error, const char *what) {
-    const int number = errno;
+void heed_io_note_errno(struct heed_io_error *error, const char *what) {
     char words[128];
-    const char *text = strerror_r(number, words, sizeof words);
-    return heed_io_fail(error, number == ENOMEM ? HEED_ERROR_MEMORY : HEED_ERROR_IO, "%s: %s", what, text);
+    const char *text = strerror_r(errno, words, sizeof words);
+    heed_io_note(error, HEED_ERROR_IO, "%s: %s", what, text);
 }
 
 /* Copies `text` without control characters. What is longer than `most` bytes loses its beginning (`tail`) or

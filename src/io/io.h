@@ -22,12 +22,22 @@ struct heed_io_error {
     char text[400];
 };
 
-/* Fills the error; returns status. */
-heed_status heed_io_fail(struct heed_io_error *error, heed_status status, const char *format, ...)
+/* Fills the error. */
+void heed_io_note(struct heed_io_error *error, heed_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* The same for a failed system call: the words, then those of errno. ENOMEM becomes HEED_ERROR_MEMORY. */
-heed_status heed_io_fail_errno(struct heed_io_error *error, const char *what);
+/* Fills the error with words and those of errno. */
+void heed_io_note_errno(struct heed_io_error *error, const char *what);
+
+/* The same as values, for `return heed_io_fail(error, HEED_ERROR_FORMAT, "…");`: macros, so that a reader of
+ * one file (the static analyser, too) sees that the value is an error. */
+#define heed_io_fail(error, status, ...) (heed_io_note(error, status, __VA_ARGS__), heed_io_value(status))
+#define heed_io_fail_errno(error, what) (heed_io_note_errno(error, what), heed_io_value(HEED_ERROR_IO))
+
+/* A call, so that a value that is not used is no warning. */
+static inline heed_status heed_io_value(heed_status status) {
+    return status;
+}
 
 /* Hands the error to the context, as "path: words". Returns its status. */
 heed_status heed_io_report(heed_ctx *ctx, const char *path, const struct heed_io_error *error);

@@ -40,7 +40,7 @@ static heed_status check_pair(const heed_metadata *pair, struct heed_io_error *e
 static heed_status fill_metadata(json_t *map, int64_t pairs, const heed_metadata **sorted,
                                  struct heed_io_error *error) {
     char quoted[HEED_QUOTE_BYTES];
-    qsort(sorted, (size_t)pairs, sizeof *sorted, compare_pairs);
+    qsort(sorted, (size_t)pairs, sizeof(const heed_metadata *), compare_pairs);
     for (int64_t i = 0; i < pairs; i++) {
         if (json_object_get(map, sorted[i]->key)) {
             return heed_io_fail(error, HEED_ERROR_ARGUMENT, "metadata \"%s\" is given twice",
@@ -59,7 +59,7 @@ static heed_status add_metadata(json_t *root, int64_t pairs, const heed_metadata
         if (status != HEED_OK) return status;
     }
     if (pairs == 0) return HEED_OK;
-    const heed_metadata **sorted = heed_io_alloc((uint64_t)pairs, sizeof *sorted);
+    const heed_metadata **sorted = heed_io_alloc((uint64_t)pairs, sizeof(const heed_metadata *));
     json_t *map = json_object();
     heed_status status = HEED_OK;
     if (!sorted || json_object_set(root, HEED_METADATA_KEY, map) != 0) status = out_of_memory(error);
@@ -76,8 +76,9 @@ static json_t *describe(const struct heed_item *item, int64_t begin) {
     bool ok = shape != NULL;
     for (int i = 0; i < item->rank; i++)
         ok = ok && json_array_append_new(shape, json_integer(item->size[i])) == 0;
+    const json_int_t offset[2] = {begin, begin + item->bytes};
     json_t *object = json_pack("{s:s, s:O?, s:[I, I]}", "dtype", item->type->name, "shape", shape,
-                               "data_offsets", (json_int_t)begin, (json_int_t)(begin + item->bytes));
+                               "data_offsets", offset[0], offset[1]);
     json_decref(shape);
     if (ok) return object;
     json_decref(object);

@@ -108,7 +108,7 @@ heed_status heed_canvas_save(heed_ctx *ctx, const struct heed_canvas *canvas, co
     if (png_image_write_to_memory(&image, bytes, &size, 0, canvas->pixels, 0, NULL))
         status = heed_kit_write(ctx, path, bytes, size);
     else
-        status = heed_kit_fail(ctx, HEED_ERROR_INTERNAL, "plot", "libpng: %s", image.message);
+        status = heed_kit_fail(ctx, HEED_ERROR_MEMORY, "plot", "libpng: %s", image.message);
     png_image_free(&image);
     free(bytes);
     return status;
