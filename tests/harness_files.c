@@ -78,6 +78,10 @@ int test_file_exists(const char *path) {
     return lstat(path, &about) == 0;
 }
 
+void test_put(char *to, const char *text) {
+    while (*text) *to++ = *text++;
+}
+
 char *test_safetensors(const char *header, size_t header_bytes, size_t data_bytes, size_t *bytes) {
     const uint64_t length = header_bytes;
     char *file = calloc(1, 8 + header_bytes + data_bytes + 1);

@@ -27,6 +27,9 @@ char *test_file_read(const char *path, size_t *bytes);
 /* Whether there is a file of this name. */
 int test_file_exists(const char *path);
 
+/* Copies a text without its NUL. */
+void test_put(char *to, const char *text);
+
 /* Length of the header, the header, and `data_bytes` of zeros, in a block for free(). */
 char *test_safetensors(const char *header, size_t header_bytes, size_t data_bytes, size_t *bytes);
 

@@ -166,9 +166,9 @@ static double total_with(struct heed_exec *exec, struct kernel_call *c, const st
     return total(c);
 }
 
-/* The elements of a view (malloc); they become untouched again, and so must the rest of their memory be. */
+/* The elements of a view (calloc); they become untouched again, and so must the rest of their memory be. */
 static double *take(struct kernel_call *c, const struct heed_view *v, const char *name) {
-    double *values = malloc((size_t)own_count(v) * sizeof(double) + 1);
+    double *values = calloc((size_t)own_count(v) + 1, sizeof(double));
     ck_assert_ptr_nonnull(values);
     struct heed_walk own, repeated;
     int64_t i = 0;
@@ -194,6 +194,7 @@ static void check_differences(struct heed_exec *exec, struct kernel_call *c, int
     const struct heed_view *x = c->input[input].x;
     struct heed_walk own, repeated;
     int64_t i = 0;
+    ck_assert_ptr_nonnull(dx);
     for (heed_walk_split(x, &own, &repeated); own.more; heed_walk_next(&own), i++) {
         int64_t offset = heed_ref_offset(x, own.at);
         double value = heed_ref_load(x, offset);
@@ -237,7 +238,7 @@ static void check_added(struct heed_exec *exec, struct kernel_call *c, int input
     want_only(c, views, -1);
 }
 
-/* Outputs and gradients of a call, one array per view (malloc). */
+/* Outputs and gradients of a call, one array per view (calloc). */
 struct results {
     double *values[KERNEL_INPUTS + 2];
     int64_t count[KERNEL_INPUTS + 2];
@@ -252,7 +253,8 @@ static void results_add(struct results *r, struct kernel_call *c, const struct h
 
 /* Forward and backward with all gradients. */
 static struct results run_all(struct heed_exec *exec, struct kernel_call *c, const char *name) {
-    struct results r = {.views = 0};
+    struct results r;
+    memset(&r, 0, sizeof r);
     void *saved = forward(exec, c);
     backward(exec, c, saved);
     heed_block_free(exec->memory, saved);
@@ -279,8 +281,10 @@ static void check_f32(struct heed_exec *exec, const struct results *exact, kerne
     struct kernel_call c;
     call_start(&c, build, variant, HEED_F32, seed);
     struct results r = run_all(exec, &c, name);
+    ck_assert_int_eq(r.views, exact->views);
     for (int i = 0; i < r.views; i++) {
         double largest = 1;
+        ck_assert_int_eq(r.count[i], exact->count[i]);
         for (int64_t e = 0; e < r.count[i]; e++) largest = fmax(largest, fabs(exact->values[i][e]));
         for (int64_t e = 0; e < r.count[i]; e++) {
             ck_assert_msg(fabs(r.values[i][e] - exact->values[i][e]) <= 1e-5 * largest,

@@ -246,7 +246,7 @@ static void edit(const char *where, const char *from, const char *to) {
     char *at = memmem(content, bytes, from, strlen(from));
     ck_assert_msg(at != NULL, "no %s", from);
     ck_assert_uint_eq(strlen(from), strlen(to));
-    memcpy(at, to, strlen(to));
+    test_put(at, to);
     test_file_write(where, content, bytes);
     free(content);
 }

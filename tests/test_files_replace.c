@@ -221,7 +221,7 @@ static void save_for_ever(void) {
 }
 
 START_TEST(killed_while_writing) {
-    for (int round = 0; round < test_size(12, 4); round++) {
+    for (int round = 0; round < test_size(8, 4); round++) {
         ck_assert_int_eq(save(ctx, path, 100000, 0), HEED_OK);
         const pid_t child = fork();
         ck_assert_int_ge(child, 0);

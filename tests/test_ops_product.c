@@ -109,7 +109,7 @@ static const struct op_wrong wrongs[] = {
     {{"matmul of integers", call_matmul, {{OP_INDEX, SIZES(2, 2), .limit = 2}, {OP_INDEX, SIZES(2, 2),
      .limit = 2}}}, HEED_ERROR_DTYPE, "matmul: "},
     {{"linear, widths differ", call_linear, {{N, SIZES(8, 64, 384)}, {N, SIZES(512, 385)}}}, HEED_ERROR_SHAPE,
-     "linear: x[8, 64, 384] does not match w[512, 385]"},
+     "linear: x[8,64,384] does not match w[512,385]"},
     {{"linear, bias too long", call_linear, {{N, SIZES(2, 3)}, {N, SIZES(4, 3)}, {N, SIZES(5)}}},
      HEED_ERROR_SHAPE, "linear: "},
     {{"linear of a scalar", call_linear, {{N}, {N, SIZES(4, 3)}}}, HEED_ERROR_SHAPE, "linear: "},

@@ -121,7 +121,7 @@ END_TEST
 START_TEST(deep_nesting_is_refused) {
     char header[40000];
     memset(header, '[', sizeof header);
-    memcpy(header, "{\"a\":", 5);
+    test_put(header, "{\"a\":");
     size_t bytes;
     char *file = test_safetensors(header, sizeof header, 0, &bytes);
     test_file_write(path, file, bytes);
@@ -134,8 +134,8 @@ END_TEST
 START_TEST(long_names_are_cut_in_messages) {
     char header[3000];
     memset(header, 'n', sizeof header);
-    memcpy(header, "{\"", 2);
-    memcpy(header + sizeof header - 4, "\":1}", 4);
+    test_put(header, "{\"");
+    test_put(header + sizeof header - 4, "\":1}");
     size_t bytes;
     char *file = test_safetensors(header, sizeof header, 0, &bytes);
     test_file_write(path, file, bytes);
@@ -182,7 +182,7 @@ START_TEST(the_longest_header_is_read) {
     char *header = malloc(length);
     ck_assert_ptr_nonnull(header);
     memset(header, ' ', length);
-    memcpy(header, "{}", 2);
+    test_put(header, "{}");
     size_t bytes;
     char *file = test_safetensors(header, length, 0, &bytes);
     test_file_write(path, file, bytes);
@@ -373,7 +373,7 @@ static size_t splice(struct test_random *random, char *text, size_t bytes) {
     size_t removed = test_bits(random) % 5;
     if (removed > bytes - at) removed = bytes - at;
     memmove(text + at + added, text + at + removed, bytes - at - removed);
-    memcpy(text + at, piece, added);
+    test_put(text + at, piece);
     return bytes + added - removed;
 }
 

@@ -1,7 +1,8 @@
-/* For libFuzzer: opens any bytes as a safetensors file and reads whatever it holds. script/fuzz builds and runs it.
+/* For libFuzzer: opens any bytes as a safetensors file and reads whatever it holds. script/fuzz builds and
+ * runs it.
  *
- * An even first byte: the rest is a file. An odd one: the second byte is the length of the data, the rest the header, so
- * that the length field needs no guessing. */
+ * An even first byte: the rest is a file. An odd one: the second byte is the length of the data, the rest the
+ * header, so that the length field needs no guessing. */
 #include <heed/heed.h>
 #include <heed/io.h>
 
@@ -33,7 +34,8 @@ static void read_everything(heed_ctx *ctx, const char *path) {
     heed_file_entry entry;
     for (int64_t i = 0; heed_file_info(file, i, &entry); i++) {
         const heed_tensor t = heed_file_tensor(file, entry.name);
-        if (heed_is_valid(t) && heed_count(t) * (int64_t)heed_dtype_bytes(entry.dtype) != entry.bytes) abort();
+        if (heed_is_valid(t) && heed_count(t) * (int64_t)heed_dtype_bytes(entry.dtype) != entry.bytes)
+            abort();
         heed_free(t);
         heed_error_clear(ctx);
     }
