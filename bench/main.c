@@ -1,0 +1,193 @@
+/* heed-bench: times cases of bench/cases.c. Every case runs in a process of its own, so that none profits
+ * from another's memory. */
+#include "bench.h"
+
+#include <errno.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static const char usage[] = "usage: heed-bench [--list] [--case NAME] [--threads N] [--seconds S] [--json]\n"
+                            "  --list       the names of the cases\n"
+                            "  --case NAME  only this one\n"
+                            "  --threads N  0: as many as the process may use (the default)\n"
+                            "  --seconds S  how long to repeat each case (default 2)\n"
+                            "  --json       one JSON object per line\n";
+
+struct arguments {
+    const char *name; /* of a case; NULL: all */
+    int threads;
+    double seconds;
+    bool json, list;
+};
+
+struct timing {
+    double min_ms, median_ms;
+    int runs;
+    size_t peak_bytes;
+};
+
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Runs the case until `seconds` have passed: at least 5 times, after two runs that do not count. */
+static bool measure(struct bench *b, double seconds, struct timing *timing) {
+    enum { MOST = 100000 };
+    double *ms = malloc(MOST * sizeof *ms);
+    if (!ms) return false;
+    for (int i = 0; i < 2 && !heed_failed(b->ctx); i++) b->row->run(b);
+    int runs = 0;
+    double start = now_ms();
+    while (!heed_failed(b->ctx) && runs < MOST && (runs < 5 || now_ms() - start < seconds * 1e3)) {
+        double before = now_ms();
+        b->row->run(b);
+        ms[runs++] = now_ms() - before;
+    }
+    if (runs > 0) {
+        qsort(ms, (size_t)runs, sizeof *ms, by_size);
+        timing->min_ms = ms[0];
+        timing->median_ms = runs % 2 ? ms[runs / 2] : (ms[runs / 2 - 1] + ms[runs / 2]) / 2;
+        timing->runs = runs;
+    }
+    free(ms);
+    return !heed_failed(b->ctx);
+}
+
+/* The word after `key` in heed_explain()'s first line, up to a comma: "instruction set avx512, blas OpenBLAS
+ * …". */
+static void explained(const heed_ctx *ctx, const char *key, char *word, size_t bytes) {
+    char text[1024];
+    heed_explain(ctx, text, sizeof text);
+    const char *at = strstr(text, key);
+    size_t length = 0;
+    if (at) {
+        at += strlen(key);
+        length = strcspn(at, ",;\n");
+    }
+    snprintf(word, bytes, "%.*s", (int)length, at ? at : "");
+}
+
+static void print_timing(const struct arguments *a, const struct bench *b, const struct timing *t) {
+    if (!a->json) {
+        printf("%-28s %10.3f %10.3f %6d %10.1f\n", b->row->name, t->min_ms, t->median_ms, t->runs,
+               (double)t->peak_bytes / 1048576);
+        return;
+    }
+    char isa[64], blas[128];
+    explained(b->ctx, "instruction set ", isa, sizeof isa);
+    explained(b->ctx, "blas ", blas, sizeof blas);
+    printf("{\"case\": \"%s\", \"min_ms\": %.6f, \"median_ms\": %.6f, \"runs\": %d, \"peak_bytes\": %zu, "
+           "\"threads\": %d, \"isa\": \"%s\", \"blas\": \"%s\", \"fallbacks\": %llu}\n",
+           b->row->name, t->min_ms, t->median_ms, t->runs, t->peak_bytes, a->threads, isa, blas,
+           (unsigned long long)heed_fallbacks(b->ctx));
+}
+
+static int run_one(const struct arguments *a, const struct bench_case *row) {
+    struct bench b = {.row = row, .ctx = heed_ctx_new(&(heed_ctx_options){.threads = a->threads, .seed = 1})};
+    size_t before = bench_memory_now();
+    bench_memory_reset_peak();
+    row->setup(&b);
+    struct timing timing = {0};
+    bool ok = measure(&b, a->seconds, &timing);
+    size_t peak = bench_memory_peak();
+    timing.peak_bytes = peak > before ? peak - before : 0;
+    if (ok)
+        print_timing(a, &b, &timing);
+    else
+        fprintf(stderr, "heed-bench: %s: %s\n", row->name, heed_error(b.ctx));
+    heed_optim_free(b.optim);
+    heed_module_free(b.module);
+    heed_ctx_free(b.ctx);
+    return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* Starts this program again for one case. */
+static int run_in_child(const struct arguments *a, const char *name) {
+    char threads[32], seconds[32];
+    snprintf(threads, sizeof threads, "%d", a->threads);
+    snprintf(seconds, sizeof seconds, "%g", a->seconds);
+    const char *argv[] = {"heed-bench", "--case",    name,    "--threads",
+                          threads,      "--seconds", seconds, a->json ? "--json" : NULL,
+                          NULL};
+    pid_t child;
+    int status;
+    fflush(stdout);
+    if (posix_spawn(&child, "/proc/self/exe", NULL, NULL, (char *const *)argv, environ) != 0)
+        return EXIT_FAILURE;
+    while (waitpid(child, &status, 0) < 0)
+        if (errno != EINTR) return EXIT_FAILURE;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAILURE;
+}
+
+static bool parse(int argc, char **argv, struct arguments *a) {
+    *a = (struct arguments){.seconds = 2};
+    for (int i = 1; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
+        char *end = NULL;
+        if (strcmp(argv[i], "--json") == 0) {
+            a->json = true;
+        } else if (strcmp(argv[i], "--list") == 0) {
+            a->list = true;
+        } else if (strcmp(argv[i], "--case") == 0 && value) {
+            a->name = argv[++i];
+        } else if (strcmp(argv[i], "--threads") == 0 && value) {
+            a->threads = (int)strtol(argv[++i], &end, 10);
+            if (*end || end == value || a->threads < 0 || a->threads > 256) return false;
+        } else if (strcmp(argv[i], "--seconds") == 0 && value) {
+            a->seconds = strtod(argv[++i], &end);
+            if (*end || end == value || !(a->seconds >= 0)) return false;
+        } else {
+            return false;
+        }
+    }
+    return true;
+}
+
+static const struct bench_case *find(const char *name) {
+    for (int i = 0; i < bench_case_count; i++)
+        if (strcmp(bench_cases[i].name, name) == 0) return &bench_cases[i];
+    return NULL;
+}
+
+int main(int argc, char **argv) {
+    struct arguments a;
+    /* Where the variable is preset, OpenBLAS has chosen its kernels by it already: begin anew without it. */
+    if (getenv("OPENBLAS_CORETYPE")) {
+        unsetenv("OPENBLAS_CORETYPE");
+        execv("/proc/self/exe", argv);
+    }
+    if (!parse(argc, argv, &a)) {
+        fputs(usage, stderr);
+        return 2;
+    }
+    if (a.list) {
+        for (int i = 0; i < bench_case_count; i++)
+            printf("%-28s %s\n", bench_cases[i].name, bench_cases[i].what);
+        return EXIT_SUCCESS;
+    }
+    if (a.name) {
+        const struct bench_case *row = find(a.name);
+        if (row) return run_one(&a, row);
+        fprintf(stderr, "heed-bench: there is no case '%s'; --list names them\n", a.name);
+        return 2;
+    }
+    int failed = 0;
+    if (!a.json) printf("%-28s %10s %10s %6s %10s\n", "case", "min ms", "median ms", "runs", "peak MiB");
+    for (int i = 0; i < bench_case_count; i++)
+        if (run_in_child(&a, bench_cases[i].name) != EXIT_SUCCESS) failed++;
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

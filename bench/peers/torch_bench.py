@@ -1,0 +1,175 @@
+"""The cases of heed-bench in PyTorch (eager), with the same arguments and the same JSON.
+
+    torch_bench.py [--list] [--case NAME] [--threads N] [--seconds S]
+"""
+import argparse
+import json
+import statistics
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def status_bytes(key):
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith(key):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def sgemm(m, n, k):
+    a, b = torch.randn(m, k), torch.randn(k, n)
+
+    def run():
+        with torch.inference_mode():
+            torch.matmul(a, b)
+    return run
+
+
+def softmax_seed():
+    x = torch.randn(128, 32, 8, 8)
+
+    def run():
+        with torch.inference_mode():
+            torch.softmax(x, -1)
+    return run
+
+
+def mha_seed(backward):
+    layer = nn.MultiheadAttention(128, 32, bias=False, batch_first=True)
+    x, gradient = torch.randn(128, 8, 128), torch.randn(128, 8, 128)
+
+    def forward_only():
+        with torch.inference_mode():
+            layer(x, x, x, need_weights=False)
+
+    def both():
+        layer.zero_grad(set_to_none=True)
+        x.grad = None
+        layer(x, x, x, need_weights=False)[0].backward(gradient)
+
+    x.requires_grad_(backward)
+    layer.train(backward)
+    return both if backward else forward_only
+
+
+def attention(batch, heads, length, width, backward):
+    q, k, v, gradient = (torch.randn(batch, heads, length, width) for _ in range(4))
+    for t in (q, k, v):
+        t.requires_grad_(backward)
+
+    def forward_only():
+        with torch.inference_mode():
+            F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    def both():
+        q.grad = k.grad = v.grad = None
+        F.scaled_dot_product_attention(q, k, v, is_causal=True).backward(gradient)
+
+    return both if backward else forward_only
+
+
+class Block(nn.Module):
+    """A pre-norm block of GPT-2."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        batch, length, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
+        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+
+class GPT(nn.Module):
+    """Decoder only, learned positions, the token table also as output."""
+
+    def __init__(self, vocabulary, length, layers, heads, width):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        self.layers = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens):
+        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        for layer in self.layers:
+            x = layer(x)
+        return F.linear(self.norm(x), self.tokens.weight)
+
+
+def gpt_mini():
+    model = GPT(256, 256, 6, 6, 384)
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    # fused: the fastest AdamW that PyTorch has on a CPU
+    optim = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+                              lr=1e-4, fused=True)
+    x, y = torch.randint(0, 256, (8, 256)), torch.randint(0, 256, (8, 256))
+
+    def run():
+        optim.zero_grad(set_to_none=True)
+        F.cross_entropy(model(x).view(-1, 256), y.view(-1)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optim.step()
+    return run
+
+
+CASES = {
+    "sgemm_256": lambda: sgemm(256, 256, 256),
+    "sgemm_1024": lambda: sgemm(1024, 1024, 1024),
+    "sgemm_mlp": lambda: sgemm(2048, 1536, 384),
+    "sgemm_narrow": lambda: sgemm(1024, 128, 128),
+    "softmax_seed": softmax_seed,
+    "mha_seed_fwd": lambda: mha_seed(False),
+    "mha_seed_fwdbwd": lambda: mha_seed(True),
+    "attn_b1h8s2048d64c_fwd": lambda: attention(1, 8, 2048, 64, False),
+    "attn_b1h8s2048d64c_fwdbwd": lambda: attention(1, 8, 2048, 64, True),
+    "gpt_mini_step": gpt_mini,
+}
+
+
+def measure(name, threads, seconds):
+    torch.manual_seed(1)
+    before = status_bytes("VmRSS:")
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    run = CASES[name]()
+    for _ in range(2):
+        run()
+    times, start = [], time.perf_counter()
+    while len(times) < 5 or time.perf_counter() - start < seconds:
+        t = time.perf_counter()
+        run()
+        times.append((time.perf_counter() - t) * 1e3)
+    return {"case": name, "min_ms": min(times), "median_ms": statistics.median(times), "runs": len(times),
+            "peak_bytes": max(0, status_bytes("VmHWM:") - before), "threads": threads, "torch": torch.__version__}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--case", choices=CASES)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=2)
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(CASES))
+        return
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    for name in [arguments.case] if arguments.case else CASES:
+        print(json.dumps(measure(name, torch.get_num_threads(), arguments.seconds)), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
