@@ -50,8 +50,7 @@ enum { ARGS = sizeof args / sizeof *args };
 static volatile sig_atomic_t stopped;
 
 static void stop(int number) {
-    (void)number;
-    stopped = 1;
+    stopped = number;
 }
 
 static void die(int status, const char *why) {
@@ -78,10 +77,11 @@ static void save(const struct run *r, int64_t step) {
 /* Reads the checkpoint; returns the step to go on with. */
 static int64_t resume(const struct run *r) {
     heed_checkpoint_info info;
-    if (heed_checkpoint_load("checkpoint.safetensors", r->gpt, r->optim, &info) != HEED_OK)
-        die(2, heed_error(r->ctx));
-    if (strcmp(info.text, r->what)) die(2, "checkpoint.safetensors is of another text or model");
-    if (access("loss.csv", F_OK) == 0) heed_history_load(r->history, "loss.csv", info.position + 1);
+    heed_status status = heed_checkpoint_load("checkpoint.safetensors", r->gpt, r->optim, &info);
+    if (status == HEED_OK && strcmp(info.text, r->what) != 0) die(2, "checkpoint of another text or model");
+    if (status == HEED_OK && access("loss.csv", F_OK) == 0)
+        status = heed_history_load(r->history, "loss.csv", info.position + 1);
+    if (status != HEED_OK) die(2, heed_error(r->ctx));
     int64_t step = info.position;
     heed_checkpoint_info_clear(&info);
     return step;
@@ -103,10 +103,9 @@ static int64_t train(const struct run *r, int64_t first) {
         bool validate = (step + 1) % every == 0 || step + 1 == o.steps;
         if (validate) values[1] = heed_text_held_out_loss(r->text, r->gpt, 16);
         heed_history_add(r->history, step + 1, values);
-        heed_progress_step(
-            progress,
-            &(heed_progress_values){
-                step, BATCH * LENGTH, values[0], heed_optim_grad_norm(r->optim), values[1], validate, {0}});
+        double norm = heed_optim_grad_norm(r->optim);
+        heed_progress_values shown = {step, BATCH * LENGTH, values[0], norm, values[1], validate, {0}};
+        heed_progress_step(progress, &shown);
         if (validate) save(r, saved = step + 1);
     }
     heed_progress_end(progress);
@@ -116,23 +115,23 @@ static int64_t train(const struct run *r, int64_t first) {
 
 /* Lets the model go on writing until the sample is full. Its first `used` bytes are given. */
 static void write_on(const struct run *r, unsigned char *sample, int64_t used, int64_t size) {
-    for (; used < size && !heed_failed(r->ctx); used++) {
+    for (; used < size; used++) {
         int64_t seen = used < LENGTH ? used : LENGTH;
         float logits[256];
         heed_step_begin(r->ctx, HEED_EVAL);
         heed_tensor x = heed_text_tokens(r->ctx, sample + used - seen, seen);
         x = heed_gpt_forward(r->gpt, x, &(heed_gpt_call_options){.last_only = true}, NULL);
-        if (heed_read(x, logits, sizeof logits) == HEED_OK)
-            sample[used] =
-                (unsigned char)heed_sample(logits, 256, heed_random_unit((uint64_t)o.seed, (uint64_t)used),
-                                           &(heed_sample_options){.temperature = 0.8, .top_k = 40});
-        heed_step_end(r->ctx);
+        heed_read(x, logits, sizeof logits);
+        if (heed_step_end(r->ctx) != HEED_OK) break;
+        double unit = heed_random_unit((uint64_t)o.seed, (uint64_t)used);
+        const heed_sample_options options = {.temperature = 0.8, .top_k = 40};
+        sample[used] = (unsigned char)heed_sample(logits, 256, unit, &options);
     }
 }
 
-/* The attention maps of the middle block over the beginning of the held-out text. */
+/* The attention maps of the middle block over the beginning of the text. */
 static void plot_attention(const struct run *r) {
-    const unsigned char *bytes = heed_text_bytes(r->text, HEED_TEXT_HELD_OUT, NULL);
+    const unsigned char *bytes = heed_text_bytes(r->text, HEED_TEXT_ALL, NULL);
     heed_tensor weights;
     heed_step_begin(r->ctx, HEED_EVAL);
     heed_gpt_forward(r->gpt, heed_text_tokens(r->ctx, bytes, SENTENCE),
@@ -156,8 +155,7 @@ static bool report(const struct run *r) {
     fwrite(sample, 1, SAMPLE, stdout);
     printf("\n\nunigram entropy %.4f, validation loss %.4f nats per byte\n", heed_text_entropy(r->text),
            loss);
-    printf("of the sample's %lld words %lld occur in the text: %.0f %%\n", (long long)words, (long long)known,
-           100.0 * share);
+    printf("words of the sample that occur in the text: %.0f %% of %d\n", 100.0 * share, (int)words);
     bool reached = loss <= o.goal_loss && share >= o.goal_words;
     if (!reached) fprintf(stderr, "gpt: that is short of the goals\n");
     return reached;
@@ -178,8 +176,7 @@ int main(int argc, char **argv) {
     r.gpt = heed_gpt_new(
         r.ctx, &(heed_gpt_options){
                    .vocabulary = 256, .length = LENGTH, .layers = LAYERS, .heads = HEADS, .width = WIDTH});
-    r.optim =
-        heed_adamw_new(r.gpt, &(heed_adamw_options){.beta2 = 0.99, .weight_decay = 0.1, .clip_norm = 1});
+    r.optim = heed_adamw_new(r.gpt, &(heed_adamw_options){.weight_decay = 0.1, .clip_norm = 1.0});
     r.history = heed_history_new(r.ctx, 2, (const char *[]){"training", "validation"});
     snprintf(r.what, sizeof r.what, "text of %.12g nats per byte, %lld parameters", heed_text_entropy(r.text),
              (long long)heed_param_count(r.gpt));

@@ -1,6 +1,6 @@
-/* Kernels of the CPU backend against ref on the same memory: random strides, repeats and shapes on both sides of every
- * border (vector tails, boxes, tiles, chunks of long sums), each instruction set, and 1, 2 and 3 threads, which must
- * give the same bits. What lies between the elements must stay as it was. */
+/* Kernels of the CPU backend against ref on the same memory: random strides, repeats and shapes on both sides
+ * of every border (vector tails, boxes, tiles, chunks of long sums), each instruction set, and 1, 2 and 3
+ * threads, which must give the same bits. What lies between the elements must stay as it was. */
 #include "harness_kernels.h"
 
 #include <math.h>
@@ -23,10 +23,11 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    {0, {0}},           {1, {1}},           {1, {37}},          {1, {40001}},      {2, {5, 0}},      {2, {0, 3}},
-    {2, {3, 50}},       {2, {2000, 3}},     {2, {3, 2000}},     {2, {500, 40}},    {2, {1, 5000}},   {2, {97, 101}},
-    {3, {2, 3, 4}},     {3, {7, 1, 33}},    {3, {5, 300, 17}},  {3, {20, 6, 129}}, {3, {2, 2100, 3}}, {3, {3, 2, 2100}},
-    {4, {2, 3, 4, 5}},  {4, {3, 8, 4, 16}}, {4, {2, 5, 6, 70}}, {4, {1, 2, 1, 3}}, {2, {9000, 4}},  {2, {4, 9000}},
+    {0, {0}},           {1, {1}},          {1, {37}},         {1, {40001}},      {2, {5, 0}},
+    {2, {0, 3}},        {2, {3, 50}},      {2, {2000, 3}},    {2, {3, 2000}},    {2, {500, 40}},
+    {2, {1, 5000}},     {2, {97, 101}},    {3, {2, 3, 4}},    {3, {7, 1, 33}},   {3, {5, 300, 17}},
+    {3, {20, 6, 129}},  {3, {2, 2100, 3}}, {3, {3, 2, 2100}}, {4, {2, 3, 4, 5}}, {4, {3, 8, 4, 16}},
+    {4, {2, 5, 6, 70}}, {4, {1, 2, 1, 3}}, {2, {9000, 4}},    {2, {4, 9000}},
 };
 enum { SHAPES = (int)(sizeof shapes / sizeof *shapes) };
 
@@ -82,10 +83,11 @@ static void build_unary(struct kernel_call *c, int variant) {
     const struct shape *s = &shapes[variant % SHAPES];
     c->primitive = HEED_PRIMITIVE_UNARY;
     a->op = (enum heed_unary)(test_bits(&c->random) % HEED_UNARIES);
-    const bool positive = a->op == HEED_UNARY_LOG || a->op == HEED_UNARY_SQRT || a->op == HEED_UNARY_POW_SCALAR;
+    const bool positive =
+        a->op == HEED_UNARY_LOG || a->op == HEED_UNARY_SQRT || a->op == HEED_UNARY_POW_SCALAR;
     a->c = 2.5;
-    kernel_input(c, &a->x, &a->dx, positive ? KERNEL_POSITIVE : KERNEL_NORMAL, layout_of(variant), some_repeats(c),
-                 s->rank, s->size);
+    kernel_input(c, &a->x, &a->dx, positive ? KERNEL_POSITIVE : KERNEL_NORMAL, layout_of(variant),
+                 some_repeats(c), s->rank, s->size);
     kernel_output(c, &a->y, layout_of(variant / 3), &a->dy, layout_of(variant / 9), 0, s->rank, s->size);
 }
 
@@ -132,21 +134,22 @@ static void build_reduce(struct kernel_call *c, int variant) {
     struct heed_reduce_args *a = &c->args.reduce;
     const struct shape *s = &shapes[variant % SHAPES];
     const unsigned reduced = (unsigned)(test_bits(&c->random) & 15);
-    const bool any = heed_view_count(&(struct heed_view){.rank = s->rank, .size = {s->size[0], s->size[1]}}) > 0;
+    const bool any =
+        heed_view_count(&(struct heed_view){.rank = s->rank, .size = {s->size[0], s->size[1]}}) > 0;
     c->primitive = HEED_PRIMITIVE_REDUCE;
     a->op = (enum heed_reduce)(test_bits(&c->random) % (any ? 3 : 1));
     a->reduced = 1;
     for (int d = 0; d < s->rank; d++) a->reduced *= reduced >> d & 1 ? s->size[d] : 1;
-    kernel_input(c, &a->x, &a->dx, variant & 1 ? KERNEL_NORMAL : KERNEL_DISTINCT, layout_of(variant), 0, s->rank,
-                 s->size);
+    kernel_input(c, &a->x, &a->dx, variant & 1 ? KERNEL_NORMAL : KERNEL_DISTINCT, layout_of(variant), 0,
+                 s->rank, s->size);
     kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, reduced, s->rank, s->size);
 }
 
 static const struct {
     int64_t rows, n;
-} row_shapes[] = {{0, 5},   {3, 0},   {1, 1},    {500, 1},   {500, 2},  {77, 3},   {301, 4},   {55, 7},
-                  {999, 8}, {33, 15}, {201, 16}, {100, 17},  {60, 31},  {50, 100}, {100, 384}, {3, 1025},
-                  {2, 9001}, {1, 40000}, {3000, 8}, {300, 65}};
+} row_shapes[] = {{0, 5},     {3, 0},    {1, 1},    {500, 1},   {500, 2},  {77, 3},  {301, 4},
+                  {55, 7},    {999, 8},  {33, 15},  {201, 16},  {100, 17}, {60, 31}, {50, 100},
+                  {100, 384}, {3, 1025}, {2, 9001}, {1, 40000}, {3000, 8}, {300, 65}};
 enum { ROW_SHAPES = (int)(sizeof row_shapes / sizeof *row_shapes) };
 
 static int64_t *row_size(int variant) {
@@ -175,7 +178,8 @@ static void build_softmax(struct kernel_call *c, int variant) {
     a->log = variant / ROW_SHAPES & 1;
     kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
     float *x = a->x.data;
-    for (int64_t i = 0; i < size[1] && size[0] > 2; i++) x[2 * size[1] + i] = -INFINITY; /* a row of nothing */
+    for (int64_t i = 0; i < size[1] && size[0] > 2; i++)
+        x[2 * size[1] + i] = -INFINITY; /* a row of nothing */
     if (size[0] * size[1] > 20) x[size[0] * size[1] - 1] = -INFINITY;
     kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, 2, size);
 }
@@ -187,14 +191,16 @@ static void build_norm(struct kernel_call *c, int variant) {
     a->rms = test_bits(&c->random) & 1;
     a->eps = 1e-2;
     kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
-    if (variant % 3 > 0) kernel_input(c, &a->weight, &a->dweight, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
+    if (variant % 3 > 0)
+        kernel_input(c, &a->weight, &a->dweight, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
     if (variant % 3 > 1) kernel_input(c, &a->bias, &a->dbias, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
     kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, 2, size);
 }
 
 static void build_gather(struct kernel_call *c, int variant) {
     struct heed_gather_args *a = &c->args.gather;
-    static const int64_t large[][3] = {{40, 30, 20}, {1, 400, 100}, {100, 3, 1}, {3, 1, 500}, {2, 5000, 3}, {0, 4, 4}};
+    static const int64_t large[][3] = {{40, 30, 20}, {1, 400, 100}, {100, 3, 1},
+                                       {3, 1, 500},  {2, 5000, 3},  {0, 4, 4}};
     const int64_t *size = large[test_bits(&c->random) % 6];
     c->primitive = HEED_PRIMITIVE_GATHER;
     a->dim = variant % 3;
@@ -291,14 +297,16 @@ static void call_end(struct kernel_call *c) {
 static void call_run(struct heed_exec *exec, struct kernel_call *c, const char *name) {
     const struct heed_kernel *kernel = exec->kernel[c->primitive][0];
     struct heed_why why = {""};
-    ck_assert_msg(!kernel->applies || kernel->applies(exec, &c->args, &why), "%s does not apply: %s", name, why.reason);
+    ck_assert_msg(!kernel->applies || kernel->applies(exec, &c->args, &why), "%s does not apply: %s", name,
+                  why.reason);
     struct heed_sizes sizes = {0, 0, 0};
     if (kernel->sizes) kernel->sizes(exec, &c->args, &sizes);
     void *saved = heed_block_new(exec->memory, sizes.saved);
     ck_assert_ptr_nonnull(saved);
     ck_assert_msg(heed_exec_forward(exec, kernel, &c->args, saved) == HEED_OK, "%s fails", name);
     if (kernel->backward && c->outputs > 0)
-        ck_assert_msg(heed_exec_backward(exec, kernel, &c->args, saved) == HEED_OK, "%s fails backward", name);
+        ck_assert_msg(heed_exec_backward(exec, kernel, &c->args, saved) == HEED_OK, "%s fails backward",
+                      name);
     heed_block_free(exec->memory, saved);
 }
 
@@ -335,7 +343,8 @@ static bool near(double actual, double expected, double allowed) {
     return actual == expected || fabs(actual - expected) <= allowed;
 }
 
-static void compare(const struct kernel_call *c, const struct image *right, double tolerance, const char *name) {
+static void compare(const struct kernel_call *c, const struct image *right, double tolerance,
+                    const char *name) {
     for (int b = 0; b < c->blocks; b++) {
         const int64_t count = c->block[b].count;
         const struct heed_view x = {c->block[b].data, c->block[b].dtype, 1, {count}, {1}};

@@ -44,8 +44,8 @@ static char self[4096];
 /* Runs one of the roles below; its exit status, and the first line it printed. */
 static int run_role(const char *role, const char *argument, const char *core, char line[256]) {
     char command[8192];
-    snprintf(command, sizeof command, "env %s%s %s '%s' %s %s", core ? VARIABLE "=" : "-u " VARIABLE, core ? core : "",
-             "HEED_TEST_ROLE=1", self, role, argument ? argument : "");
+    snprintf(command, sizeof command, "env %s%s %s '%s' %s %s", core ? VARIABLE "=" : "-u " VARIABLE,
+             core ? core : "", "HEED_TEST_ROLE=1", self, role, argument ? argument : "");
     FILE *pipe = popen(command, "r");
     ck_assert_ptr_nonnull(pipe);
     line[0] = '\0';
@@ -156,8 +156,8 @@ START_TEST(test_user_chose) {
 }
 END_TEST
 
-/* Every change in the table that this machine can make: the core runs, the environment is as before, products are
- * right. */
+/* Every change in the table that this machine can make: the core runs, the environment is as before, products
+ * are right. */
 START_TEST(test_changes) {
     char line[256];
     int made = 0;
@@ -165,7 +165,8 @@ START_TEST(test_changes) {
     for (const struct heed_blas_change *c = heed_blas_changes; c->version != NULL; c++) {
         const bool avx512 = strcmp(c->to, "SkylakeX") == 0;
         if (!version_is(c->version) || (avx512 && heed_cpu_isa_detect() < HEED_ISA_AVX512)) continue;
-        ck_assert_msg(run_role("select", c->to, c->from, line) == 0, "%s to %s: \"%s\"", c->from, c->to, line);
+        ck_assert_msg(run_role("select", c->to, c->from, line) == 0, "%s to %s: \"%s\"", c->from, c->to,
+                      line);
         ck_assert_str_eq(line, c->to);
         made++;
     }

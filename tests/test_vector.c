@@ -1,5 +1,5 @@
-/* The vectorised functions of every instruction set of this machine against libm in double: over sweeps through all
- * exponents, and at the values where formulas break. */
+/* The vectorised functions of every instruction set of this machine against libm in double: over sweeps
+ * through all exponents, and at the values where formulas break. */
 #include "harness.h"
 
 #include <math.h>
@@ -12,8 +12,9 @@ static const char *const isa_name[HEED_ISAS] = {"baseline", "avx2", "avx512"};
 
 /* ---- sweeps ---- */
 
-/* A function over a range: its largest error relative to the result, in units of 2⁻²⁴ (half a unit in the last place of
- * a number just above a power of two). Results below the smallest normal number need only be near 0. */
+/* A function over a range: its largest error relative to the result, in units of 2⁻²⁴ (half a unit in the
+ * last place of a number just above a power of two). Results below the smallest normal number need only be
+ * near 0. */
 struct sweep {
     const char *name;
     enum heed_unary op;
@@ -49,7 +50,8 @@ static void run(enum heed_isa isa, enum heed_unary op, float c, int64_t n, const
     heed_unary_vectors(isa)->forward[op](&c, n, in, step, y);
 }
 
-static void slope(enum heed_isa isa, enum heed_unary op, int64_t n, const float *dy, const float *x, float *dx) {
+static void slope(enum heed_isa isa, enum heed_unary op, int64_t n, const float *dy, const float *x,
+                  float *dx) {
     const float c = 0;
     const void *in[] = {dy, x};
     const int step[] = {1, 1};
@@ -90,8 +92,8 @@ START_TEST(test_slopes) {
             slope((enum heed_isa)isa, ops[o], POINTS, dy, x, dx);
             for (int i = 0; i < POINTS; i++) {
                 double right = heed_unary_gradient(ops[o], 0, x[i], 0, 1);
-                ck_assert_msg(fabs(dx[i] - right) < 6e-7, "slope %d (%s) at %g: %.9g and not %.9g", (int)ops[o],
-                              isa_name[isa], x[i], dx[i], right);
+                ck_assert_msg(fabs(dx[i] - right) < 6e-7, "slope %d (%s) at %g: %.9g and not %.9g",
+                              (int)ops[o], isa_name[isa], x[i], dx[i], right);
             }
         }
     }
@@ -109,8 +111,8 @@ START_TEST(test_gelu_tanh) {
             double u = sqrt(2 / M_PI) * (x[i] + 0.044715 * pow(x[i], 3));
             double right = x[i] / (1 + exp(-2 * u));
             double allowed = (3e-7 + 1.5e-7 * fmax(0, -2 * u)) * fabs(right);
-            ck_assert_msg(fabs(y[i] - right) <= allowed, "gelu_tanh (%s) at %g: %.9g and not %.9g", isa_name[isa],
-                          x[i], y[i], right);
+            ck_assert_msg(fabs(y[i] - right) <= allowed, "gelu_tanh (%s) at %g: %.9g and not %.9g",
+                          isa_name[isa], x[i], y[i], right);
         }
     }
 }
@@ -195,8 +197,8 @@ START_TEST(test_single_values) {
             y[n] = 7;
             run((enum heed_isa)isa, v->op, 0, n, x, y);
             for (int i = 0; i < n; i++)
-                ck_assert_msg(same(y[i], v->y), "op %d (%s) of %g: %g and not %g", (int)v->op, isa_name[isa], v->x,
-                              y[i], v->y);
+                ck_assert_msg(same(y[i], v->y), "op %d (%s) of %g: %g and not %g", (int)v->op, isa_name[isa],
+                              v->x, y[i], v->y);
             ck_assert(y[n] == 7);
         }
     }
@@ -213,8 +215,8 @@ START_TEST(test_far_slopes) {
             float dx[6];
             slope((enum heed_isa)isa, ops[o], 6, dy, x, dx);
             for (int i = 0; i < 6; i++)
-                ck_assert_msg(fabsf(dx[i] - (x[i] > 0 ? 1 : 0)) < 1e-9f, "slope %d (%s) at %g: %g", (int)ops[o],
-                              isa_name[isa], x[i], dx[i]);
+                ck_assert_msg(fabsf(dx[i] - (x[i] > 0 ? 1 : 0)) < 1e-9f, "slope %d (%s) at %g: %g",
+                              (int)ops[o], isa_name[isa], x[i], dx[i]);
         }
     }
 }
@@ -230,8 +232,8 @@ START_TEST(test_powers) {
             run((enum heed_isa)isa, HEED_UNARY_POW_SCALAR, exponents[e], 6, x, y);
             for (int i = 0; i < 6; i++) {
                 double right = pow(x[i], exponents[e]);
-                ck_assert_msg(fabs(y[i] - right) <= 3e-7 * right, "%g to the power %g (%s): %g", x[i], exponents[e],
-                              isa_name[isa], y[i]);
+                ck_assert_msg(fabs(y[i] - right) <= 3e-7 * right, "%g to the power %g (%s): %g", x[i],
+                              exponents[e], isa_name[isa], y[i]);
             }
         }
     }

@@ -131,11 +131,11 @@ static bool field(const char **at, char end, double *value) {
 }
 
 static bool heading_fits(const heed_history *history, const char **at) {
-    if (strncmp(*at, "step", 4)) return false;
+    if (strncmp(*at, "step", 4) != 0) return false;
     *at += 4;
     for (int i = 0; i < history->columns; i++) {
         size_t length = strlen(history->name[i]);
-        if (**at != ',' || strncmp(*at + 1, history->name[i], length)) return false;
+        if (**at != ',' || strncmp(*at + 1, history->name[i], length) != 0) return false;
         *at += 1 + length;
     }
     return *(*at)++ == '\n';

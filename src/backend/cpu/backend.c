@@ -1,10 +1,13 @@
 /* The slots of the CPU backend.
  *
- * What goes to the reference kernels even though a slot has a kernel here: f64 and bf16 everywhere; i32 in gather and arg
- * max; comparisons of bool, or of two dtypes; adding copies of other dtypes than f32. */
+ * What goes to the reference kernels even though a slot has a kernel here: f64 and bf16 everywhere; i32 in
+ * gather and arg max; comparisons of bool, or of two dtypes; adding copies of other dtypes than f32. */
 #include "backend/cpu/cpu.h"
 
-#define SLOT(name, kernel) [HEED_PRIMITIVE_##name] = (const struct heed_kernel *const[]){&(kernel), NULL}
+#define SLOT(name, kernel)                                                                                   \
+    [HEED_PRIMITIVE_##name] = (const struct heed_kernel *const[]) {                                          \
+        &(kernel), NULL                                                                                      \
+    }
 
 static const struct heed_backend cpu = {
     .name = "cpu",
@@ -26,8 +29,8 @@ static const struct heed_backend cpu = {
             SLOT(DROPOUT, heed_cpu_dropout),
             SLOT(CROSS_ENTROPY, heed_cpu_cross_entropy),
             SLOT(PAIR_LOSS, heed_cpu_pair_loss),
-            [HEED_PRIMITIVE_ATTENTION] = (const struct heed_kernel *const[]){&heed_cpu_attention_short,
-                                                                             &heed_cpu_attention, NULL},
+            [HEED_PRIMITIVE_ATTENTION] =
+                (const struct heed_kernel *const[]){&heed_cpu_attention_short, &heed_cpu_attention, NULL},
             SLOT(GRAD_NORM, heed_cpu_grad_norm),
             SLOT(UPDATE, heed_cpu_update),
         },

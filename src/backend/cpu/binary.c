@@ -29,7 +29,8 @@ static heed_status binary_forward(struct heed_exec *exec, const void *args, void
     return HEED_OK;
 }
 
-static struct heed_map binary_gradient(const struct heed_exec *exec, const struct heed_binary_args *a, bool of_b) {
+static struct heed_map binary_gradient(const struct heed_exec *exec, const struct heed_binary_args *a,
+                                       bool of_b) {
     const struct heed_binary_vectors *vectors = heed_binary_vectors(exec->isa);
     const bool values = a->op != HEED_BINARY_ADD && a->op != HEED_BINARY_SUB;
     return (struct heed_map){
@@ -96,7 +97,8 @@ static heed_status where_forward(struct heed_exec *exec, const void *args, void 
     return HEED_OK;
 }
 
-static struct heed_map where_gradient(const struct heed_exec *exec, const struct heed_where_args *a, bool of_b) {
+static struct heed_map where_gradient(const struct heed_exec *exec, const struct heed_where_args *a,
+                                      bool of_b) {
     const struct heed_binary_vectors *vectors = heed_binary_vectors(exec->isa);
     return (struct heed_map){
         .fn = of_b ? vectors->drop : vectors->keep,

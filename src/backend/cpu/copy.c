@@ -1,5 +1,5 @@
-/* Copies: dimensions are put into the order of the output's memory, so that writes run forward; where reads then do not,
- * a square block is transposed within cache. With `add` it is a map. */
+/* Copies: dimensions are put into the order of the output's memory, so that writes run forward; where reads
+ * then do not, a square block is transposed within cache. With `add` it is a map. */
 #include <string.h>
 
 #include "backend/cpu/map.h"
@@ -7,8 +7,8 @@
 
 enum { X, Y };
 
-/* Elements of a transposed block along each side, and of a strip of it: a cache line of f32. */
-enum { SIDE = 64, STRIP = 16 };
+/* Elements of a transposed block along each side. */
+enum { SIDE = 64 };
 
 struct copy {
     struct heed_view x, y;
@@ -90,11 +90,11 @@ static void copy_lines(const char *x, int64_t x_row, char *y, int64_t y_row, int
         for (int64_t i = 0; i < rows; i++) memcpy(y + i * y_row, x + i * x_row, bytes);
 }
 
-#define COPY_STRIDED(type)                                                                         \
-    static void copy_##type(const type *x, const struct copy *c, type *y, int64_t rows, int64_t lines) { \
-        const int64_t x_line = c->line.stride[X], y_line = c->line.stride[Y];                      \
-        for (int64_t i = 0; i < rows; i++, x += c->row.stride[X], y += c->row.stride[Y])           \
-            for (int64_t j = 0; j < lines; j++) y[j * y_line] = x[j * x_line];                     \
+#define COPY_STRIDED(type)                                                                                   \
+    static void copy_##type(const type *x, const struct copy *c, type *y, int64_t rows, int64_t lines) {     \
+        const int64_t x_line = c->line.stride[X], y_line = c->line.stride[Y];                                \
+        for (int64_t i = 0; i < rows; i++, x += c->row.stride[X], y += c->row.stride[Y])                     \
+            for (int64_t j = 0; j < lines; j++) y[j * y_line] = x[j * x_line];                               \
     }
 COPY_STRIDED(uint8_t)
 COPY_STRIDED(uint16_t)
@@ -108,32 +108,26 @@ typedef float quad_memory __attribute__((vector_size(16), aligned(4), may_alias)
 static inline void transpose_4(const float *x, int64_t x_row, float *y, int64_t y_row) {
     const quad a = *(const quad_memory *)x, b = *(const quad_memory *)(x + x_row);
     const quad c = *(const quad_memory *)(x + 2 * x_row), d = *(const quad_memory *)(x + 3 * x_row);
-    const quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    const quad cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    const quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+               ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const quad cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+               cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
     *(quad_memory *)y = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
     *(quad_memory *)(y + y_row) = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
     *(quad_memory *)(y + 2 * y_row) = __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5);
     *(quad_memory *)(y + 3 * y_row) = __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7);
 }
 
-/* A strip of rows is read in whole cache lines into a buffer first: where x's stride is a large power of two, its lines
- * push each other out of the cache before all of their elements are used. */
-static void transpose_strip(const float *x, int64_t x_line, float *y, int64_t y_row, int64_t lines) {
-    float strip[SIDE * STRIP];
-    const int64_t even = lines / 4 * 4;
-    for (int64_t j = 0; j < lines; j++) memcpy(strip + j * STRIP, x + j * x_line, STRIP * sizeof(float));
-    for (int64_t i = 0; i < STRIP; i += 4) {
-        for (int64_t j = 0; j < even; j += 4) transpose_4(strip + j * STRIP + i, STRIP, y + i * y_row + j, y_row);
-        for (int64_t j = even; j < lines; j++)
-            for (int64_t k = i; k < i + 4; k++) y[k * y_row + j] = strip[j * STRIP + k];
-    }
-}
-
 /* x lies side by side along the rows, y along the lines. */
 static void transpose(const float *x, int64_t x_line, float *y, int64_t y_row, int64_t rows, int64_t lines) {
-    const int64_t strips = rows / STRIP * STRIP;
-    for (int64_t i = 0; i < strips; i += STRIP) transpose_strip(x + i, x_line, y + i * y_row, y_row, lines);
-    for (int64_t i = strips; i < rows; i++)
+    const int64_t even_rows = rows / 4 * 4, even_lines = lines / 4 * 4;
+    for (int64_t i = 0; i < even_rows; i += 4) {
+        for (int64_t j = 0; j < even_lines; j += 4)
+            transpose_4(x + j * x_line + i, x_line, y + i * y_row + j, y_row);
+        for (int64_t j = even_lines; j < lines; j++)
+            for (int64_t k = i; k < i + 4; k++) y[k * y_row + j] = x[j * x_line + k];
+    }
+    for (int64_t i = even_rows; i < rows; i++)
         for (int64_t j = 0; j < lines; j++) y[i * y_row + j] = x[j * x_line + i];
 }
 
@@ -221,7 +215,8 @@ static void copy_tile(void *arg, int64_t tile, int worker) {
         if (c->bytes == 0)
             convert_box(c, walk.offset[X], walk.offset[Y], rows, lines);
         else
-            copy_box(c, heed_view_at(&c->x, walk.offset[X]), heed_view_at(&c->y, walk.offset[Y]), rows, lines);
+            copy_box(c, heed_view_at(&c->x, walk.offset[X]), heed_view_at(&c->y, walk.offset[Y]), rows,
+                     lines);
         heed_cpu_walk_next(&walk);
     }
 }

@@ -1,8 +1,8 @@
 /* What the files of the CPU backend share.
  *
- * A kernel of this backend has two halves. Its file here is compiled once: when it applies, how work is cut into tiles (by
- * shape alone), in which order sums are made. Its inner loops are in vector/, compiled once per instruction set, and
- * reached through a table of functions. */
+ * A kernel of this backend has two halves. Its file here is compiled once: when it applies, how work is cut
+ * into tiles (by shape alone), in which order sums are made. Its inner loops are in vector/, compiled once
+ * per instruction set, and reached through a table of functions. */
 #ifndef HEED_SRC_BACKEND_CPU_CPU_H
 #define HEED_SRC_BACKEND_CPU_CPU_H
 
@@ -14,33 +14,34 @@ enum heed_isa heed_cpu_isa_detect(void);
 /* ---- tables of vector functions ---- */
 
 #if defined(HEED_HAVE_AVX2) && defined(HEED_HAVE_AVX512)
-#define HEED_CPU_TABLE(name)                                                                       \
-    extern const struct heed_##name##_vectors heed_##name##_vectors_baseline;                      \
-    extern const struct heed_##name##_vectors heed_##name##_vectors_avx2;                          \
-    extern const struct heed_##name##_vectors heed_##name##_vectors_avx512;                        \
-    static inline const struct heed_##name##_vectors *heed_##name##_vectors(enum heed_isa isa) {   \
-        if (isa == HEED_ISA_AVX512) return &heed_##name##_vectors_avx512;                          \
-        return isa == HEED_ISA_AVX2 ? &heed_##name##_vectors_avx2 : &heed_##name##_vectors_baseline; \
+#define HEED_CPU_TABLE(name)                                                                                 \
+    extern const struct heed_##name##_vectors heed_##name##_vectors_baseline;                                \
+    extern const struct heed_##name##_vectors heed_##name##_vectors_avx2;                                    \
+    extern const struct heed_##name##_vectors heed_##name##_vectors_avx512;                                  \
+    static inline const struct heed_##name##_vectors *heed_##name##_vectors(enum heed_isa isa) {             \
+        if (isa == HEED_ISA_AVX512) return &heed_##name##_vectors_avx512;                                    \
+        return isa == HEED_ISA_AVX2 ? &heed_##name##_vectors_avx2 : &heed_##name##_vectors_baseline;         \
     }
 #else
-#define HEED_CPU_TABLE(name)                                                                       \
-    extern const struct heed_##name##_vectors heed_##name##_vectors_baseline;                      \
-    static inline const struct heed_##name##_vectors *heed_##name##_vectors(enum heed_isa isa) {   \
-        (void)isa;                                                                                 \
-        return &heed_##name##_vectors_baseline;                                                    \
+#define HEED_CPU_TABLE(name)                                                                                 \
+    extern const struct heed_##name##_vectors heed_##name##_vectors_baseline;                                \
+    static inline const struct heed_##name##_vectors *heed_##name##_vectors(enum heed_isa isa) {             \
+        (void)isa;                                                                                           \
+        return &heed_##name##_vectors_baseline;                                                              \
     }
 #endif
 
 /* ---- the BLAS library (openblas.c) ---- */
 
-/* Makes OpenBLAS run in the calling thread alone, from now on and for the whole process: heed cuts the work itself. Called
- * when a "cpu" exec is opened; cheap when repeated. */
+/* Makes OpenBLAS run in the calling thread alone, from now on and for the whole process: heed cuts the work
+ * itself. Called when a "cpu" exec is opened; cheap when repeated. */
 void heed_cpu_blas_prepare(void);
 
 /* "OpenBLAS 0.3.21 SkylakeX (re-selected from Prescott)". Static. */
 const char *heed_cpu_blas_report(void);
 
-/* Whether OpenBLAS runs a kernel that uses what the processor has; otherwise kernels of heed's own are better. */
+/* Whether OpenBLAS runs a kernel that uses what the processor has; otherwise kernels of heed's own are
+ * better. */
 bool heed_cpu_blas_fits(void);
 
 /* ---- kernels ---- */

@@ -1,5 +1,5 @@
-/* Cross-entropy of rows of logits. Of each row the maximum and 1/Σ e^(x − maximum) are saved: the log of the sum instead
- * would lose the difference of large logits. */
+/* Cross-entropy of rows of logits. Of each row the maximum and 1/Σ e^(x − maximum) are saved: the log of the
+ * sum instead would lose the difference of large logits. */
 #include <math.h>
 
 #include "backend/cpu/rows.h"
@@ -44,7 +44,8 @@ static bool targets_fit(const struct heed_cross_entropy_args *a) {
 }
 
 /* −Σ_c q_c·log softmax(x)_c */
-static double row_loss(const struct job *job, const float *x, int32_t target, const struct heed_logits *logits) {
+static double row_loss(const struct job *job, const float *x, int32_t target,
+                       const struct heed_logits *logits) {
     if (logits->maximum == -INFINITY && logits->sum == 0) return INFINITY;
     const double smoothing = job->args->smoothing, classes = (double)job->classes;
     const double log_sum = log((double)logits->sum);
@@ -89,8 +90,8 @@ static void backward_tile(void *arg, int64_t tile, int worker) {
             set(dx, job->classes, a->dx.add);
             continue;
         }
-        job->vectors->cross_entropy_back(job->classes, (const float *)a->x.data + row * job->classes, s->maximum,
-                                         job->dy * s->inverse, base, a->dx.add, dx);
+        job->vectors->cross_entropy_back(job->classes, (const float *)a->x.data + row * job->classes,
+                                         s->maximum, job->dy * s->inverse, base, a->dx.add, dx);
         dx[target[row]] -= (float)(job->dy * (1 - a->smoothing));
     }
 }
@@ -112,7 +113,8 @@ static void sizes(const struct heed_exec *exec, const void *args, struct heed_si
 static heed_status forward(struct heed_exec *exec, const void *args, void *saved, void *scratch) {
     const struct heed_cross_entropy_args *a = args;
     /* The reference finds the first target that is out of range and says so. */
-    if (!targets_fit(a)) return heed_ref_kernels[HEED_PRIMITIVE_CROSS_ENTROPY]->forward(exec, args, saved, scratch);
+    if (!targets_fit(a))
+        return heed_ref_kernels[HEED_PRIMITIVE_CROSS_ENTROPY]->forward(exec, args, saved, scratch);
     struct job job = job_of(exec, a, saved);
     job.loss = scratch;
     heed_threads_run(exec->threads, job.tiles, forward_tile, &job);

@@ -86,7 +86,8 @@ static void count_up(const struct heed_view *y) {
     else if (y->dtype == HEED_F64)
         for (int64_t i = 0; i < n; i++) ((double *)y->data)[i * stride] = (double)i;
     else if (y->dtype == HEED_I32)
-        for (int64_t i = 0; i < n; i++) ((int32_t *)y->data)[i * stride] = i < INT32_MAX ? (int32_t)i : INT32_MAX;
+        for (int64_t i = 0; i < n; i++)
+            ((int32_t *)y->data)[i * stride] = i < INT32_MAX ? (int32_t)i : INT32_MAX;
     else
         for (int64_t i = 0; i < n; i++) ((uint8_t *)y->data)[i * stride] = i != 0;
 }

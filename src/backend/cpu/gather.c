@@ -1,5 +1,5 @@
-/* Gather. All dimensions but the one that is indexed are independent of each other: they are walked as one space, with
- * its innermost as the line of a box whose rows are the indices. */
+/* Gather. All dimensions but the one that is indexed are independent of each other: they are walked as one
+ * space, with its innermost as the line of a box whose rows are the indices. */
 #include <string.h>
 
 #include "backend/cpu/map.h"
@@ -8,8 +8,8 @@
 enum { X, INDEX, Y };
 
 struct gather {
-    struct heed_view x, index, y;  /* backward: dx and dy in the places of x and y */
-    struct heed_dim row, line;     /* row: the indexed dimension */
+    struct heed_view x, index, y; /* backward: dx and dy in the places of x and y */
+    struct heed_dim row, line;    /* row: the indexed dimension */
     int64_t box_rows, box_lines;
     int row_place, line_place;
     struct heed_cpu_walk outer;
@@ -40,7 +40,8 @@ static void plan(struct gather *g, const struct heed_gather_args *a, const struc
     const struct heed_view *const views[HEED_WALK_VIEWS] = {&rest[X], &rest[INDEX], &rest[Y]};
     struct heed_dim dims[HEED_MAX_RANK];
     int rank = heed_cpu_dims_merge(dims, heed_cpu_dims(views, dims), INDEX);
-    g->row = (struct heed_dim){y->size[a->dim], {x->stride[a->dim], a->index.stride[a->dim], y->stride[a->dim]}};
+    g->row =
+        (struct heed_dim){y->size[a->dim], {x->stride[a->dim], a->index.stride[a->dim], y->stride[a->dim]}};
     g->line = (struct heed_dim){.size = 1};
     if (rank > 0) g->line = dims[--rank];
     /* Backward adds the rows in order, so all are one tile's. */
@@ -76,7 +77,8 @@ static void gather_box(const struct gather *g, const struct box *b) {
             continue;
         }
         for (int64_t j = 0; j < b->lines; j++)
-            y[j * line->stride[Y]] = b->x[index[j * line->stride[INDEX]] * row->stride[X] + j * line->stride[X]];
+            y[j * line->stride[Y]] =
+                b->x[index[j * line->stride[INDEX]] * row->stride[X] + j * line->stride[X]];
     }
 }
 
@@ -91,11 +93,13 @@ static void scatter_box(const struct gather *g, const struct box *b) {
             continue;
         }
         for (int64_t j = 0; j < b->lines; j++)
-            b->x[index[j * line->stride[INDEX]] * row->stride[X] + j * line->stride[X]] += y[j * line->stride[Y]];
+            b->x[index[j * line->stride[INDEX]] * row->stride[X] + j * line->stride[X]] +=
+                y[j * line->stride[Y]];
     }
 }
 
-static void run_tile(const struct gather *g, int64_t tile, void (*box)(const struct gather *, const struct box *)) {
+static void run_tile(const struct gather *g, int64_t tile,
+                     void (*box)(const struct gather *, const struct box *)) {
     struct heed_cpu_walk walk = g->outer;
     heed_cpu_walk_to(&walk, tile * g->tile_positions);
     const int64_t positions = heed_cpu_part(g->positions, g->tile_positions, tile);

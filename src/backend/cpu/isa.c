@@ -3,7 +3,8 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-/* Bits of extended control register 0: what state the operating system saves (Intel SDM volume 1, chapter 13). */
+/* Bits of extended control register 0: what state the operating system saves (Intel SDM volume 1, chapter
+ * 13). */
 enum { STATE_AVX = 0x06, STATE_AVX512 = 0xe6 };
 
 /* CPUID leaf 1, ECX. */

@@ -1,12 +1,13 @@
 /* How a map is cut.
  *
- * Dimensions of size 1 are dropped and neighbours that every view walks evenly are merged. A dimension is *reduced* if the
- * output repeats over it, otherwise *kept*. The last dimension, and the one before it where the last is short, make a
- * box of at most HEED_MAP_BLOCK elements, computed by one call of the function. All boxes of one place in the kept
- * dimensions are summed, in order, into a small accumulator; a place has as many elements as the box has kept ones.
+ * Dimensions of size 1 are dropped and neighbours that every view walks evenly are merged. A dimension is
+ * *reduced* if the output repeats over it, otherwise *kept*. The last dimension, and the one before it where
+ * the last is short, make a box of at most HEED_MAP_BLOCK elements, computed by one call of the function. All
+ * boxes of one place in the kept dimensions are summed, in order, into a small accumulator; a place has as
+ * many elements as the box has kept ones.
  *
- * Tiles are ranges of places. Where a place sums many elements, the reduced dimensions are cut into chunks too; their
- * partial sums go to scratch and are folded in the order of chunks. Nothing depends on threads. */
+ * Tiles are ranges of places. Where a place sums many elements, the reduced dimensions are cut into chunks
+ * too; their partial sums go to scratch and are folded in the order of chunks. Nothing depends on threads. */
 #include "backend/cpu/map.h"
 
 #include <math.h>
@@ -19,16 +20,16 @@ enum { OUT = HEED_MAP_INPUTS };
 struct plan {
     const struct heed_map *map;
     const struct heed_map_vectors *vectors;
-    int64_t count;        /* elements of the whole shape */
+    int64_t count;             /* elements of the whole shape */
     struct heed_dim row, line; /* the box: `row` times `line` elements of the two innermost dimensions */
     bool row_kept, line_kept;
-    int64_t box_rows, box_lines;       /* of a full box */
-    int row_dim, line_dim;             /* places of the segments in their walk's dims, −1: one segment */
-    int64_t place_size;                /* kept elements of a full box */
-    int64_t places, boxes;             /* kept positions; boxes of one place */
-    int64_t chunks, chunk_boxes;       /* the boxes of a place in chunks */
-    int64_t tile_places, tiles;        /* tiles of one chunk */
-    int64_t fold_places;               /* of a tile that folds chunks */
+    int64_t box_rows, box_lines; /* of a full box */
+    int row_dim, line_dim;       /* places of the segments in their walk's dims, −1: one segment */
+    int64_t place_size;          /* kept elements of a full box */
+    int64_t places, boxes;       /* kept positions; boxes of one place */
+    int64_t chunks, chunk_boxes; /* the boxes of a place in chunks */
+    int64_t tile_places, tiles;  /* tiles of one chunk */
+    int64_t fold_places;         /* of a tile that folds chunks */
     struct heed_cpu_walk kept, reduced;
     float *partial; /* [chunks, places, place_size] */
 };
@@ -115,7 +116,8 @@ struct work {
     uint32_t gathered[HEED_MAP_INPUTS][HEED_MAP_BLOCK];
 };
 
-static void gather4(const uint32_t *x, int64_t rows, int64_t row_stride, int64_t lines, int64_t stride, uint32_t *y) {
+static void gather4(const uint32_t *x, int64_t rows, int64_t row_stride, int64_t lines, int64_t stride,
+                    uint32_t *y) {
     for (int64_t i = 0; i < rows; i++, x += row_stride, y += lines) {
         if (stride == 1)
             for (int64_t j = 0; j < lines; j++) y[j] = x[j];
@@ -124,7 +126,8 @@ static void gather4(const uint32_t *x, int64_t rows, int64_t row_stride, int64_t
     }
 }
 
-static void gather1(const uint8_t *x, int64_t rows, int64_t row_stride, int64_t lines, int64_t stride, uint8_t *y) {
+static void gather1(const uint8_t *x, int64_t rows, int64_t row_stride, int64_t lines, int64_t stride,
+                    uint8_t *y) {
     for (int64_t i = 0; i < rows; i++, x += row_stride, y += lines)
         for (int64_t j = 0; j < lines; j++) y[j] = x[j * stride];
 }
@@ -241,8 +244,10 @@ static void place_sum(struct work *w, int64_t chunk, float *sum) {
     const int64_t boxes = heed_cpu_part(p->boxes, p->chunk_boxes, chunk);
     heed_cpu_walk_to(&w->reduced, chunk * p->chunk_boxes);
     for (int64_t b = 0; b < boxes; b++) {
-        w->rows = heed_cpu_walk_extent(p->row_kept ? &w->kept : &w->reduced, p->row_dim, &p->row, p->box_rows);
-        w->lines = heed_cpu_walk_extent(p->line_kept ? &w->kept : &w->reduced, p->line_dim, &p->line, p->box_lines);
+        w->rows =
+            heed_cpu_walk_extent(p->row_kept ? &w->kept : &w->reduced, p->row_dim, &p->row, p->box_rows);
+        w->lines =
+            heed_cpu_walk_extent(p->line_kept ? &w->kept : &w->reduced, p->line_dim, &p->line, p->box_lines);
         box_add(w, box_compute(w, NULL), sum);
         heed_cpu_walk_next(&w->reduced);
     }

@@ -1,5 +1,5 @@
-/* Elementwise computation over strided and repeated views, with sums (or maxima) over the dimensions that the result
- * repeats: what unary, binary, where, reduce and the adding copy are made of. */
+/* Elementwise computation over strided and repeated views, with sums (or maxima) over the dimensions that the
+ * result repeats: what unary, binary, where, reduce and the adding copy are made of. */
 #ifndef HEED_SRC_BACKEND_CPU_MAP_H
 #define HEED_SRC_BACKEND_CPU_MAP_H
 

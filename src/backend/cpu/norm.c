@@ -1,4 +1,5 @@
-/* Layer norm and RMS norm. The gradients of weight and bias are summed per tile of rows, and then over tiles in order. */
+/* Layer norm and RMS norm. The gradients of weight and bias are summed per tile of rows, and then over tiles
+ * in order. */
 #include "backend/cpu/map.h"
 #include "backend/cpu/rows.h"
 
@@ -13,8 +14,10 @@ struct job {
 /* A tile has at least this many rows, so that the partial sums are small beside x. */
 enum { FEWEST_ROWS = 16 };
 
-static struct job job_of(const struct heed_exec *exec, const struct heed_norm_args *a, void *saved, void *scratch) {
-    struct job job = {.args = a, .rows = a->x.size[0], .n = a->x.size[1], .statistics = saved, .partial = scratch};
+static struct job job_of(const struct heed_exec *exec, const struct heed_norm_args *a, void *saved,
+                         void *scratch) {
+    struct job job = {
+        .args = a, .rows = a->x.size[0], .n = a->x.size[1], .statistics = saved, .partial = scratch};
     job.vectors = heed_norm_vectors(exec->isa);
     job.tile_rows = heed_cpu_rows_per_tile(job.n, HEED_CPU_GRAIN);
     if (job.tile_rows < FEWEST_ROWS) job.tile_rows = FEWEST_ROWS;
@@ -40,9 +43,9 @@ static void backward_tile(void *arg, int64_t tile, int worker) {
     const int64_t row = tile * job->tile_rows, first = row * job->n;
     float *dx = a->dx.view.data, *partial = job->partial + tile * 2 * job->n;
     job->vectors->backward(a->rms, heed_cpu_part(job->rows, job->tile_rows, tile), job->n,
-                           (const float *)a->x.data + first, a->weight.data, (const float *)a->dy.data + first,
-                           job->statistics + row, a->dx.add, dx != NULL ? dx + first : NULL,
-                           heed_has(&a->dweight.view) ? partial : NULL,
+                           (const float *)a->x.data + first, a->weight.data,
+                           (const float *)a->dy.data + first, job->statistics + row, a->dx.add,
+                           dx != NULL ? dx + first : NULL, heed_has(&a->dweight.view) ? partial : NULL,
                            heed_has(&a->dbias.view) ? partial + job->n : NULL);
 }
 
@@ -59,9 +62,11 @@ static struct heed_map fold(const struct job *job, int which) {
     const struct heed_grad_view *g = which == 0 ? &job->args->dweight : &job->args->dbias;
     struct heed_map map = {.inputs = 1, .out = *g, .scale = 1.0f};
     struct heed_view *in = &map.in[0], *out = &map.out.view;
-    *in = (struct heed_view){.data = job->partial, .rank = 2, .size = {job->tiles, job->n}, .stride = {2 * job->n, 1}};
+    *in = (struct heed_view){
+        .data = job->partial, .rank = 2, .size = {job->tiles, job->n}, .stride = {2 * job->n, 1}};
     if (job->partial != NULL) in->data = job->partial + which * job->n;
-    *out = (struct heed_view){.data = g->view.data, .rank = 2, .size = {job->tiles, job->n}, .stride = {0, 1}};
+    *out =
+        (struct heed_view){.data = g->view.data, .rank = 2, .size = {job->tiles, job->n}, .stride = {0, 1}};
     return map;
 }
 

@@ -1,6 +1,7 @@
-/* OpenBLAS is watched. A build with DYNAMIC_ARCH chooses its kernels when it is loaded, and on a processor younger than
- * itself it chooses those of a Pentium 4. While the process has no threads but OpenBLAS's own idle ones, heed makes it choose
- * again; only between cores that a table knows to work, and never against the user's OPENBLAS_CORETYPE. */
+/* OpenBLAS is watched. A build with DYNAMIC_ARCH chooses its kernels when it is loaded, and on a processor
+ * younger than itself it chooses those of a Pentium 4. While the process has no threads but OpenBLAS's own
+ * idle ones, heed makes it choose again; only between cores that a table knows to work, and never against the
+ * user's OPENBLAS_CORETYPE. */
 #include "backend/cpu/openblas.h"
 
 #include <cblas.h>
@@ -21,17 +22,15 @@ void gotoblas_dynamic_quit(void) __attribute__((weak));
 
 #define VARIABLE "OPENBLAS_CORETYPE"
 
-#define FROM_ALL(version, to)                                                                      \
-    {version, "Prescott", to}, {version, "Core2", to}, {version, "Penryn", to}, {version, "Nehalem", to}, \
-        {version, "Barcelona", to}, {version, "Sandybridge", to}
+#define FROM_ALL(version, to)                                                                                \
+    {version, "Prescott", to}, {version, "Core2", to}, {version, "Penryn", to}, {version, "Nehalem", to},    \
+        {version, "Barcelona", to}, {                                                                        \
+        version, "Sandybridge", to                                                                           \
+    }
 
 const struct heed_blas_change heed_blas_changes[] = {
-    FROM_ALL("0.3.21", "Haswell"),
-    FROM_ALL("0.3.21", "Zen"),
-    FROM_ALL("0.3.21", "SkylakeX"),
-    {"0.3.21", "Haswell", "SkylakeX"},
-    {"0.3.21", "Zen", "SkylakeX"},
-    {NULL, NULL, NULL},
+    FROM_ALL("0.3.21", "Haswell"),     FROM_ALL("0.3.21", "Zen"),     FROM_ALL("0.3.21", "SkylakeX"),
+    {"0.3.21", "Haswell", "SkylakeX"}, {"0.3.21", "Zen", "SkylakeX"}, {NULL, NULL, NULL},
 };
 
 /* Cores with kernels for an instruction set; all others are baseline. */
@@ -39,8 +38,8 @@ static const struct {
     const char *core;
     enum heed_isa isa;
 } fitting[] = {
-    {"Haswell", HEED_ISA_AVX2},       {"Zen", HEED_ISA_AVX2},
-    {"SkylakeX", HEED_ISA_AVX512},    {"Cooperlake", HEED_ISA_AVX512},
+    {"Haswell", HEED_ISA_AVX2},          {"Zen", HEED_ISA_AVX2},
+    {"SkylakeX", HEED_ISA_AVX512},       {"Cooperlake", HEED_ISA_AVX512},
     {"SapphireRapids", HEED_ISA_AVX512},
 };
 
@@ -58,7 +57,8 @@ const char *heed_blas_best_core(enum heed_isa isa, bool amd) {
 
 bool heed_blas_may_change(const char *version, const char *from, const char *to) {
     for (const struct heed_blas_change *c = heed_blas_changes; c->version != NULL; c++)
-        if (strcmp(c->version, version) == 0 && strcmp(c->from, from) == 0 && strcmp(c->to, to) == 0) return true;
+        if (strcmp(c->version, version) == 0 && strcmp(c->from, from) == 0 && strcmp(c->to, to) == 0)
+            return true;
     return false;
 }
 

@@ -18,8 +18,8 @@ const char *heed_blas_best_core(enum heed_isa isa, bool amd);
 /* Whether the table knows this change. */
 bool heed_blas_may_change(const char *version, const char *from, const char *to);
 
-/* Lets OpenBLAS choose again, as if the environment said `core`; the environment is then as before. Whether that core
- * now runs. Only while no product runs in any thread. */
+/* Lets OpenBLAS choose again, as if the environment said `core`; the environment is then as before. Whether
+ * that core now runs. Only while no product runs in any thread. */
 bool heed_blas_select(const char *core);
 
 /* What the library constructor does: looks, re-selects where it is allowed, and writes the report. */

@@ -20,7 +20,8 @@ static struct heed_map forward_map(const struct heed_reduce_args *a) {
 }
 
 /* How many elements equal each maximum: in y's layout, in scratch. */
-static struct heed_map count_map(const struct heed_exec *exec, const struct heed_reduce_args *a, void *count) {
+static struct heed_map count_map(const struct heed_exec *exec, const struct heed_reduce_args *a,
+                                 void *count) {
     struct heed_map map = {
         .fn = heed_binary_vectors(exec->isa)->same,
         .inputs = 2,

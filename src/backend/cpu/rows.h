@@ -32,8 +32,8 @@ HEED_CPU_TABLE(norm)
 
 /* ---- losses and arg max ---- */
 
-/* Of a row: its maximum (NaN is passed over), Σ e^(x − maximum) and Σ (x − maximum). A row of −∞ has maximum −∞ and
- * sum 0. */
+/* Of a row: its maximum (NaN is passed over), Σ e^(x − maximum) and Σ (x − maximum). A row of −∞ has maximum
+ * −∞ and sum 0. */
 struct heed_logits {
     float maximum, sum, shifted;
 };
@@ -41,7 +41,8 @@ struct heed_logits {
 struct heed_loss_vectors {
     struct heed_logits (*look)(int64_t n, const float *x);
     /* dx[c] = e^(x[c] − maximum)·factor − base, or added. */
-    void (*cross_entropy_back)(int64_t n, const float *x, float maximum, float factor, float base, bool add, float *dx);
+    void (*cross_entropy_back)(int64_t n, const float *x, float maximum, float factor, float base, bool add,
+                               float *dx);
     /* Σ of the losses of n pairs. */
     double (*squares)(int64_t n, const float *x, const float *t);
     double (*logistic)(int64_t n, const float *x, const float *t);

@@ -6,7 +6,8 @@ struct job {
     int64_t rows, n, tile_rows;
 };
 
-static struct job job_of(const struct heed_exec *exec, const struct heed_softmax_args *a, const struct heed_view *x) {
+static struct job job_of(const struct heed_exec *exec, const struct heed_softmax_args *a,
+                         const struct heed_view *x) {
     struct job job = {a, heed_softmax_vectors(exec->isa), x->size[0], x->size[1], 0};
     job.tile_rows = heed_cpu_rows_per_tile(job.n, HEED_CPU_GRAIN);
     return job;
@@ -25,8 +26,9 @@ static void backward_tile(void *arg, int64_t tile, int worker) {
     const struct job *job = arg;
     const int64_t first = tile * job->tile_rows * job->n;
     job->vectors->backward(job->args->log, heed_cpu_part(job->rows, job->tile_rows, tile), job->n,
-                           (const float *)job->args->y.data + first, (const float *)job->args->dy.data + first,
-                           job->args->dx.add, (float *)job->args->dx.view.data + first);
+                           (const float *)job->args->y.data + first,
+                           (const float *)job->args->dy.data + first, job->args->dx.add,
+                           (float *)job->args->dx.view.data + first);
 }
 
 static bool applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {

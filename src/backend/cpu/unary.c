@@ -9,7 +9,8 @@ static bool applies(const struct heed_exec *exec, const void *args, struct heed_
 }
 
 /* c is kept in *constant while the map lives. */
-static struct heed_map backward_map(const struct heed_exec *exec, const struct heed_unary_args *a, float *constant) {
+static struct heed_map backward_map(const struct heed_exec *exec, const struct heed_unary_args *a,
+                                    float *constant) {
     const unsigned needs = heed_unary_needs(a->op);
     *constant = (float)a->c;
     return (struct heed_map){

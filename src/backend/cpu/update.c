@@ -1,5 +1,5 @@
-/* What optimisers run: the norm of all gradients, and one step of all parameters. The elements of all items are seen as one
- * row, cut into tiles of HEED_CPU_GRAIN; a tile may hold parts of several items. */
+/* What optimisers run: the norm of all gradients, and one step of all parameters. The elements of all items
+ * are seen as one row, cut into tiles of HEED_CPU_GRAIN; a tile may hold parts of several items. */
 #include <math.h>
 
 #include "backend/cpu/update.h"
@@ -62,7 +62,8 @@ static void norm_tile(void *arg, int64_t tile, int worker) {
     double total = 0;
     while (next_part(a->item, a->items, &at, &left, &part)) {
         float *g = (float *)a->item[part.item].grad + part.first;
-        if (a->scale != 1 || a->clamp > 0) job->vectors->limit(part.count, (float)a->scale, (float)a->clamp, g);
+        if (a->scale != 1 || a->clamp > 0)
+            job->vectors->limit(part.count, (float)a->scale, (float)a->clamp, g);
         /* Squares of finite f32 are finite in double, however many. */
         const double squares = job->vectors->squares(part.count, g);
         if (!isfinite(squares) && first_bad < 0) first_bad = part.item;
@@ -122,7 +123,8 @@ struct step_job {
     double correction1, correction2;
 };
 
-static void step_sgd(const struct step_job *job, const struct heed_param_item *item, const struct part *part) {
+static void step_sgd(const struct step_job *job, const struct heed_param_item *item,
+                     const struct part *part) {
     const struct heed_update_args *a = job->args;
     const struct heed_sgd o = {
         .grad_scale = (float)a->grad_scale,
@@ -133,11 +135,12 @@ static void step_sgd(const struct step_job *job, const struct heed_param_item *i
         .nesterov = a->nesterov,
     };
     float *m = item->moment1;
-    job->vectors->sgd(&o, part->count, (float *)item->param + part->first, (const float *)item->grad + part->first,
-                      m != NULL ? m + part->first : NULL);
+    job->vectors->sgd(&o, part->count, (float *)item->param + part->first,
+                      (const float *)item->grad + part->first, m != NULL ? m + part->first : NULL);
 }
 
-static void step_adam(const struct step_job *job, const struct heed_param_item *item, const struct part *part) {
+static void step_adam(const struct step_job *job, const struct heed_param_item *item,
+                      const struct part *part) {
     const struct heed_update_args *a = job->args;
     const bool decoupled = a->kind == HEED_UPDATE_ADAMW;
     const struct heed_adam o = {
@@ -152,8 +155,9 @@ static void step_adam(const struct step_job *job, const struct heed_param_item *
         .correction = (float)(1 / job->correction2),
         .eps = (float)a->eps,
     };
-    job->vectors->adam(&o, part->count, (float *)item->param + part->first, (const float *)item->grad + part->first,
-                       (float *)item->moment1 + part->first, (float *)item->moment2 + part->first);
+    job->vectors->adam(&o, part->count, (float *)item->param + part->first,
+                       (const float *)item->grad + part->first, (float *)item->moment1 + part->first,
+                       (float *)item->moment2 + part->first);
 }
 
 static void step_tile(void *arg, int64_t tile, int worker) {

@@ -11,11 +11,11 @@ struct heed_sgd {
 
 struct heed_adam {
     float grad_scale;
-    float decay;   /* Adam: added to the gradient, times the parameter */
-    float shrink;  /* AdamW: the parameter is multiplied by 1 − shrink */
+    float decay;                      /* Adam: added to the gradient, times the parameter */
+    float shrink;                     /* AdamW: the parameter is multiplied by 1 − shrink */
     float beta1, rest1, beta2, rest2; /* rest: 1 − β */
-    float rate;    /* over 1 − β1^step */
-    float correction; /* 1 / (1 − β2^step) */
+    float rate;                       /* over 1 − β1^step */
+    float correction;                 /* 1 / (1 − β2^step) */
     float eps;
 };
 

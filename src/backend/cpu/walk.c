@@ -45,7 +45,8 @@ int heed_cpu_walk_segments(struct heed_cpu_walk *walk, const struct heed_dim *di
     return walk->rank++;
 }
 
-int64_t heed_cpu_walk_extent(const struct heed_cpu_walk *walk, int place, const struct heed_dim *dim, int64_t length) {
+int64_t heed_cpu_walk_extent(const struct heed_cpu_walk *walk, int place, const struct heed_dim *dim,
+                             int64_t length) {
     return place < 0 ? length : heed_cpu_part(dim->size, length, walk->at[place]);
 }
 

@@ -28,12 +28,13 @@ int heed_cpu_dims(const struct heed_view *const view[HEED_WALK_VIEWS], struct he
  * Returns how many are left. */
 int heed_cpu_dims_merge(struct heed_dim *dims, int rank, int keep_apart);
 
-/* Appends a dimension that is walked in segments of `length`; returns its place, −1 (and nothing appended) if that is
- * one segment only. */
+/* Appends a dimension that is walked in segments of `length`; returns its place, −1 (and nothing appended) if
+ * that is one segment only. */
 int heed_cpu_walk_segments(struct heed_cpu_walk *walk, const struct heed_dim *dim, int64_t length);
 
 /* The length of the segment at hand. */
-int64_t heed_cpu_walk_extent(const struct heed_cpu_walk *walk, int place, const struct heed_dim *dim, int64_t length);
+int64_t heed_cpu_walk_extent(const struct heed_cpu_walk *walk, int place, const struct heed_dim *dim,
+                             int64_t length);
 
 int64_t heed_cpu_walk_positions(const struct heed_cpu_walk *walk);
 void heed_cpu_walk_to(struct heed_cpu_walk *walk, int64_t position);

@@ -56,7 +56,7 @@ static inline void group_look(struct group *g) {
 
 /* Lanes whose bit k is set. */
 static inline vm lanes_with_bit(vi words, int64_t k) {
-    return vm_int_less(words << (int32_t)(31 - k), (vi){0});
+    return vm_int_less((vi)((vu)words << (uint32_t)(31 - k)), (vi){0});
 }
 
 /* ---- copying ---- */

@@ -24,21 +24,21 @@ MAP_1(negative, -a)
 MAP_3(product_da, a *c)
 MAP_3(product_db, a *b)
 MAP_3(quotient_da, a / c)
-MAP_3(quotient_db, -a * (b / c) / c)
+MAP_3(quotient_db, -a *(b / c) / c)
 MAP_3(power_da, a *vf_power_slope(b, c))
 MAP_3(power_db, a *vf_power_growth(b, c))
 
 /* ---- comparisons ---- */
 
-#define COMPARE(name, type, operator)                                                              \
-    static void name(const void *self, int64_t n, const void *const *in, const int *step, void *out) { \
-        (void)self;                                                                                \
-        const type *a = in[0], *b = in[1];                                                         \
-        uint8_t *y = out;                                                                          \
-        if (step[0] && step[1])                                                                    \
-            for (int64_t i = 0; i < n; i++) y[i] = a[i] operator b[i];                             \
-        else                                                                                       \
-            for (int64_t i = 0; i < n; i++) y[i] = a[step[0] * i] operator b[step[1] * i];         \
+#define COMPARE(name, type, operator)                                                                        \
+    static void name(const void *self, int64_t n, const void *const *in, const int *step, void *out) {       \
+        (void)self;                                                                                          \
+        const type *a = in[0], *b = in[1];                                                                   \
+        uint8_t *y = out;                                                                                    \
+        if (step[0] && step[1])                                                                              \
+            for (int64_t i = 0; i < n; i++) y[i] = a[i] operator b[i];                                       \
+        else                                                                                                 \
+            for (int64_t i = 0; i < n; i++) y[i] = a[step[0] * i] operator b[step[1] * i];                   \
     }
 
 COMPARE(equal, float, ==)
@@ -58,26 +58,26 @@ static inline vm condition(const uint8_t *c, int step, int64_t n) {
     return vm_int_less(vi_set(0), vi_load(word));
 }
 
-#define CONDITION(name, inputs, expression)                                                        \
-    static inline vf name##_lanes(vm m, vf a, vf b) {                                              \
-        (void)b;                                                                                   \
-        return expression;                                                                         \
-    }                                                                                              \
-    static void name(const void *self, int64_t n, const void *const *in, const int *step, void *out) { \
-        (void)self;                                                                                \
-        const uint8_t *c = in[0];                                                                  \
-        float *y = out;                                                                            \
-        const int other = (inputs) - 1;                                                            \
-        int64_t i = 0;                                                                             \
-        for (; i + HEED_LANES <= n; i += HEED_LANES)                                               \
-            vf_store(y + i, name##_lanes(condition(c + step[0] * i, step[0], HEED_LANES),          \
-                                         vf_input(in, step, 1, i), vf_input(in, step, other, i))); \
-        if (i < n)                                                                                 \
-            vf_store_part(y + i,                                                                   \
-                          name##_lanes(condition(c + step[0] * i, step[0], n - i),                 \
-                                       vf_input_part(in, step, 1, i, n - i),                       \
-                                       vf_input_part(in, step, other, i, n - i)),                  \
-                          n - i);                                                                  \
+#define CONDITION(name, inputs, expression)                                                                  \
+    static inline vf name##_lanes(vm m, vf a, vf b) {                                                        \
+        (void)b;                                                                                             \
+        return expression;                                                                                   \
+    }                                                                                                        \
+    static void name(const void *self, int64_t n, const void *const *in, const int *step, void *out) {       \
+        (void)self;                                                                                          \
+        const uint8_t *c = in[0];                                                                            \
+        float *y = out;                                                                                      \
+        const int other = (inputs)-1;                                                                        \
+        int64_t i = 0;                                                                                       \
+        for (; i + HEED_LANES <= n; i += HEED_LANES)                                                         \
+            vf_store(y + i, name##_lanes(condition(c + step[0] * i, step[0], HEED_LANES),                    \
+                                         vf_input(in, step, 1, i), vf_input(in, step, other, i)));           \
+        if (i < n)                                                                                           \
+            vf_store_part(y + i,                                                                             \
+                          name##_lanes(condition(c + step[0] * i, step[0], n - i),                           \
+                                       vf_input_part(in, step, 1, i, n - i),                                 \
+                                       vf_input_part(in, step, other, i, n - i)),                            \
+                          n - i);                                                                            \
     }
 
 CONDITION(choose, 3, vf_select(m, a, b))

@@ -8,21 +8,41 @@ static inline vf load_or(const float *x, int64_t n, float otherwise) {
 
 /* ---- cross-entropy ---- */
 
-static struct heed_logits look(int64_t n, const float *x) {
-    vf m = vf_set(-INFINITY);
-    for (int64_t i = 0; i < n; i += HEED_LANES) m = vf_max(load_or(x + i, n - i, -INFINITY), m);
-    const float maximum = vf_largest(m);
-    const vf shift = vf_set(maximum == -INFINITY ? 0.0f : maximum);
-    vf sum = {0}, shifted = {0};
-    for (int64_t i = 0; i < n; i += HEED_LANES) {
-        const vf d = load_or(x + i, n - i, -INFINITY) - shift;
-        sum += vf_exp(d);
-        shifted += n - i >= HEED_LANES ? d : vf_where(vm_first(n - i), d);
+static float row_max(int64_t n, const float *x) {
+    vf m0 = vf_set(-INFINITY), m1 = m0, m2 = m0, m3 = m0;
+    int64_t i = 0;
+    for (; i + 4 * HEED_LANES <= n; i += 4 * HEED_LANES) {
+        m0 = vf_max(vf_load(x + i), m0);
+        m1 = vf_max(vf_load(x + i + HEED_LANES), m1);
+        m2 = vf_max(vf_load(x + i + 2 * HEED_LANES), m2);
+        m3 = vf_max(vf_load(x + i + 3 * HEED_LANES), m3);
     }
-    return (struct heed_logits){maximum, vf_sum(sum), vf_sum(shifted)};
+    for (; i < n; i += HEED_LANES) m0 = vf_max(load_or(x + i, n - i, -INFINITY), m0);
+    return vf_largest(vf_max(vf_max(m0, m1), vf_max(m2, m3)));
 }
 
-static void cross_entropy_back(int64_t n, const float *x, float maximum, float factor, float base, bool add, float *dx) {
+static struct heed_logits look(int64_t n, const float *x) {
+    const float maximum = row_max(n, x);
+    const vf shift = vf_set(maximum == -INFINITY ? 0.0f : maximum);
+    vf sum0 = {0}, sum1 = {0}, shifted0 = {0}, shifted1 = {0};
+    int64_t i = 0;
+    for (; i + 2 * HEED_LANES <= n; i += 2 * HEED_LANES) {
+        const vf d0 = vf_load(x + i) - shift, d1 = vf_load(x + i + HEED_LANES) - shift;
+        sum0 += vf_exp(d0);
+        sum1 += vf_exp(d1);
+        shifted0 += d0;
+        shifted1 += d1;
+    }
+    for (; i < n; i += HEED_LANES) {
+        const vf d = load_or(x + i, n - i, -INFINITY) - shift;
+        sum0 += vf_exp(d);
+        shifted0 += n - i >= HEED_LANES ? d : vf_where(vm_first(n - i), d);
+    }
+    return (struct heed_logits){maximum, vf_sum(sum0 + sum1), vf_sum(shifted0 + shifted1)};
+}
+
+static void cross_entropy_back(int64_t n, const float *x, float maximum, float factor, float base, bool add,
+                               float *dx) {
     const vf m = vf_set(maximum), f = vf_set(factor), b = vf_set(base);
     int64_t i = 0;
     for (; i + HEED_LANES <= n; i += HEED_LANES) {

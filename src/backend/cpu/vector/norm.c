@@ -1,5 +1,5 @@
-/* Layer norm and RMS norm of rows. The variance is taken about the mean, in a pass of its own over a row that is
- * near by then. */
+/* Layer norm and RMS norm of rows. The variance is taken about the mean, in a pass of its own over a row that
+ * is near by then. */
 #include "backend/cpu/rows.h"
 #include "backend/cpu/vector/vector.h"
 
@@ -73,15 +73,23 @@ struct means {
     float g, gx;
 };
 
+/* Where the gradients of weight and bias are summed, either may be NULL; overwritten by the first row. */
+struct sums {
+    float *weight, *bias;
+    bool add;
+};
+
 static inline struct means row_look(int64_t n, const float *x, const float *weight, const float *dy,
-                                    struct heed_norm_statistics s) {
+                                    struct heed_norm_statistics s, struct sums sums) {
     const vf mean = vf_set(s.mean), rstd = vf_set(s.rstd);
     vf sum = {0}, product = {0};
     for (int64_t i = 0; i < n; i += HEED_LANES) {
-        vf g = load(dy + i, n - i);
-        if (weight != NULL) g *= load(weight + i, n - i);
+        const vf d = load(dy + i, n - i), normal = (load(x + i, n - i) - mean) * rstd;
+        const vf g = weight != NULL ? d * load(weight + i, n - i) : d;
         sum += g;
-        product = vf_fma(g, (load(x + i, n - i) - mean) * rstd, product);
+        product = vf_fma(g, normal, product);
+        if (sums.weight != NULL) store(sums.add, d * normal, n - i, sums.weight + i);
+        if (sums.bias != NULL) store(sums.add, d, n - i, sums.bias + i);
     }
     return (struct means){vf_sum(sum) / (float)n, vf_sum(product) / (float)n};
 }
@@ -99,25 +107,20 @@ static inline void row_dx(int64_t n, const float *x, const float *weight, const 
     }
 }
 
-static inline void row_parameters(int64_t n, const float *x, const float *dy, struct heed_norm_statistics s,
-                                  bool add, float *dweight, float *dbias) {
-    const vf mean = vf_set(s.mean), rstd = vf_set(s.rstd);
-    for (int64_t i = 0; i < n; i += HEED_LANES) {
-        const vf d = load(dy + i, n - i);
-        if (dweight != NULL) store(add, d * ((load(x + i, n - i) - mean) * rstd), n - i, dweight + i);
-        if (dbias != NULL) store(add, d, n - i, dbias + i);
-    }
-}
-
 static void backward(bool rms, int64_t rows, int64_t n, const float *x, const float *weight, const float *dy,
-                     const struct heed_norm_statistics *statistics, bool add, float *dx, float *dweight, float *dbias) {
+                     const struct heed_norm_statistics *statistics, bool add, float *dx, float *dweight,
+                     float *dbias) {
     for (int64_t r = 0; r < rows; r++, x += n, dy += n) {
         const struct heed_norm_statistics s = statistics[r];
-        if (dweight != NULL || dbias != NULL) row_parameters(n, x, dy, s, r > 0, dweight, dbias);
-        if (dx == NULL) continue;
-        struct means means = row_look(n, x, weight, dy, s);
+        const struct sums sums = {dweight, dbias, r > 0};
+        struct means means;
+        if (weight != NULL && dweight != NULL && dbias != NULL &&
+            sums.add) /* the usual case, without tests inside */
+            means = row_look(n, x, weight, dy, s, (struct sums){dweight, dbias, true});
+        else
+            means = row_look(n, x, weight, dy, s, sums);
         if (rms) means.g = 0.0f;
-        row_dx(n, x, weight, dy, s, means, add, dx + r * n);
+        if (dx != NULL) row_dx(n, x, weight, dy, s, means, add, dx + r * n);
     }
 }
 

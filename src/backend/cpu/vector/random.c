@@ -1,6 +1,6 @@
-/* Blocks are computed HEED_LANES at a time, in an order that makes the 4 × 4 transposes within 16 bytes leave the words of
- * neighbouring blocks side by side: with Q = HEED_LANES / 4, lane 4q + j holds block Q·j + q, so that transposed vector j
- * holds the blocks from Q·j on. */
+/* Blocks are computed HEED_LANES at a time, in an order that makes the 4 × 4 transposes within 16 bytes leave
+ * the words of neighbouring blocks side by side: with Q = HEED_LANES / 4, lane 4q + j holds block Q·j + q, so
+ * that transposed vector j holds the blocks from Q·j on. */
 #include "backend/cpu/random.h"
 #include "backend/cpu/vector/philox.h"
 
@@ -13,21 +13,21 @@ static inline vu block_order(uint32_t first) {
 }
 
 #if HEED_VECTOR_BYTES == 64
-#define INTERLEAVE(a, b, from)                                                                     \
-    __builtin_shufflevector(a, b, (from), 16 + (from), (from) + 1, 17 + (from), 4 + (from), 20 + (from), 5 + (from), \
-                            21 + (from), 8 + (from), 24 + (from), 9 + (from), 25 + (from), 12 + (from), 28 + (from), \
-                            13 + (from), 29 + (from))
-#define JOIN(a, b, from)                                                                           \
-    __builtin_shufflevector(a, b, (from), (from) + 1, 16 + (from), 17 + (from), 4 + (from), 5 + (from), 20 + (from), \
-                            21 + (from), 8 + (from), 9 + (from), 24 + (from), 25 + (from), 12 + (from), 13 + (from), \
-                            28 + (from), 29 + (from))
+#define INTERLEAVE(a, b, from)                                                                               \
+    __builtin_shufflevector(a, b, (from), 16 + (from), (from) + 1, 17 + (from), 4 + (from), 20 + (from),     \
+                            5 + (from), 21 + (from), 8 + (from), 24 + (from), 9 + (from), 25 + (from),       \
+                            12 + (from), 28 + (from), 13 + (from), 29 + (from))
+#define JOIN(a, b, from)                                                                                     \
+    __builtin_shufflevector(a, b, (from), (from) + 1, 16 + (from), 17 + (from), 4 + (from), 5 + (from),      \
+                            20 + (from), 21 + (from), 8 + (from), 9 + (from), 24 + (from), 25 + (from),      \
+                            12 + (from), 13 + (from), 28 + (from), 29 + (from))
 #elif HEED_VECTOR_BYTES == 32
-#define INTERLEAVE(a, b, from)                                                                     \
-    __builtin_shufflevector(a, b, (from), 8 + (from), (from) + 1, 9 + (from), 4 + (from), 12 + (from), 5 + (from), \
-                            13 + (from))
-#define JOIN(a, b, from)                                                                           \
-    __builtin_shufflevector(a, b, (from), (from) + 1, 8 + (from), 9 + (from), 4 + (from), 5 + (from), 12 + (from), \
-                            13 + (from))
+#define INTERLEAVE(a, b, from)                                                                               \
+    __builtin_shufflevector(a, b, (from), 8 + (from), (from) + 1, 9 + (from), 4 + (from), 12 + (from),       \
+                            5 + (from), 13 + (from))
+#define JOIN(a, b, from)                                                                                     \
+    __builtin_shufflevector(a, b, (from), (from) + 1, 8 + (from), 9 + (from), 4 + (from), 5 + (from),        \
+                            12 + (from), 13 + (from))
 #else
 #define INTERLEAVE(a, b, from) __builtin_shufflevector(a, b, (from), 4 + (from), (from) + 1, 5 + (from))
 #define JOIN(a, b, from) __builtin_shufflevector(a, b, (from), (from) + 1, 4 + (from), 5 + (from))
@@ -97,8 +97,8 @@ static inline void drop(vm keep, vf scale, int64_t n, bool add, const float *x, 
     }
 }
 
-static void dropout(const struct heed_random *random, uint32_t threshold, uint64_t element, int64_t n, bool add,
-                    const float *x, float *y) {
+static void dropout(const struct heed_random *random, uint32_t threshold, uint64_t element, int64_t n,
+                    bool add, const float *x, float *y) {
     const vf scale = vf_set((float)heed_keep_scale(threshold));
     uint32_t block = (uint32_t)(element >> 3);
     for (; n > 0; block += HEED_LANES) {

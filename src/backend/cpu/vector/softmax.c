@@ -1,7 +1,7 @@
 /* Softmax of rows, y = e^(x − m) / Σ with m the row's maximum.
  *
- * NaN is passed over when m is looked for: its own exponential brings it into the sum, and so into the whole row. A row of −∞
- * is shifted by 0; its sum is then 0, which no other row has. */
+ * NaN is passed over when m is looked for: its own exponential brings it into the sum, and so into the whole
+ * row. A row of −∞ is shifted by 0; its sum is then 0, which no other row has. */
 #include "backend/cpu/rows.h"
 #include "backend/cpu/vector/vector.h"
 
@@ -12,13 +12,7 @@ static inline vf shift_of(vf maximum) {
 
 /* 1/sum for a sum of a row, which is at least 1; 0 for 0. */
 static inline vf inverse_of(vf sum) {
-    const vm some = vm_not(vm_equal(sum, vf_set(0.0f)));
-#if HEED_VECTOR_BYTES == 64
-    const vf near = (vf)_mm512_rcp14_ps((__m512)sum); /* 14 bits; a step of Newton's gives all, sooner than a division */
-    return vf_where(some, near * vf_fnma(sum, near, vf_set(2.0f)));
-#else
-    return vf_where(some, vf_set(1.0f) / sum);
-#endif
+    return vf_where(vm_not(vm_equal(sum, vf_set(0.0f))), vf_reciprocal(sum));
 }
 
 static inline vf log_of(vf sum) {
@@ -28,18 +22,18 @@ static inline vf log_of(vf sum) {
 /* ---- rows that divide a vector: 1, 2, 4, … HEED_LANES elements, several rows at once ---- */
 
 #if HEED_LANES == 16
-#define SWAP(x, d)                                                                                 \
-    __builtin_shufflevector(x, x, 0 ^ (d), 1 ^ (d), 2 ^ (d), 3 ^ (d), 4 ^ (d), 5 ^ (d), 6 ^ (d), 7 ^ (d), 8 ^ (d), \
-                            9 ^ (d), 10 ^ (d), 11 ^ (d), 12 ^ (d), 13 ^ (d), 14 ^ (d), 15 ^ (d))
+#define SWAP(x, d)                                                                                           \
+    __builtin_shufflevector(x, x, 0 ^ (d), 1 ^ (d), 2 ^ (d), 3 ^ (d), 4 ^ (d), 5 ^ (d), 6 ^ (d), 7 ^ (d),    \
+                            8 ^ (d), 9 ^ (d), 10 ^ (d), 11 ^ (d), 12 ^ (d), 13 ^ (d), 14 ^ (d), 15 ^ (d))
 #elif HEED_LANES == 8
-#define SWAP(x, d)                                                                                 \
+#define SWAP(x, d)                                                                                           \
     __builtin_shufflevector(x, x, 0 ^ (d), 1 ^ (d), 2 ^ (d), 3 ^ (d), 4 ^ (d), 5 ^ (d), 6 ^ (d), 7 ^ (d))
 #else
 #define SWAP(x, d) __builtin_shufflevector(x, x, 0 ^ (d), 1 ^ (d), 2 ^ (d), 3 ^ (d))
 #endif
 
 /* In every lane the sum over its row; in the same order for all of them. */
-static inline vf group_sum(vf x, int width) {
+HEED_INLINE vf group_sum(vf x, int width) {
     if (width > 1) x += SWAP(x, 1);
     if (width > 2) x += SWAP(x, 2);
 #if HEED_LANES > 4
@@ -51,7 +45,7 @@ static inline vf group_sum(vf x, int width) {
     return x;
 }
 
-static inline vf group_max(vf x, int width) {
+HEED_INLINE vf group_max(vf x, int width) {
     x = vf_max(x, vf_set(-INFINITY)); /* without NaN */
     if (width > 1) x = vf_max(x, SWAP(x, 1));
     if (width > 2) x = vf_max(x, SWAP(x, 2));
@@ -64,14 +58,14 @@ static inline vf group_max(vf x, int width) {
     return x;
 }
 
-static inline vf group_forward(bool log, int width, vf x) {
+HEED_INLINE vf group_forward(bool log, int width, vf x) {
     const vf shifted = x - shift_of(group_max(x, width));
     const vf e = vf_exp(shifted);
     const vf sum = group_sum(e, width);
     return log ? shifted - log_of(sum) : e * inverse_of(sum);
 }
 
-static inline vf group_backward(bool log, int width, vf y, vf dy) {
+HEED_INLINE vf group_backward(bool log, int width, vf y, vf dy) {
     if (!log) {
         const vf dx = y * (dy - group_sum(y * dy, width));
         return vf_where(vm_not(vm_equal(group_sum(y, width), vf_set(0.0f))), dx);
@@ -81,9 +75,10 @@ static inline vf group_backward(bool log, int width, vf y, vf dy) {
     return vf_where(vm_not(vm_and(empty, vm_equal(y, y))), dx);
 }
 
-static inline void groups_forward(bool log, int width, int64_t count, const float *x, float *y) {
+HEED_INLINE void groups_forward(bool log, int width, int64_t count, const float *x, float *y) {
     int64_t i = 0;
-    for (; i + HEED_LANES <= count; i += HEED_LANES) vf_store(y + i, group_forward(log, width, vf_load(x + i)));
+    for (; i + HEED_LANES <= count; i += HEED_LANES)
+        vf_store(y + i, group_forward(log, width, vf_load(x + i)));
     if (i < count) vf_store_part(y + i, group_forward(log, width, vf_load_part(x + i, count - i)), count - i);
 }
 
@@ -94,8 +89,8 @@ static inline void store(bool add, vf value, int64_t n, float *y) {
         vf_store_part(y, add ? vf_load_part(y, n) + value : value, n);
 }
 
-static inline void groups_backward(bool log, int width, int64_t count, const float *y, const float *dy, bool add,
-                                   float *dx) {
+HEED_INLINE void groups_backward(bool log, int width, int64_t count, const float *y, const float *dy,
+                                 bool add, float *dx) {
     int64_t i = 0;
     for (; i + HEED_LANES <= count; i += HEED_LANES)
         store(add, group_backward(log, width, vf_load(y + i), vf_load(dy + i)), HEED_LANES, dx + i);
@@ -105,11 +100,13 @@ static inline void groups_backward(bool log, int width, int64_t count, const flo
     }
 }
 
-/* ---- blocks: `width` vectors hold HEED_LANES rows of `width`, and are folded into one vector with a row in each lane ---- */
+/* ---- blocks: `width` vectors hold HEED_LANES rows of `width`, and are folded into one vector with a row in
+ * each lane ---- */
 
 #if HEED_LANES > 4
 
-/* Of each 16 bytes of a and b the even elements, and the odd ones; and the same of 16-byte quarters or halves. */
+/* Of each 16 bytes of a and b the even elements, and the odd ones; and the same of 16-byte quarters or
+ * halves. */
 #if HEED_LANES == 16
 #define LOW(a, b) (vf) _mm512_shuffle_ps((__m512)(a), (__m512)(b), 0x88)
 #define HIGH(a, b) (vf) _mm512_shuffle_ps((__m512)(a), (__m512)(b), 0xdd)
@@ -124,17 +121,20 @@ static inline void groups_backward(bool log, int width, int64_t count, const flo
 #define PERMUTE(x, index) (vf) _mm256_permutevar8x32_ps((__m256)(x), (__m256i)(index))
 #endif
 
-static inline vf either(bool max, vf a, vf b) {
+HEED_INLINE vf either(bool max, vf a, vf b) {
     return max ? vf_max(a, b) : a + b;
 }
 
-/* One vector from `width`: lane place(width, j, e) has the sum (or maximum) of the row of element e of vector j. */
-static inline vf fold(bool max, int width, const vf *v) {
+/* One vector from `width`: lane place(width, j, e) has the sum (or maximum) of the row of element e of vector
+ * j. */
+HEED_INLINE vf fold(bool max, int width, const vf *v) {
     vf t[HEED_LANES];
     HEED_UNROLL
-    for (int i = 0; i < width / 2; i++) t[i] = either(max, LOW(v[2 * i], v[2 * i + 1]), HIGH(v[2 * i], v[2 * i + 1]));
+    for (int i = 0; i < width / 2; i++)
+        t[i] = either(max, LOW(v[2 * i], v[2 * i + 1]), HIGH(v[2 * i], v[2 * i + 1]));
     HEED_UNROLL
-    for (int i = 0; i < width / 4; i++) t[i] = either(max, LOW(t[2 * i], t[2 * i + 1]), HIGH(t[2 * i], t[2 * i + 1]));
+    for (int i = 0; i < width / 4; i++)
+        t[i] = either(max, LOW(t[2 * i], t[2 * i + 1]), HIGH(t[2 * i], t[2 * i + 1]));
     HEED_UNROLL
     for (int i = 0; i < width / 8; i++)
         t[i] = either(max, LOW_16(t[2 * i], t[2 * i + 1]), HIGH_16(t[2 * i], t[2 * i + 1]));
@@ -149,7 +149,7 @@ static inline int place(int width, int j, int e) {
     return j;
 }
 
-static inline void block_forward(bool log, int width, const vi *index, vf *v) {
+HEED_INLINE void block_forward(bool log, int width, const vi *index, vf *v) {
     vf e[HEED_LANES];
     const vf shift = shift_of(vf_max(fold(true, width, v), vf_set(-INFINITY)));
     HEED_UNROLL
@@ -160,11 +160,12 @@ static inline void block_forward(bool log, int width, const vi *index, vf *v) {
     const vf sum = fold(false, width, e);
     const vf factor = log ? log_of(sum) : inverse_of(sum);
     HEED_UNROLL
-    for (int j = 0; j < width; j++) v[j] = log ? v[j] - PERMUTE(factor, index[j]) : e[j] * PERMUTE(factor, index[j]);
+    for (int j = 0; j < width; j++)
+        v[j] = log ? v[j] - PERMUTE(factor, index[j]) : e[j] * PERMUTE(factor, index[j]);
 }
 
 /* Rows of n ≤ width elements, padded to width where n is less; all whole blocks. Returns the rows done. */
-static inline int64_t blocks_forward(bool log, int width, int64_t rows, int64_t n, const float *x, float *y) {
+HEED_INLINE int64_t blocks_forward(bool log, int width, int64_t rows, int64_t n, const float *x, float *y) {
     const bool padded = n < width; /* then width is HEED_LANES: a row is a vector */
     const vm mask = vm_first(n);
     vi index[HEED_LANES];
@@ -194,12 +195,13 @@ static inline int64_t blocks_forward(bool log, int width, int64_t rows, int64_t 
 /* Rows that are shorter than a vector and do not divide it. */
 static int64_t padded_forward(bool log, int64_t rows, int64_t n, const float *x, float *y) {
     if (n >= HEED_LANES) return 0;
-    return log ? blocks_forward(true, HEED_LANES, rows, n, x, y) : blocks_forward(false, HEED_LANES, rows, n, x, y);
+    return log ? blocks_forward(true, HEED_LANES, rows, n, x, y)
+               : blocks_forward(false, HEED_LANES, rows, n, x, y);
 }
 
 #else
 
-static inline int64_t blocks_forward(bool log, int width, int64_t rows, int64_t n, const float *x, float *y) {
+HEED_INLINE int64_t blocks_forward(bool log, int width, int64_t rows, int64_t n, const float *x, float *y) {
     (void)log, (void)width, (void)rows, (void)n, (void)x, (void)y;
     return 0;
 }
@@ -211,7 +213,7 @@ static int64_t padded_forward(bool log, int64_t rows, int64_t n, const float *x,
 #endif
 
 /* Blocks, and the rows that are left. */
-static inline void short_forward(bool log, int width, int64_t rows, const float *x, float *y) {
+HEED_INLINE void short_forward(bool log, int width, int64_t rows, const float *x, float *y) {
     const int64_t done = width > 1 ? blocks_forward(log, width, rows, width, x, y) : 0;
     groups_forward(log, width, (rows - done) * width, x + done * width, y + done * width);
 }
@@ -258,7 +260,8 @@ static inline void row_forward(bool log, int64_t n, const float *x, float *y) {
     for (i = 0; i + HEED_LANES <= n; i += HEED_LANES)
         vf_store(y + i, log ? vf_load(x + i) - shift - factor : vf_load(y + i) * factor);
     if (i < n) {
-        const vf last = log ? vf_load_part(x + i, n - i) - shift - factor : vf_load_part(y + i, n - i) * factor;
+        const vf last =
+            log ? vf_load_part(x + i, n - i) - shift - factor : vf_load_part(y + i, n - i) * factor;
         vf_store_part(y + i, last, n - i);
     }
 }
@@ -284,12 +287,12 @@ static inline void row_backward(bool log, int64_t n, const float *y, const float
 
 /* ---- the table ---- */
 
-#define FORWARD(width)                                                                             \
-    case width:                                                                                    \
-        if (log)                                                                                   \
-            short_forward(true, width, rows, x, y);                                                \
-        else                                                                                       \
-            short_forward(false, width, rows, x, y);                                               \
+#define FORWARD(width)                                                                                       \
+    case width:                                                                                              \
+        if (log)                                                                                             \
+            short_forward(true, width, rows, x, y);                                                          \
+        else                                                                                                 \
+            short_forward(false, width, rows, x, y);                                                         \
         return
 
 static void forward(bool log, int64_t rows, int64_t n, const float *x, float *y) {
@@ -314,15 +317,16 @@ static void forward(bool log, int64_t rows, int64_t n, const float *x, float *y)
     }
 }
 
-#define BACKWARD(width)                                                                            \
-    case width:                                                                                    \
-        if (log)                                                                                   \
-            groups_backward(true, width, rows *(width), y, dy, add, dx);                           \
-        else                                                                                       \
-            groups_backward(false, width, rows *(width), y, dy, add, dx);                          \
+#define BACKWARD(width)                                                                                      \
+    case width:                                                                                              \
+        if (log)                                                                                             \
+            groups_backward(true, width, rows *(width), y, dy, add, dx);                                     \
+        else                                                                                                 \
+            groups_backward(false, width, rows *(width), y, dy, add, dx);                                    \
         return
 
-static void backward(bool log, int64_t rows, int64_t n, const float *y, const float *dy, bool add, float *dx) {
+static void backward(bool log, int64_t rows, int64_t n, const float *y, const float *dy, bool add,
+                     float *dx) {
     switch (n) {
         BACKWARD(1);
         BACKWARD(2);

@@ -66,7 +66,8 @@ static void sgd(const struct heed_sgd *o, int64_t n, float *p, const float *g, f
     }
     if (i < n) {
         vf mi = has ? vf_load_part(m + i, n - i) : none;
-        vf_store_part(p + i, sgd_lanes(o, vf_load_part(p + i, n - i), vf_load_part(g + i, n - i), &mi, has), n - i);
+        vf_store_part(p + i, sgd_lanes(o, vf_load_part(p + i, n - i), vf_load_part(g + i, n - i), &mi, has),
+                      n - i);
         if (has) vf_store_part(m + i, mi, n - i);
     }
 }
@@ -91,7 +92,8 @@ static void adam(const struct heed_adam *o, int64_t n, float *p, const float *g,
     if (i < n) {
         const int64_t left = n - i;
         vf mi = vf_load_part(m + i, left), second = vf_load_part(v + i, left);
-        vf_store_part(p + i, adam_lanes(o, vf_load_part(p + i, left), vf_load_part(g + i, left), &mi, &second), left);
+        vf_store_part(
+            p + i, adam_lanes(o, vf_load_part(p + i, left), vf_load_part(g + i, left), &mi, &second), left);
         vf_store_part(m + i, mi, left);
         vf_store_part(v + i, second, left);
     }

@@ -3,17 +3,18 @@
  * Every vector/x.c of this folder is compiled once per instruction set, as a CMake object library with
  *     baseline  -DHEED_VECTOR_SUFFIX=_baseline -DHEED_VECTOR_BYTES=16
  *     AVX2      -DHEED_VECTOR_SUFFIX=_avx2     -DHEED_VECTOR_BYTES=32 -mavx2 -mfma
- *     AVX-512   -DHEED_VECTOR_SUFFIX=_avx512   -DHEED_VECTOR_BYTES=64 -mavx2 -mfma -mavx512f -mavx512dq -mavx512bw
- *                                              -mavx512vl -mprefer-vector-width=512
- * (the last two on x86-64 only). What such a file exports is named HEED_VECTOR_NAME(x); usually that is one
- * constant table of functions, reached through HEED_CPU_TABLE in cpu.h. Sources in the folder above are compiled once.
+ *     AVX-512   -DHEED_VECTOR_SUFFIX=_avx512   -DHEED_VECTOR_BYTES=64 -mavx2 -mfma -mavx512f -mavx512dq
+ * -mavx512bw -mavx512vl -mprefer-vector-width=512 (the last two on x86-64 only). What such a file exports is
+ * named HEED_VECTOR_NAME(x); usually that is one constant table of functions, reached through HEED_CPU_TABLE
+ * in cpu.h. Sources in the folder above are compiled once.
  *
- * Types: vf, HEED_LANES floats; vi, as many int32_t; vm, one truth value per lane (a mask register on AVX-512, all bits of
- * a lane elsewhere). Plain operators work on vf and vi. Functions take memory at any alignment of an element.
+ * Types: vf, HEED_LANES floats; vi, as many int32_t; vm, one truth value per lane (a mask register on
+ * AVX-512, all bits of a lane elsewhere). Plain operators work on vf and vi. Functions take memory at any
+ * alignment of an element.
  *
  * NaN: vf_max(a, b) and vf_min(a, b) return b if either is NaN. Comparisons with NaN are false.
- * The functions at the end take and give what libm does at ±0, ±inf, NaN and beyond the range, except that exp gives exact 0
- * below 2⁻¹²⁶. tests/test_vector.c holds their errors. */
+ * The functions at the end take and give what libm does at ±0, ±inf, NaN and beyond the range, except that
+ * exp gives exact 0 below 2⁻¹²⁶. tests/test_vector.c holds their errors. */
 #ifndef HEED_SRC_BACKEND_CPU_VECTOR_VECTOR_H
 #define HEED_SRC_BACKEND_CPU_VECTOR_VECTOR_H
 
@@ -44,6 +45,9 @@
 #define HEED_VECTOR_NAME(name) HEED_VECTOR_PASTE2(name, HEED_VECTOR_SUFFIX)
 
 #define HEED_LANES (HEED_VECTOR_BYTES / 4)
+
+/* For functions whose loops unroll only once their arguments are constants. */
+#define HEED_INLINE static inline __attribute__((always_inline))
 
 /* Before a loop of constant length (at most 16) over vectors that should stay in registers. */
 #if defined(__clang__)
@@ -236,7 +240,8 @@ static inline vm vm_first(int64_t n) {
     return vm_int_less(vi_lanes(), vi_set(n < HEED_LANES ? (int32_t)n : HEED_LANES));
 }
 
-/* ---- parts of a vector: the first n lanes, 0 ≤ n ≤ HEED_LANES; the others are 0 and memory there is not touched ---- */
+/* ---- parts of a vector: the first n lanes, 0 ≤ n ≤ HEED_LANES; the others are 0 and memory there is not
+ * touched ---- */
 
 static inline vf vf_load_part(const float *p, int64_t n) {
 #if HEED_VECTOR_BYTES == 64
@@ -318,6 +323,17 @@ static inline vf vf_sqrt(vf x) {
 #else
     for (int i = 0; i < HEED_LANES; i++) x[i] = sqrtf(x[i]);
     return x;
+#endif
+}
+
+/* 1/x within an ulp or so for 2⁻¹²⁶ ≤ |x| ≤ 2¹²⁶, NaN for NaN; not for other numbers. */
+static inline vf vf_reciprocal(vf x) {
+#if HEED_VECTOR_BYTES == 64
+    const vf near =
+        (vf)_mm512_rcp14_ps((__m512)x); /* 14 bits, and a step of Newton's: sooner than a division */
+    return vf_fma(near, vf_fnma(x, near, vf_set(1.0f)), near);
+#else
+    return vf_set(1.0f) / x;
 #endif
 }
 

@@ -1,14 +1,15 @@
 /* Vectorised functions of one argument. Included at the end of vector.h.
  *
- * Polynomials are minimax fits of the function named beside them; |error| is theirs alone, without rounding. */
+ * Polynomials are minimax fits of the function named beside them; |error| is theirs alone, without rounding.
+ */
 #ifndef HEED_SRC_BACKEND_CPU_VECTOR_VECTOR_MATH_H
 #define HEED_SRC_BACKEND_CPU_VECTOR_VECTOR_MATH_H
 
 #define HEED_EXP_LOWEST (-87.33654f) /* log 2⁻¹²⁶, rounded up: below, exp is 0 */
 #define HEED_EXP_HIGHEST 88.72283f   /* the largest f32 whose exponential is finite */
 
-/* e^x. x = n·log 2 + r with log 2 in two terms, the first of 9 bits so that n times it is exact; e^r by a polynomial
- * of degree 6; times 2^n. Inlined into the loops that matter. */
+/* e^x. x = n·log 2 + r with log 2 in two terms, the first of 9 bits so that n times it is exact; e^r by a
+ * polynomial of degree 6; times 2^n. Inlined into the loops that matter. */
 static inline vf vf_exp(vf x) {
     const vf magic = vf_set(12582912.0f); /* 1.5·2²³: adding it rounds to an integer in the low bits */
 #if HEED_VECTOR_BYTES == 64
@@ -30,7 +31,8 @@ static inline vf vf_exp(vf x) {
     return (vf)_mm512_maskz_scalef_ps(normal, (__m512)p, (__m512)n);
 #else
     const vf y = vf_of_bits(vf_bits(p) + (vf_bits(t) << 23)); /* n is in the low bits of t */
-    const vf in_range = vf_select(vm_less_equal(x, vf_set(HEED_EXP_HIGHEST)), y, x + vf_set(INFINITY)); /* NaN too */
+    const vf in_range =
+        vf_select(vm_less_equal(x, vf_set(HEED_EXP_HIGHEST)), y, x + vf_set(INFINITY)); /* NaN too */
     return vf_where(normal, in_range);
 #endif
 }
@@ -59,30 +61,32 @@ static inline vf vf_log(vf x) {
     return vf_select(vm_less(x, vf_set(0.0f)), vf_set(NAN), y);
 }
 
-/* 1 / (1 + e^−x) */
-static inline vf vf_sigmoid(vf x) {
-    return vf_set(1.0f) / (vf_set(1.0f) + vf_exp(-x));
-}
-
-/* sigmoid(x), and 1 − sigmoid(x) without the cancellation. */
+/* sigmoid(x) = 1 / (1 + e^−x), and 1 − sigmoid(x) without the cancellation. */
 static inline vf vf_sigmoid_pair(vf x, vf *rest) {
     const vf e = vf_exp(-vf_abs(x));
-    const vf large = vf_set(1.0f) / (vf_set(1.0f) + e), small = e * large;
+    const vf large = vf_reciprocal(vf_set(1.0f) + e), small = e * large;
     const vm negative = vm_less(x, vf_set(0.0f));
     *rest = vf_select(negative, large, small);
     return vf_select(negative, small, large);
+}
+
+static inline vf vf_sigmoid(vf x) {
+    vf rest;
+    return vf_sigmoid_pair(x, &rest);
 }
 
 /* tanh x: an odd polynomial near 0, else 1 − 2/(e^2|x| + 1). */
 static inline vf vf_tanh(vf x) {
     const vf a = vf_abs(x);
     const vf u = x * x;
-    vf p = vf_fma(u, vf_set(-5.717036562e-3f), vf_set(2.065057900e-2f)); /* (tanh x/x − 1)/x², 4e-9, |x| < 0.625 */
+    vf p = vf_fma(u, vf_set(-5.717036562e-3f),
+                  vf_set(2.065057900e-2f)); /* (tanh x/x − 1)/x², 4e-9, |x| < 0.625 */
     p = vf_fma(p, u, vf_set(-5.374349526e-2f));
     p = vf_fma(p, u, vf_set(1.333149125e-1f));
     p = vf_fma(p, u, vf_set(-3.333328392e-1f));
     const vf near = vf_fma(p * u, x, x);
-    const vf far = vf_set(1.0f) - vf_set(2.0f) / (vf_exp(a + a) + vf_set(1.0f));
+    const vf e = vf_exp(vf_set(2.0f) * vf_min(vf_set(20.0f), a)); /* from 9.1 on it is 1 */
+    const vf far = vf_fnma(vf_set(2.0f), vf_reciprocal(e + vf_set(1.0f)), vf_set(1.0f));
     return vf_select(vm_less(a, vf_set(0.625f)), near, vf_copysign(far, x));
 }
 
@@ -98,14 +102,14 @@ static inline vf vf_square_rest(vf a, vf square) {
 }
 
 /* Φ(x), the standard normal's distribution function; *bell = e^(−x²/2). With t = 1/(1 + 0.35·|x|) the tail is
- * Φ(−|x|) = e^(−x²/2)·t·P(t), relative error 3e-8 down to where it leaves the range; so the small side is as exact as the
- * large one. */
+ * Φ(−|x|) = e^(−x²/2)·t·P(t), relative error 3e-8 down to where it leaves the range; so the small side is as
+ * exact as the large one. */
 static inline vf vf_normal_cdf(vf x, vf *bell) {
     const vf a = vf_min(vf_set(20.0f), vf_abs(x)); /* e^−200 is 0 already */
     const vf square = a * a;
     vf e = vf_exp(vf_set(-0.5f) * square);
     e = vf_fnma(e * vf_set(0.5f), vf_square_rest(a, square), e);
-    const vf t = vf_set(1.0f) / vf_fma(a, vf_set(0.35f), vf_set(1.0f));
+    const vf t = vf_reciprocal(vf_fma(a, vf_set(0.35f), vf_set(1.0f)));
     vf p = vf_fma(t, vf_set(-2.914614145e-2f), vf_set(1.439727173e-1f));
     p = vf_fma(p, t, vf_set(-2.557163407e-1f));
     p = vf_fma(p, t, vf_set(1.591765164e-1f));
