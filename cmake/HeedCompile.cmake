@@ -27,8 +27,9 @@ target_compile_options(heed_flags INTERFACE -ffp-contract=off)
 target_compile_options(heed_flags INTERFACE -fno-math-errno -fno-trapping-math)
 
 if(HEED_SANITIZE)
+    # -O1: the checks make everything else take minutes to compile, and find the same.
     target_compile_options(heed_flags INTERFACE -fsanitize=${HEED_SANITIZE} -fno-sanitize-recover=all
-                                                -fno-omit-frame-pointer)
+                                                -fno-omit-frame-pointer -O1 -Wno-maybe-uninitialized)
     target_link_options(heed_flags INTERFACE -fsanitize=${HEED_SANITIZE})
 endif()
 

@@ -1,6 +1,6 @@
-/* The attention kernels of the CPU backend against the reference kernel, on random problems: shapes, strides, masks, biases
- * of every broadcast pattern, dropout, grouped heads, weights, wanted and unwanted gradients, poison in masked
- * places. A problem is made from a seed alone; HEED_FUZZ=N tries N of them. */
+/* The attention kernels of the CPU backend against the reference kernel, on random problems: shapes, strides,
+ * masks, biases of every broadcast pattern, dropout, grouped heads, weights, wanted and unwanted gradients,
+ * poison in masked places. A problem is made from a seed alone; HEED_FUZZ=N tries N of them. */
 #include "harness.h"
 
 #include <math.h>
@@ -15,8 +15,8 @@
 #define GAP 12345.0f /* between the elements of a strided view */
 
 enum { Q, K, V, Y, WEIGHTS, DY, DWEIGHTS, DQ, DK, DV, BIAS0, BIAS1, DBIAS0, DBIAS1, BUFFERS };
-static const char *const names[BUFFERS] = {"q", "k", "v", "y", "weights", "dy", "dweights",
-                                           "dq", "dk", "dv", "bias 0", "bias 1", "dbias 0", "dbias 1"};
+static const char *const names[BUFFERS] = {"q",  "k",  "v",  "y",      "weights", "dy",      "dweights",
+                                           "dq", "dk", "dv", "bias 0", "bias 1",  "dbias 0", "dbias 1"};
 
 struct buffer {
     float *data, *start; /* what it holds before each run */
@@ -44,9 +44,10 @@ static bool chance(struct problem *p, double probability) {
 
 /* ---- making a problem ---- */
 
-/* Strides over the given sizes: the last dimension contiguous, the others in random order with gaps; dimensions in
- * `repeats` have stride 0. */
-static void make_view(struct problem *p, struct buffer *b, const int64_t size[4], bool dense, unsigned repeats) {
+/* Strides over the given sizes: the last dimension contiguous, the others in random order with gaps;
+ * dimensions in `repeats` have stride 0. */
+static void make_view(struct problem *p, struct buffer *b, const int64_t size[4], bool dense,
+                      unsigned repeats) {
     int order[4] = {3, 2, 1, 0};
     struct heed_view *v = &b->view;
     int64_t stride = 1;
@@ -75,14 +76,14 @@ static float *at(const struct buffer *b, float *base, int64_t i, int64_t j, int6
     return base + i * s[0] + j * s[1] + k * s[2] + l * s[3];
 }
 
-#define EACH(size, i, j, k, l)                                                                     \
-    for (int64_t i = 0; i < (size)[0]; i++)                                                        \
-        for (int64_t j = 0; j < (size)[1]; j++)                                                    \
-            for (int64_t k = 0; k < (size)[2]; k++)                                                \
+#define EACH(size, i, j, k, l)                                                                               \
+    for (int64_t i = 0; i < (size)[0]; i++)                                                                  \
+        for (int64_t j = 0; j < (size)[1]; j++)                                                              \
+            for (int64_t k = 0; k < (size)[2]; k++)                                                          \
                 for (int64_t l = 0; l < (size)[3]; l++)
 
 static void fill(struct problem *p, struct buffer *b, double scale) {
-    EACH(b->view.size, i, j, k, l) *at(b, b->start, i, j, k, l) = (float)(scale * test_normal(&p->random));
+    EACH(b->view.size, i, j, k, l) * at(b, b->start, i, j, k, l) = (float)(scale * test_normal(&p->random));
 }
 
 static void make_input(struct problem *p, int which, const int64_t size[4], double scale) {
@@ -129,7 +130,7 @@ static void make_bias(struct problem *p, int stage, const int64_t cells[4]) {
     make_view(p, b, cells, chance(p, 0.5), repeats);
     fill(p, b, 1);
     if (chance(p, 0.2)) {
-        EACH(cells, i, j, k, l) if (chance(p, 0.1)) *at(b, b->start, i, j, k, l) = -INFINITY;
+        EACH(cells, i, j, k, l) if (chance(p, 0.1)) * at(b, b->start, i, j, k, l) = -INFINITY;
     }
     p->args.stage[stage] = (struct heed_stage){.kind = HEED_STAGE_BIAS, .tensor = b->view};
     if (!chance(p, 0.7)) return;
@@ -155,11 +156,13 @@ static void make_problem(struct problem *p, uint64_t seed) {
     const int few = test_small() ? 13 : 18;
     *p = (struct problem){.random = {seed * 7919 + 1}};
     const bool many = chance(p, 0.3); /* many short sequences */
-    const int64_t batch = many ? 1 + below(p, 7) : 1 + below(p, 3), kv_heads = many ? 1 + below(p, 20) : 1 + below(p, 3);
+    const int64_t batch = many ? 1 + below(p, 7) : 1 + below(p, 3),
+                  kv_heads = many ? 1 + below(p, 20) : 1 + below(p, 3);
     const int64_t group = chance(p, 0.7) ? 1 : 1 + below(p, 3), heads = kv_heads * group;
     const int64_t queries = pick(p, lengths, many ? 8 : few);
     const int64_t keys = chance(p, 0.5) ? queries : pick(p, lengths, many ? 8 : few);
-    const int64_t width = pick(p, widths, many ? 7 : 12), value_width = chance(p, 0.6) ? width : pick(p, widths, many ? 7 : 12);
+    const int64_t width = pick(p, widths, many ? 7 : 12),
+                  value_width = chance(p, 0.6) ? width : pick(p, widths, many ? 7 : 12);
     const int64_t cells[4] = {batch, heads, queries, keys};
     struct heed_attention_args *a = &p->args;
     make_input(p, Q, (int64_t[]){batch, heads, queries, width}, 1);
@@ -188,10 +191,12 @@ static void make_problem(struct problem *p, uint64_t seed) {
     make_gradient(p, DK, K, &a->dk);
     make_gradient(p, DV, V, &a->dv);
     snprintf(p->text, sizeof p->text,
-             "seed %llu: %lld x %lld (%lld) heads, %lld x %lld, width %lld %lld, mask %s, %d stages, dropout %u, %s%s%s",
-             (unsigned long long)seed, (long long)batch, (long long)heads, (long long)kv_heads, (long long)queries,
-             (long long)keys, (long long)width, (long long)value_width, a->mask ? a->mask->kind->name : "none", a->stages,
-             a->threshold, heed_has(&a->weights) ? "weights " : "", heed_has(&a->dweights) ? "dweights " : "",
+             "seed %llu: %lld x %lld (%lld) heads, %lld x %lld, width %lld %lld, mask %s, %d stages, dropout "
+             "%u, %s%s%s",
+             (unsigned long long)seed, (long long)batch, (long long)heads, (long long)kv_heads,
+             (long long)queries, (long long)keys, (long long)width, (long long)value_width,
+             a->mask ? a->mask->kind->name : "none", a->stages, a->threshold,
+             heed_has(&a->weights) ? "weights " : "", heed_has(&a->dweights) ? "dweights " : "",
              heed_has(&a->dy) ? "dy" : "");
 }
 
@@ -227,7 +232,8 @@ static void poison(struct problem *p) {
 
 static void reset(struct problem *p) {
     for (int i = 0; i < BUFFERS; i++) {
-        if (p->buffer[i].data) memcpy(p->buffer[i].data, p->buffer[i].start, (size_t)p->buffer[i].count * sizeof(float));
+        if (p->buffer[i].data)
+            memcpy(p->buffer[i].data, p->buffer[i].start, (size_t)p->buffer[i].count * sizeof(float));
     }
 }
 
@@ -257,7 +263,8 @@ static double *results(const struct problem *p, int which, int64_t *count) {
 }
 
 static bool is_output(int which) {
-    return which == Y || which == WEIGHTS || which == DQ || which == DK || which == DV || which == DBIAS0 || which == DBIAS1;
+    return which == Y || which == WEIGHTS || which == DQ || which == DK || which == DV || which == DBIAS0 ||
+           which == DBIAS1;
 }
 
 static heed_ctx *contexts[32];
@@ -273,23 +280,25 @@ static void close_contexts(void) {
     for (int i = 0; i < device_count; i++) heed_ctx_free(contexts[i]);
 }
 
-/* How far a kernel may be from the reference: sums of rounded terms in another order, over keys or queries of sums over
- * the width. Where scores are large, an error of a score is one of its probability. */
+/* How far a kernel may be from the reference: sums of rounded terms in another order, over keys or queries of
+ * sums over the width. Where scores are large, an error of a score is one of its probability. */
 static struct test_tolerance tolerance_of(const struct problem *p) {
     const struct heed_attention_args *a = &p->args;
-    const double terms = (double)(a->k.size[2] + a->q.size[2] + 16) * (double)(a->q.size[3] + a->v.size[3] + 16);
+    const double terms =
+        (double)(a->k.size[2] + a->q.size[2] + 16) * (double)(a->q.size[3] + a->v.size[3] + 16);
     const double factor = (1 + fabs(a->scale)) * (1 + heed_keep_scale(a->threshold));
     return (struct test_tolerance){.relative = 1e-5, .absolute = 1e-7 * sqrt(terms) * factor};
 }
 
-static void compare(const struct problem *p, double *const *expected, const char *device, const char *kernel) {
+static void compare(const struct problem *p, double *const *expected, const char *device,
+                    const char *kernel) {
     for (int i = 0; i < BUFFERS; i++) {
         int64_t count;
         char text[200];
         if (!p->buffer[i].data || !is_output(i)) continue;
         double *values = results(p, i, &count);
         const bool close = test_close(count, values, expected[i], tolerance_of(p),
-                                          fmin(10, test_largest(count, expected[i])), text, sizeof text);
+                                      fmin(10, test_largest(count, expected[i])), text, sizeof text);
         ck_assert_msg(close, "%s, %s %s, %s: %s", p->text, device, kernel, names[i], text);
         free(values);
     }
@@ -321,8 +330,8 @@ static void check(struct problem *p) {
                     free(bits[i]);
                     bits[i] = memcpy(malloc(bytes), p->buffer[i].data, bytes);
                 } else {
-                    ck_assert_msg(memcmp(bits[i], p->buffer[i].data, bytes) == 0, "%s, %s %s: bits of %s differ", p->text,
-                                  device, kernel->name, names[i]);
+                    ck_assert_msg(memcmp(bits[i], p->buffer[i].data, bytes) == 0,
+                                  "%s, %s %s: bits of %s differ", p->text, device, kernel->name, names[i]);
                 }
             }
         }

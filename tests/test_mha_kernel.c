@@ -1,6 +1,6 @@
-/* The composite multi-head attention kernel. What it does differently from one projection after the other, joining
- * neighbouring weights, must not show: every combination of shared inputs, neighbouring weights and gradients, wanted and
- * unwanted gradients agrees with separate projections in f64. */
+/* The composite multi-head attention kernel. What it does differently from one projection after the other,
+ * joining neighbouring weights, must not show: every combination of shared inputs, neighbouring weights and
+ * gradients, wanted and unwanted gradients agrees with separate projections in f64. */
 #include "harness.h"
 
 #include <math.h>
@@ -13,7 +13,17 @@
 #include "tensor/internal.h"
 #include "tensor/memory.h"
 
-enum { BATCH = 2, QUERIES = 5, KEYS = 7, HEADS = 4, KV_HEADS = 2, WIDTH = 3, VALUE_WIDTH = 5, IN = 6, OUT = 8 };
+enum {
+    BATCH = 2,
+    QUERIES = 5,
+    KEYS = 7,
+    HEADS = 4,
+    KV_HEADS = 2,
+    WIDTH = 3,
+    VALUE_WIDTH = 5,
+    IN = 6,
+    OUT = 8
+};
 
 /* How inputs are shared: all three the same, key and value the same, none. */
 enum sharing { SELF, KEY_IS_VALUE, CROSS };
@@ -67,7 +77,8 @@ static struct heed_view view_new(struct call *c, int rank, const int64_t *size) 
 }
 
 /* Three views, one after the other in memory or each alone. */
-static void three(struct call *c, bool adjacent, int rank, const int64_t rows[3], int64_t columns, struct heed_view *v[3]) {
+static void three(struct call *c, bool adjacent, int rank, const int64_t rows[3], int64_t columns,
+                  struct heed_view *v[3]) {
     char *data = block(c, (size_t)((rows[0] + rows[1] + rows[2]) * columns) * sizeof(double));
     for (int i = 0; i < 3; i++) {
         const int64_t size[2] = {rows[i], columns};
@@ -83,27 +94,32 @@ static void make_inputs(struct call *c, const struct variant *v) {
     a->value = v->sharing != CROSS ? a->key : view_new(c, 3, (int64_t[]){BATCH, KEYS, IN});
     a->dquery = (struct heed_grad_view){view_new(c, 3, a->query.size), v->add};
     a->dkey = v->sharing == SELF ? a->dquery : (struct heed_grad_view){view_new(c, 3, a->key.size), v->add};
-    a->dvalue = v->sharing != CROSS ? a->dkey : (struct heed_grad_view){view_new(c, 3, a->value.size), v->add};
+    a->dvalue =
+        v->sharing != CROSS ? a->dkey : (struct heed_grad_view){view_new(c, 3, a->value.size), v->add};
 }
 
 static void make_weights(struct call *c, const struct variant *v) {
     struct heed_mha_args *a = &c->args;
     const int64_t rows[3] = {HEADS * WIDTH, KV_HEADS * WIDTH, KV_HEADS * VALUE_WIDTH};
     three(c, v->weights_adjacent, 2, rows, IN, (struct heed_view *[]){&a->wq, &a->wk, &a->wv});
-    three(c, v->gradients_adjacent, 2, rows, IN, (struct heed_view *[]){&a->dwq.view, &a->dwk.view, &a->dwv.view});
+    three(c, v->gradients_adjacent, 2, rows, IN,
+          (struct heed_view *[]){&a->dwq.view, &a->dwk.view, &a->dwv.view});
     a->wo = view_new(c, 2, (int64_t[]){OUT, HEADS * VALUE_WIDTH});
     a->dwo.view = view_new(c, 2, a->wo.size);
     if (v->biases) {
         three(c, v->weights_adjacent, 1, rows, 1, (struct heed_view *[]){&a->bq, &a->bk, &a->bv});
-        three(c, v->gradients_adjacent, 1, rows, 1, (struct heed_view *[]){&a->dbq.view, &a->dbk.view, &a->dbv.view});
+        three(c, v->gradients_adjacent, 1, rows, 1,
+              (struct heed_view *[]){&a->dbq.view, &a->dbk.view, &a->dbv.view});
         a->bo = view_new(c, 1, (int64_t[]){OUT});
         a->dbo.view = view_new(c, 1, (int64_t[]){OUT});
     }
-    struct heed_grad_view *const gradients[] = {&a->dwq, &a->dwk, &a->dwv, &a->dwo, &a->dbq, &a->dbk, &a->dbv, &a->dbo};
+    struct heed_grad_view *const gradients[] = {&a->dwq, &a->dwk, &a->dwv, &a->dwo,
+                                                &a->dbq, &a->dbk, &a->dbv, &a->dbo};
     for (int i = 0; i < 8; i++) gradients[i]->add = v->add;
 }
 
-static void make_call(struct call *c, const struct variant *v, const struct heed_bound_mask *mask, heed_dtype dtype) {
+static void make_call(struct call *c, const struct variant *v, const struct heed_bound_mask *mask,
+                      heed_dtype dtype) {
     *c = (struct call){.dtype = dtype};
     numbers = (struct test_random){11};
     make_inputs(c, v);
@@ -113,9 +129,11 @@ static void make_call(struct call *c, const struct variant *v, const struct heed
     a->heads = HEADS;
     a->kv_heads = KV_HEADS;
     a->y = view_new(c, 3, (int64_t[]){BATCH, QUERIES, OUT});
-    struct heed_view dy = view_new(c, 3, a->y.size), weights = view_new(c, 4, cells), dweights = view_new(c, 4, cells);
+    struct heed_view dy = view_new(c, 3, a->y.size), weights = view_new(c, 4, cells),
+                     dweights = view_new(c, 4, cells);
     if (!v->output_unused) a->dy = dy;
-    a->attention = (struct heed_attention_args){.scale = 0.5, .mask = mask, .threshold = 50000, .random = {.seed = 3}};
+    a->attention =
+        (struct heed_attention_args){.scale = 0.5, .mask = mask, .threshold = 50000, .random = {.seed = 3}};
     if (v->with_weights || v->output_unused) {
         a->attention.weights = weights;
         a->attention.dweights = dweights;
@@ -153,8 +171,9 @@ static double element(const struct heed_view *v, int64_t i) {
 static void same(const struct heed_view *a, const struct heed_view *b, const char *what, int variant) {
     ck_assert_int_eq(heed_has(a), heed_has(b));
     for (int64_t i = 0; heed_has(a) && i < heed_view_count(a); i++) {
-        ck_assert_msg(fabs(element(a, i) - element(b, i)) < 2e-5, "variant %d, %s: element %lld is %g and not %g", variant,
-                      what, (long long)i, element(a, i), element(b, i));
+        ck_assert_msg(fabs(element(a, i) - element(b, i)) < 2e-5,
+                      "variant %d, %s: element %lld is %g and not %g", variant, what, (long long)i,
+                      element(a, i), element(b, i));
     }
 }
 
@@ -177,8 +196,11 @@ static void same_calls(const struct call *c, const struct call *d, int variant) 
 
 static struct variant variant_of(int i) {
     struct test_random random = {(uint64_t)i};
-    struct variant v = {.sharing = (enum sharing)(i % 3), .biases = i / 3 % 2, .weights_adjacent = i / 6 % 2,
-                        .gradients_adjacent = i / 12 % 2, .add = i / 24 % 2};
+    struct variant v = {.sharing = (enum sharing)(i % 3),
+                        .biases = i / 3 % 2,
+                        .weights_adjacent = i / 6 % 2,
+                        .gradients_adjacent = i / 12 % 2,
+                        .add = i / 24 % 2};
     v.with_weights = test_bits(&random) % 3 == 0;
     v.output_unused = test_bits(&random) % 5 == 0;
     if (test_bits(&random) % 2) v.unwanted = (unsigned)(test_bits(&random) & test_bits(&random) & 0x7ff);
@@ -194,8 +216,8 @@ START_TEST(joined_like_separate) {
         struct variant v = variant_of(i), plain;
         struct call a, b;
         const int64_t keys = v.sharing == SELF ? QUERIES : KEYS;
-        const struct heed_bound_mask mask = {.kind = &heed_mask_kind_causal, .queries = QUERIES, .keys = keys,
-                                             .number = keys - QUERIES};
+        const struct heed_bound_mask mask = {
+            .kind = &heed_mask_kind_causal, .queries = QUERIES, .keys = keys, .number = keys - QUERIES};
         plain = v;
         plain.weights_adjacent = plain.gradients_adjacent = false;
         make_call(&a, &plain, &mask, HEED_F64);

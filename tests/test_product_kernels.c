@@ -1,6 +1,6 @@
-/* The CPU backend's matmul and linear against the reference kernels on random problems: shapes from 0 to beyond several tiles,
- * strides in any order, broadcast batches, transposed and strided gradients, every activation. A problem is made from a
- * seed alone; HEED_FUZZ=N tries N of them. */
+/* The CPU backend's matmul and linear against the reference kernels on random problems: shapes from 0 to
+ * beyond several tiles, strides in any order, broadcast batches, transposed and strided gradients, every
+ * activation. A problem is made from a seed alone; HEED_FUZZ=N tries N of them. */
 #include "harness.h"
 
 #include <math.h>
@@ -54,8 +54,8 @@ static void order_in_memory(struct problem *p, int rank, bool shuffled, bool row
 }
 
 /* A view in memory of its own. rows: the last dimension contiguous. dense: all of it. */
-static struct heed_view make(struct problem *p, const char *name, bool output, bool dense, bool rows, unsigned repeats,
-                             int rank, const int64_t *size) {
+static struct heed_view make(struct problem *p, const char *name, bool output, bool dense, bool rows,
+                             unsigned repeats, int rank, const int64_t *size) {
     struct buffer *b = &p->buffer[p->buffers++];
     struct heed_view v = {.dtype = HEED_F32, .rank = rank};
     int order[HEED_MAX_RANK];
@@ -83,7 +83,8 @@ static struct heed_view make(struct problem *p, const char *name, bool output, b
 static struct heed_grad_view make_gradient(struct problem *p, const char *name, bool rows, unsigned repeats,
                                            const struct heed_view *of) {
     if (chance(p, 0.15)) return (struct heed_grad_view){0};
-    struct heed_grad_view g = {make(p, name, true, chance(p, 0.4), rows, repeats, of->rank, of->size), chance(p, 0.4)};
+    struct heed_grad_view g = {make(p, name, true, chance(p, 0.4), rows, repeats, of->rank, of->size),
+                               chance(p, 0.4)};
     struct buffer *b = &p->buffer[p->buffers - 1];
     for (int64_t i = 0; g.add && i < b->count; i++) b->start[i] = (float)test_normal(&p->random);
     return g;
@@ -101,7 +102,8 @@ static void make_matmul(struct problem *p) {
     int64_t size[4] = {0}, a_size[4], b_size[4];
     const unsigned a_repeats = (unsigned)below(p, 4) & ((1u << (rank - 2)) - 1);
     const unsigned b_repeats = (unsigned)below(p, 4) & ((1u << (rank - 2)) - 1);
-    for (int d = 0; d < rank - 2; d++) size[d] = chance(p, 0.05) ? 0 : 1 + below(p, m * n * k > 100000 ? 3 : 9);
+    for (int d = 0; d < rank - 2; d++)
+        size[d] = chance(p, 0.05) ? 0 : 1 + below(p, m * n * k > 100000 ? 3 : 9);
     memcpy(a_size, size, sizeof size);
     memcpy(b_size, size, sizeof size);
     size[rank - 2] = a_size[rank - 2] = m;
@@ -113,21 +115,22 @@ static void make_matmul(struct problem *p) {
     f->y = make(p, "y", true, true, false, 0, rank, size);
     *b = *f;
     b->y.data = NULL;
-    b->dy = make(p, "dy", false, chance(p, 0.3), false, (unsigned)below(p, 1 << rank) & (unsigned)below(p, 1 << rank), rank,
-                 size);
+    b->dy = make(p, "dy", false, chance(p, 0.3), false,
+                 (unsigned)below(p, 1 << rank) & (unsigned)below(p, 1 << rank), rank, size);
     b->da = make_gradient(p, "da", false, a_repeats, &f->a);
     b->db = make_gradient(p, "db", false, b_repeats, &f->b);
     p->terms = (m + n + k) * 9;
-    snprintf(p->text, sizeof p->text, "matmul, rank %d, batch %lld %lld, %lld x %lld x %lld, repeats %u %u", rank,
-             (long long)(rank > 2 ? size[0] : 1), (long long)(rank > 3 ? size[1] : 1), (long long)m, (long long)n,
-             (long long)k, a_repeats, b_repeats);
+    snprintf(p->text, sizeof p->text, "matmul, rank %d, batch %lld %lld, %lld x %lld x %lld, repeats %u %u",
+             rank, (long long)(rank > 2 ? size[0] : 1), (long long)(rank > 3 ? size[1] : 1), (long long)m,
+             (long long)n, (long long)k, a_repeats, b_repeats);
 }
 
 static void make_linear(struct problem *p) {
     struct heed_linear_args *f = &p->forward.linear, *b = &p->backward.linear;
     const int64_t rows = length(p) * (chance(p, 0.3) ? 5 : 1), in = length(p), out = length(p);
     p->primitive = HEED_PRIMITIVE_LINEAR;
-    f->activation = chance(p, 0.4) ? HEED_ACTIVATION_NONE : (heed_activation)(1 + below(p, HEED_ACTIVATION_SIGMOID));
+    f->activation =
+        chance(p, 0.4) ? HEED_ACTIVATION_NONE : (heed_activation)(1 + below(p, HEED_ACTIVATION_SIGMOID));
     f->x = make(p, "x", false, chance(p, 0.5), true, 0, 2, (int64_t[]){rows, in});
     f->w = make(p, "w", false, chance(p, 0.5), true, 0, 2, (int64_t[]){out, in});
     if (chance(p, 0.6)) f->bias = make(p, "bias", false, true, true, 0, 1, (int64_t[]){out});
@@ -141,8 +144,8 @@ static void make_linear(struct problem *p) {
         b->dbias = make_gradient(p, "dbias", true, 0, &f->bias);
     }
     p->terms = rows + in + out;
-    snprintf(p->text, sizeof p->text, "linear, %lld x %lld x %lld, activation %d%s", (long long)rows, (long long)out,
-             (long long)in, (int)f->activation, heed_has(&f->bias) ? ", bias" : "");
+    snprintf(p->text, sizeof p->text, "linear, %lld x %lld x %lld, activation %d%s", (long long)rows,
+             (long long)out, (long long)in, (int)f->activation, heed_has(&f->bias) ? ", bias" : "");
 }
 
 static void make_problem(struct problem *p, uint64_t seed) {
@@ -189,8 +192,10 @@ static void compare(const struct problem *p, uint64_t seed, double *const *expec
         char text[200];
         if (!p->buffer[i].output) continue;
         double *values = results(p, i);
-        const bool close = test_close(p->buffer[i].count, values, expected[i], tolerance, 4, text, sizeof text);
-        ck_assert_msg(close, "seed %llu: %s, %s, %s: %s", (unsigned long long)seed, p->text, device, p->buffer[i].name, text);
+        const bool close =
+            test_close(p->buffer[i].count, values, expected[i], tolerance, 4, text, sizeof text);
+        ck_assert_msg(close, "seed %llu: %s, %s, %s: %s", (unsigned long long)seed, p->text, device,
+                      p->buffer[i].name, text);
         free(values);
     }
 }

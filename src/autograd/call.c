@@ -112,7 +112,7 @@ struct heed_view heed_call_dense_view(struct heed_call *c, const struct heed_vie
 struct heed_view heed_call_temp(struct heed_call *c, heed_dtype dtype, int rank, const int64_t *size) {
     struct heed_view v = {.dtype = dtype, .rank = rank};
     if (!c->ok) return v;
-    memcpy(v.size, size, (size_t)rank * sizeof *size);
+    if (rank > 0) memcpy(v.size, size, (size_t)rank * sizeof *size);
     if (c->temps == HEED_MAX_SAVED || !heed_view_set_contiguous(&v)) {
         heed_call_fail(c, HEED_ERROR_INTERNAL, "too many or too large temporary tensors");
         return v;

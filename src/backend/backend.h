@@ -63,9 +63,9 @@ struct heed_exec {
     heed_ctx *ctx; /* only to report errors and for scratch */
     struct heed_threads *threads;
     struct heed_memory *memory;
-    const char *device; /* "cpu", "ref" */
+    const char *device;    /* "cpu", "ref" */
     const char *operation; /* running now, for the errors of kernels; NULL: they name the primitive */
-    enum heed_isa isa;  /* in use; baseline on "ref" */
+    enum heed_isa isa;     /* in use; baseline on "ref" */
     bool strict;
     const struct heed_kernel *kernel[HEED_PRIMITIVES][HEED_MAX_KERNELS]; /* NULL-terminated */
     struct heed_last_run last[HEED_PRIMITIVES];

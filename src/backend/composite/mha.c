@@ -1,13 +1,14 @@
-/* Multi-head attention made of the LINEAR and ATTENTION kernels of the same exec, whichever those are. It stands before
- * nothing: every backend has it, and a backend that can do better puts a kernel of its own before it.
+/* Multi-head attention made of the LINEAR and ATTENTION kernels of the same exec, whichever those are. It
+ * stands before nothing: every backend has it, and a backend that can do better puts a kernel of its own
+ * before it.
  *
- * The three input projections are cut into parts, each one matrix product. Neighbours share a part if they read the
- * same memory and their weights (and biases) lie one after the other, so that self-attention out of one weight storage
- * is a single product. A part's result is one buffer [rows, width] in which queries, keys and values are columns;
- * attention reads and writes it through strides, so nothing is ever transposed.
+ * The three input projections are cut into parts, each one matrix product. Neighbours share a part if they
+ * read the same memory and their weights (and biases) lie one after the other, so that self-attention out of
+ * one weight storage is a single product. A part's result is one buffer [rows, width] in which queries, keys
+ * and values are columns; attention reads and writes it through strides, so nothing is ever transposed.
  *
- * saved: struct saved_header, the parts' results, attention's output, attention's own bytes. The linear kernels save
- * nothing, since they run without an activation. */
+ * saved: struct saved_header, the parts' results, attention's output, attention's own bytes. The linear
+ * kernels save nothing, since they run without an activation. */
 #include "backend/composite/mha.h"
 
 #include <string.h>
@@ -55,7 +56,8 @@ static struct heed_view matrix(void *data, heed_dtype dtype, int64_t rows, int64
 }
 
 static bool adjacent(const struct heed_view *a, const struct heed_view *b) {
-    return (const char *)a->data + (size_t)heed_view_count(a) * heed_dtype_bytes(a->dtype) == (const char *)b->data;
+    return (const char *)a->data + (size_t)heed_view_count(a) * heed_dtype_bytes(a->dtype) ==
+           (const char *)b->data;
 }
 
 /* Both absent, or one directly after the other. */
@@ -76,8 +78,13 @@ static void plan_part(struct plan *p, const struct heed_view *const x[], const s
     } else {
         last = &p->part[p->parts++];
         const struct heed_view rows = heed_view_rows(x[input]);
-        *last = (struct part){.first = input, .count = 1, .rows = rows.size[0], .width = p->outputs[input],
-                              .x = rows, .w = *w[input], .bias = *bias[input]};
+        *last = (struct part){.first = input,
+                              .count = 1,
+                              .rows = rows.size[0],
+                              .width = p->outputs[input],
+                              .x = rows,
+                              .w = *w[input],
+                              .bias = *bias[input]};
         p->column[input] = 0;
     }
     p->part_of[input] = p->parts - 1;
@@ -105,20 +112,19 @@ static void make_plan(struct plan *p, const struct heed_mha_args *a) {
         p->results_bytes += aligned((size_t)p->part[i].rows * (size_t)p->part[i].width * p->element);
     }
     p->joined_offset = p->results_bytes;
-    p->joined_bytes =
-        aligned((size_t)p->batch * (size_t)p->length[QUERY] * (size_t)a->heads * (size_t)p->value_width * p->element);
+    p->joined_bytes = aligned((size_t)p->batch * (size_t)p->length[QUERY] * (size_t)a->heads *
+                              (size_t)p->value_width * p->element);
 }
 
 /* An input's projection inside the parts' results, as attention sees it: [batch, heads, length, width]. */
 static struct heed_view split_heads(const struct plan *p, void *results, int input, int64_t heads) {
     const struct part *part = &p->part[p->part_of[input]];
     const int64_t width = p->outputs[input] / heads;
-    return (struct heed_view){
-        .data = (char *)results + part->offset + (size_t)p->column[input] * p->element,
-        .dtype = p->dtype,
-        .rank = 4,
-        .size = {p->batch, heads, p->length[input], width},
-        .stride = {p->length[input] * part->width, width, part->width, 1}};
+    return (struct heed_view){.data = (char *)results + part->offset + (size_t)p->column[input] * p->element,
+                              .dtype = p->dtype,
+                              .rank = 4,
+                              .size = {p->batch, heads, p->length[input], width},
+                              .stride = {p->length[input] * part->width, width, part->width, 1}};
 }
 
 /* Attention's output [batch · queries, heads · value width], as attention sees it. */
@@ -136,8 +142,8 @@ static struct heed_view joined_rows(const struct plan *p, void *joined, int64_t 
     return matrix(joined, p->dtype, p->batch * p->length[QUERY], row, row);
 }
 
-static struct heed_attention_args attention_args(const struct plan *p, const struct heed_mha_args *a, void *results,
-                                                 void *joined) {
+static struct heed_attention_args attention_args(const struct plan *p, const struct heed_mha_args *a,
+                                                 void *results, void *joined) {
     struct heed_attention_args attention = a->attention;
     attention.q = split_heads(p, results, QUERY, a->heads);
     attention.k = split_heads(p, results, KEY, a->kv_heads);
@@ -156,11 +162,11 @@ static struct heed_linear_args part_args(const struct plan *p, int i, void *resu
 }
 
 static struct heed_linear_args out_args(const struct plan *p, const struct heed_mha_args *a, void *joined) {
-    return (struct heed_linear_args){.x = joined_rows(p, joined, a->heads),
-                                     .w = a->wo,
-                                     .bias = a->bo,
-                                     .y = matrix(a->y.data, p->dtype, p->batch * p->length[QUERY], a->wo.size[0],
-                                                 a->wo.size[0])};
+    return (struct heed_linear_args){
+        .x = joined_rows(p, joined, a->heads),
+        .w = a->wo,
+        .bias = a->bo,
+        .y = matrix(a->y.data, p->dtype, p->batch * p->length[QUERY], a->wo.size[0], a->wo.size[0])};
 }
 
 /* The kernel that heed_exec_select will choose, without counting it. */
@@ -181,13 +187,14 @@ static size_t attention_saved(const struct heed_exec *exec, const struct heed_ke
     return aligned(sizes.saved);
 }
 
-/* Intermediate results are allocated within forward and backward, so that each ends as early as it can; the kernel
- * asks for no scratch. */
+/* Intermediate results are allocated within forward and backward, so that each ends as early as it can; the
+ * kernel asks for no scratch. */
 static void mha_sizes(const struct heed_exec *exec, const void *arguments, struct heed_sizes *sizes) {
     const struct heed_mha_args *a = arguments;
     struct plan p;
     make_plan(&p, a);
-    /* The results do not exist yet; kernels look at shapes and at what is present, so any memory can stand for them. */
+    /* The results do not exist yet; kernels look at shapes and at what is present, so any memory can stand
+     * for them. */
     char stand_in[1];
     struct heed_attention_args attention = attention_args(&p, a, stand_in, stand_in);
     attention.q.data = attention.k.data = attention.v.data = stand_in;
@@ -287,12 +294,14 @@ struct wanted {
 };
 
 static struct wanted wanted_of(const struct heed_mha_args *a) {
-    return (struct wanted){{&a->dquery, &a->dkey, &a->dvalue}, {&a->dwq, &a->dwk, &a->dwv}, {&a->dbq, &a->dbk, &a->dbv}};
+    return (struct wanted){
+        {&a->dquery, &a->dkey, &a->dvalue}, {&a->dwq, &a->dwk, &a->dwv}, {&a->dbq, &a->dbk, &a->dbv}};
 }
 
 static bool part_is_wanted(const struct part *part, const struct wanted *want) {
     for (int i = part->first; i < part->first + part->count; i++) {
-        if (heed_has(&want->dx[i]->view) || heed_has(&want->dw[i]->view) || heed_has(&want->db[i]->view)) return true;
+        if (heed_has(&want->dx[i]->view) || heed_has(&want->dw[i]->view) || heed_has(&want->db[i]->view))
+            return true;
     }
     return false;
 }
@@ -311,7 +320,8 @@ static heed_status no_gradient(struct heed_exec *exec, const struct heed_grad_vi
     return heed_exec_run(exec, HEED_PRIMITIVE_FILL, &args);
 }
 
-/* Through the output projection: dwo, dbo and, if `djoined` is not NULL, the gradient of attention's output. */
+/* Through the output projection: dwo, dbo and, if `djoined` is not NULL, the gradient of attention's output.
+ */
 static heed_status backward_out(struct heed_exec *exec, const struct plan *p, const struct heed_mha_args *a,
                                 const struct areas *areas, void *djoined) {
     if (!heed_has(&a->dy)) {
@@ -326,8 +336,9 @@ static heed_status backward_out(struct heed_exec *exec, const struct plan *p, co
     return heed_exec_backward(exec, areas->header->out, &args, NULL);
 }
 
-static heed_status backward_attention(struct heed_exec *exec, const struct plan *p, const struct heed_mha_args *a,
-                                      const struct areas *areas, void *djoined, void *dresults) {
+static heed_status backward_attention(struct heed_exec *exec, const struct plan *p,
+                                      const struct heed_mha_args *a, const struct areas *areas, void *djoined,
+                                      void *dresults) {
     const struct wanted want = wanted_of(a);
     struct heed_attention_args args = attention_args(p, a, areas->results, areas->joined);
     struct heed_grad_view *const gradient[INPUTS] = {&args.dq, &args.dk, &args.dv};
@@ -340,7 +351,8 @@ static heed_status backward_attention(struct heed_exec *exec, const struct plan 
     return heed_exec_backward(exec, areas->header->attention, &args, areas->attention);
 }
 
-/* Whether the gradients of weights and biases of a part can be written as one, like the weights themselves. */
+/* Whether the gradients of weights and biases of a part can be written as one, like the weights themselves.
+ */
 static bool part_gradients_adjacent(const struct part *part, const struct wanted *want) {
     for (int i = part->first; i + 1 < part->first + part->count; i++) {
         const struct heed_grad_view *dw = want->dw[i], *next_dw = want->dw[i + 1];
@@ -374,8 +386,8 @@ static heed_status backward_weights(struct heed_exec *exec, const struct plan *p
     return heed_exec_backward(exec, kernel, &args, NULL);
 }
 
-/* The gradient of a part's input. Inputs that are the same memory have the same gradient memory: the first part that
- * writes it does so as asked, later ones add. */
+/* The gradient of a part's input. Inputs that are the same memory have the same gradient memory: the first
+ * part that writes it does so as asked, later ones add. */
 static struct heed_grad_view input_gradient(const struct plan *p, int i, const struct wanted *want) {
     const struct heed_grad_view *dx = want->dx[p->part[i].first];
     if (!heed_has(&dx->view)) return (struct heed_grad_view){0};
@@ -386,8 +398,8 @@ static struct heed_grad_view input_gradient(const struct plan *p, int i, const s
     return rows;
 }
 
-static heed_status backward_part(struct heed_exec *exec, const struct plan *p, int i, const struct wanted *want,
-                                 const struct areas *areas, void *dresults) {
+static heed_status backward_part(struct heed_exec *exec, const struct plan *p, int i,
+                                 const struct wanted *want, const struct areas *areas, void *dresults) {
     const struct part *part = &p->part[i];
     const struct heed_kernel *kernel = areas->header->linear[i];
     struct heed_linear_args args = part_args(p, i, areas->results);
@@ -420,7 +432,8 @@ static heed_status backward_inner(struct heed_exec *exec, const struct plan *p, 
         return out_of_memory(exec, p->joined_bytes);
     }
     if ((status = backward_out(exec, p, a, areas, blocks[0]))) return status;
-    if (!(blocks[1] = heed_block_new(exec->memory, p->results_bytes))) return out_of_memory(exec, p->results_bytes);
+    if (!(blocks[1] = heed_block_new(exec->memory, p->results_bytes)))
+        return out_of_memory(exec, p->results_bytes);
     if ((status = backward_attention(exec, p, a, areas, blocks[0], blocks[1]))) return status;
     heed_block_free(exec->memory, blocks[0]);
     blocks[0] = NULL;

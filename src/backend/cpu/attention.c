@@ -33,7 +33,8 @@ static void attention_sizes(const struct heed_exec *exec, const void *arguments,
 static void note(struct heed_exec *exec, struct heed_attention_plan *p, const char *direction) {
     struct heed_last_run *last = &exec->last[HEED_PRIMITIVE_ATTENTION];
     snprintf(last->note, sizeof last->note, "%s: %lld tiles of %d x %d, %lld skipped", direction,
-             (long long)atomic_load(&p->tiles), HEED_TILE_QUERIES, HEED_TILE_KEYS, (long long)atomic_load(&p->skipped));
+             (long long)atomic_load(&p->tiles), HEED_TILE_QUERIES, HEED_TILE_KEYS,
+             (long long)atomic_load(&p->skipped));
 }
 
 struct job {
@@ -52,7 +53,8 @@ static void run(struct heed_exec *exec, struct heed_attention_plan *plan, int64_
     heed_threads_run(exec->threads, tasks, run_task, &job);
 }
 
-static heed_status attention_forward(struct heed_exec *exec, const void *arguments, void *saved, void *scratch) {
+static heed_status attention_forward(struct heed_exec *exec, const void *arguments, void *saved,
+                                     void *scratch) {
     struct heed_attention_plan plan;
     heed_attention_plan_make(&plan, arguments, false);
     heed_attention_plan_place(&plan, saved, scratch, heed_threads_count(exec->threads), false);
@@ -77,7 +79,8 @@ static void fold_task(struct heed_attention_plan *p, int64_t task, int worker) {
     }
 }
 
-static heed_status attention_backward(struct heed_exec *exec, const void *arguments, void *saved, void *scratch) {
+static heed_status attention_backward(struct heed_exec *exec, const void *arguments, void *saved,
+                                      void *scratch) {
     const struct heed_attention_vectors *vectors = heed_attention_vectors(exec->isa);
     struct heed_attention_plan plan;
     heed_attention_plan_make(&plan, arguments, true);
@@ -87,7 +90,8 @@ static heed_status attention_backward(struct heed_exec *exec, const void *argume
     run(exec, &plan, plan.batch * plan.heads * plan.query_chunks, vectors->delta);
     const int64_t outer = (plan.batches_inside ? 1 : plan.batch) * (plan.heads_inside ? 1 : plan.kv_heads);
     run(exec, &plan, outer * plan.strips, vectors->backward);
-    if (heed_has(&plan.args->dq.view) && plan.strips > 1) run(exec, &plan, plan.batch * plan.heads, fold_task);
+    if (heed_has(&plan.args->dq.view) && plan.strips > 1)
+        run(exec, &plan, plan.batch * plan.heads, fold_task);
     heed_attention_bias_close(&plan);
     note(exec, &plan, "backward");
     return HEED_OK;

@@ -1,8 +1,8 @@
 /* Tiled attention, forward and backward: what its files share.
  *
- * Scores are made, used and forgotten in tiles of HEED_TILE_QUERIES × HEED_TILE_KEYS; of each query only the maximum of
- * its scores and the reciprocal of Σ e^(score − maximum) are saved (attention.md's reason: one log-sum-exp loses large
- * scores). Memory is linear in the length.
+ * Scores are made, used and forgotten in tiles of HEED_TILE_QUERIES × HEED_TILE_KEYS; of each query only the
+ * maximum of its scores and the reciprocal of Σ e^(score − maximum) are saved (attention.md's reason: one
+ * log-sum-exp loses large scores). Memory is linear in the length.
  *
  * attention.c        the kernel: when it applies, its two directions
  * attention_plan.c   how work is cut and memory laid out, by shape alone
@@ -41,9 +41,10 @@ struct heed_attention_plan {
     int64_t key_block, key_blocks; /* keys that are packed at a time, a multiple of 128 */
     /* Forward: a task is a batch, a head and a chunk of queries. */
     int64_t query_chunk, query_chunks;
-    /* Backward: a task is a batch, a key/value head and a strip: the key blocks strip, strip + strips, …, of which it owns
-     * dk and dv. Where a bias gradient repeats over batches or heads, a task loops over them instead. Strip 0 adds to dq
-     * itself, each other strip to a slab of its own; slabs are added up in order at the end. */
+    /* Backward: a task is a batch, a key/value head and a strip: the key blocks strip, strip + strips, …, of
+     * which it owns dk and dv. Where a bias gradient repeats over batches or heads, a task loops over them
+     * instead. Strip 0 adds to dq itself, each other strip to a slab of its own; slabs are added up in order
+     * at the end. */
     int64_t strips;
     bool batches_inside, heads_inside;
     float *delta; /* Σ over keys of probability · its gradient: [batch, heads, queries] */
@@ -57,13 +58,15 @@ struct heed_attention_plan {
 };
 
 /* Everything but memory. `backward` says for which direction. */
-void heed_attention_plan_make(struct heed_attention_plan *plan, const struct heed_attention_args *args, bool backward);
+void heed_attention_plan_make(struct heed_attention_plan *plan, const struct heed_attention_args *args,
+                              bool backward);
 
 size_t heed_attention_saved_bytes(const struct heed_attention_plan *plan);
 size_t heed_attention_scratch_bytes(const struct heed_attention_plan *plan, int workers, bool backward);
 
 /* Lays saved and scratch out. */
-void heed_attention_plan_place(struct heed_attention_plan *plan, void *saved, void *scratch, int workers, bool backward);
+void heed_attention_plan_place(struct heed_attention_plan *plan, void *saved, void *scratch, int workers,
+                               bool backward);
 
 /* Bias gradients: before the tasks what has to be zero becomes so; after them sums are delivered. */
 heed_status heed_attention_bias_open(struct heed_exec *exec, const struct heed_attention_plan *plan);
@@ -84,12 +87,14 @@ static inline int64_t heed_whole_vectors(int64_t floats) {
     return (floats + 15) / 16 * 16;
 }
 
-static inline int64_t heed_attention_row(const struct heed_attention_plan *plan, int64_t batch, int64_t head) {
+static inline int64_t heed_attention_row(const struct heed_attention_plan *plan, int64_t batch,
+                                         int64_t head) {
     return batch * plan->heads + head;
 }
 
 /* Element offset of [batch, head, row, 0]. */
-static inline int64_t heed_attention_offset(const struct heed_view *v, int64_t batch, int64_t head, int64_t row) {
+static inline int64_t heed_attention_offset(const struct heed_view *v, int64_t batch, int64_t head,
+                                            int64_t row) {
     return batch * v->stride[0] + head * v->stride[1] + row * v->stride[2];
 }
 

@@ -1,8 +1,8 @@
 /* Gradients of biases.
  *
- * A gradient with a cell for every query and key is added to where it lies, by the one task that owns the cell. All
- * others are gathered in arrays that are linear in the lengths and private to a task, and added up here in a
- * fixed order. */
+ * A gradient with a cell for every query and key is added to where it lies, by the one task that owns the
+ * cell. All others are gathered in arrays that are linear in the lengths and private to a task, and added up
+ * here in a fixed order. */
 #include <string.h>
 
 #include "backend/cpu/attention.h"
@@ -23,7 +23,8 @@ heed_status heed_attention_bias_open(struct heed_exec *exec, const struct heed_a
     return HEED_OK;
 }
 
-/* The gathered array of one strip, batch and head has `count` elements along dimension `dim` (none: one element). */
+/* The gathered array of one strip, batch and head has `count` elements along dimension `dim` (none: one
+ * element). */
 static void deliver(const struct heed_attention_plan *p, int stage, int64_t strips, int dim) {
     const struct heed_view *v = &p->args->stage[stage].dtensor.view;
     const int64_t count = dim < 4 ? v->size[dim] : 1, step = dim < 4 ? v->stride[dim] : 0;

@@ -1,5 +1,5 @@
-/* How attention is cut into tasks and its memory laid out: from shapes and from what is asked for alone, never from the
- * number of threads. */
+/* How attention is cut into tasks and its memory laid out: from shapes and from what is asked for alone,
+ * never from the number of threads. */
 #include "backend/cpu/attention.h"
 
 /* A block of packed keys and values stays in the second-level cache. */
@@ -90,7 +90,8 @@ static int64_t row_floats(const struct heed_attention_plan *p) {
 
 /* ---- all of it ---- */
 
-void heed_attention_plan_make(struct heed_attention_plan *p, const struct heed_attention_args *args, bool backward) {
+void heed_attention_plan_make(struct heed_attention_plan *p, const struct heed_attention_args *args,
+                              bool backward) {
     *p = (struct heed_attention_plan){.args = args,
                                       .batch = args->q.size[0],
                                       .heads = args->q.size[1],
@@ -134,7 +135,8 @@ size_t heed_attention_scratch_bytes(const struct heed_attention_plan *p, int wor
     return (size_t)floats * sizeof(float);
 }
 
-void heed_attention_plan_place(struct heed_attention_plan *p, void *saved, void *scratch, int workers, bool backward) {
+void heed_attention_plan_place(struct heed_attention_plan *p, void *saved, void *scratch, int workers,
+                               bool backward) {
     float *at = scratch;
     if (saved) {
         p->maximum = saved;

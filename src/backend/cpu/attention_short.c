@@ -14,14 +14,16 @@ static bool refuse(struct heed_why *why, const char *reason) {
 
 static bool short_applies(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
     const struct heed_attention_args *a = arguments;
-    const int64_t queries = a->q.size[2], keys = a->k.size[2], width = a->q.size[3], value_width = a->v.size[3];
+    const int64_t queries = a->q.size[2], keys = a->k.size[2], width = a->q.size[3],
+                  value_width = a->v.size[3];
     (void)exec;
     if (a->q.dtype != HEED_F32) return refuse(why, "dtype is not f32");
     if (a->stages > 0) return refuse(why, "there are biases");
     if (a->q.size[1] != a->k.size[1]) return refuse(why, "heads share keys and values");
     if (queries > HEED_SHORT_QUERIES || keys > HEED_SHORT_KEYS) return refuse(why, "sequences are not short");
     if (width > HEED_SHORT_WIDTH || value_width > HEED_SHORT_WIDTH) return refuse(why, "heads are wide");
-    if (queries * keys * (width + value_width) > MOST_WORK) return refuse(why, "sequences are not short for their width");
+    if (queries * keys * (width + value_width) > MOST_WORK)
+        return refuse(why, "sequences are not short for their width");
     if (a->q.size[0] * a->q.size[1] < LEAST_PAIRS) return refuse(why, "there are few sequences");
     return true;
 }
@@ -37,7 +39,8 @@ static int64_t area_floats(const struct heed_short_plan *p, int lanes, bool back
     return lanes * ((backward ? 2 : 1) * inputs + (backward ? 4 : 2) * cells + 2 * p->queries);
 }
 
-static struct heed_short_plan plan_of(const struct heed_exec *exec, const struct heed_attention_args *a, bool backward) {
+static struct heed_short_plan plan_of(const struct heed_exec *exec, const struct heed_attention_args *a,
+                                      bool backward) {
     const int lanes = heed_short_vectors(exec->isa)->lanes;
     struct heed_short_plan p = {.args = a,
                                 .pairs = a->q.size[0] * a->q.size[1],

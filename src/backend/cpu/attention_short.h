@@ -1,8 +1,9 @@
 /* Attention over many short sequences: what its files share.
  *
- * A pair of batch and head is a lane of a vector, so nothing is ever summed across lanes and a head of width 4 wastes
- * nothing. A group of HEED_LANES pairs is copied into [row, column, lane], computed, and copied back; a task is a few
- * groups. For sequences so short that all of a pair's scores fit the first-level cache. */
+ * A pair of batch and head is a lane of a vector, so nothing is ever summed across lanes and a head of width
+ * 4 wastes nothing. A group of HEED_LANES pairs is copied into [row, column, lane], computed, and copied
+ * back; a task is a few groups. For sequences so short that all of a pair's scores fit the first-level cache.
+ */
 #ifndef HEED_SRC_BACKEND_CPU_ATTENTION_SHORT_H
 #define HEED_SRC_BACKEND_CPU_ATTENTION_SHORT_H
 

@@ -1,7 +1,8 @@
 /* y = activation(x·wᵀ + bias).
  *
- * Bias and activation are applied to each tile of the product by the thread that made it. saved: [rows, out], the
- * value before or after the activation, whichever its derivative is a function of; nothing without an activation. */
+ * Bias and activation are applied to each tile of the product by the thread that made it. saved: [rows, out],
+ * the value before or after the activation, whichever its derivative is a function of; nothing without an
+ * activation. */
 #include "backend/cpu/product.h"
 #include "backend/cpu/vector/products.h"
 
@@ -121,8 +122,8 @@ static void slope_tile(void *arg, int64_t tile, int worker) {
 }
 
 /* The gradient of the product: dy itself, or dy · activation' in scratch. */
-static struct heed_view product_gradient(struct heed_exec *exec, const struct heed_linear_args *a, const void *saved,
-                                         void *scratch) {
+static struct heed_view product_gradient(struct heed_exec *exec, const struct heed_linear_args *a,
+                                         const void *saved, void *scratch) {
     if (a->activation == HEED_ACTIVATION_NONE) return a->dy;
     struct slopes s = {.args = a,
                        .vectors = heed_product_vectors(exec->isa),
@@ -153,26 +154,46 @@ static void bias_tile(void *arg, int64_t tile, int worker) {
                             (float *)b->dbias->view.data + first, b->dbias->add);
 }
 
-static void bias_gradient(struct heed_exec *exec, const struct heed_view *dz, const struct heed_grad_view *dbias) {
+static void bias_gradient(struct heed_exec *exec, const struct heed_view *dz,
+                          const struct heed_grad_view *dbias) {
     struct bias_sums sums = {heed_product_vectors(exec->isa), dz, dbias};
     heed_threads_run(exec->threads, heed_cpu_tiles(dz->size[1], BIAS_COLUMNS), bias_tile, &sums);
 }
 
-static heed_status linear_backward(struct heed_exec *exec, const void *arguments, void *saved, void *scratch) {
+static heed_status linear_backward(struct heed_exec *exec, const void *arguments, void *saved,
+                                   void *scratch) {
     const struct heed_linear_args *a = arguments;
     const int64_t rows = a->x.size[0], in = a->x.size[1], out = a->w.size[0];
     const struct heed_view dz = product_gradient(exec, a, saved, scratch);
     if (heed_has(&a->dbias.view)) bias_gradient(exec, &dz, &a->dbias);
     if (heed_has(&a->dw.view)) {
-        const struct heed_cpu_product dw = {.m = out, .n = in, .k = rows, .a = dz.data, .a_row = 1, .a_column = dz.stride[0],
-                                            .b = a->x.data, .b_row = a->x.stride[0], .b_column = 1, .c = a->dw.view.data,
-                                            .c_row = a->dw.view.stride[0], .add = a->dw.add};
+        const struct heed_cpu_product dw = {.m = out,
+                                            .n = in,
+                                            .k = rows,
+                                            .a = dz.data,
+                                            .a_row = 1,
+                                            .a_column = dz.stride[0],
+                                            .b = a->x.data,
+                                            .b_row = a->x.stride[0],
+                                            .b_column = 1,
+                                            .c = a->dw.view.data,
+                                            .c_row = a->dw.view.stride[0],
+                                            .add = a->dw.add};
         heed_cpu_product_run(exec, &dw);
     }
     if (heed_has(&a->dx.view)) {
-        const struct heed_cpu_product dx = {.m = rows, .n = in, .k = out, .a = dz.data, .a_row = dz.stride[0], .a_column = 1,
-                                            .b = a->w.data, .b_row = a->w.stride[0], .b_column = 1, .c = a->dx.view.data,
-                                            .c_row = a->dx.view.stride[0], .add = a->dx.add};
+        const struct heed_cpu_product dx = {.m = rows,
+                                            .n = in,
+                                            .k = out,
+                                            .a = dz.data,
+                                            .a_row = dz.stride[0],
+                                            .a_column = 1,
+                                            .b = a->w.data,
+                                            .b_row = a->w.stride[0],
+                                            .b_column = 1,
+                                            .c = a->dx.view.data,
+                                            .c_row = a->dx.view.stride[0],
+                                            .add = a->dx.add};
         heed_cpu_product_run(exec, &dx);
     }
     return HEED_OK;

@@ -1,8 +1,8 @@
 /* Batched matrix products with broadcast batch dimensions, forward and backward.
  *
- * All three products (y = a·b, da = dy·bᵀ, db = aᵀ·dy) are the same code: transposing is exchanging two strides. An
- * operand whose strides OpenBLAS cannot take is copied first, and a gradient that cannot be written as it is goes through
- * a temporary; both are rare. */
+ * All three products (y = a·b, da = dy·bᵀ, db = aᵀ·dy) are the same code: transposing is exchanging two
+ * strides. An operand whose strides OpenBLAS cannot take is copied first, and a gradient that cannot be
+ * written as it is goes through a temporary; both are rare. */
 #include "backend/cpu/product.h"
 
 #include "tensor/memory.h"
@@ -65,7 +65,8 @@ static heed_status out_of_memory(struct heed_exec *exec) {
 }
 
 /* v as an operand; *block is a copy's memory, NULL if it needed none. */
-static heed_status operand(struct heed_exec *exec, const struct heed_view *v, struct heed_view *out, void **block) {
+static heed_status operand(struct heed_exec *exec, const struct heed_view *v, struct heed_view *out,
+                           void **block) {
     *out = *v;
     *block = NULL;
     if (takes(v)) return HEED_OK;
@@ -86,8 +87,8 @@ static void repeat_add(struct heed_cpu_repeat *r, int64_t size, int64_t a, int64
     r->rank++;
 }
 
-/* The last batch dimension is more rows where A and C go on evenly and B is the same; the last summed one is a longer
- * inner dimension where A and B go on evenly. Fewer and larger products. */
+/* The last batch dimension is more rows where A and C go on evenly and B is the same; the last summed one is
+ * a longer inner dimension where A and B go on evenly. Fewer and larger products. */
 static void collapse(struct heed_cpu_product *x) {
     struct heed_cpu_repeat *batch = &x->batch, *sum = &x->sum;
     while (batch->rank > 0) {
@@ -114,21 +115,30 @@ static void collapse(struct heed_cpu_product *x) {
 }
 
 /* c (+)= a·b, summed over the dimensions in which c repeats; rows or columns of c are contiguous. */
-static void run(struct heed_exec *exec, const struct heed_view *a, const struct heed_view *b, const struct heed_view *c,
-                bool add) {
+static void run(struct heed_exec *exec, const struct heed_view *a, const struct heed_view *b,
+                const struct heed_view *c, bool add) {
     const int last = c->rank - 1;
     const struct heed_view at = transposed(a), bt = transposed(b), ct = transposed(c);
     if (c->stride[last] != 1 && c->size[last] > 1) {
         run(exec, &bt, &at, &ct, add);
         return;
     }
-    struct heed_cpu_product x = {.m = c->size[last - 1], .n = c->size[last], .k = a->size[last], .a = a->data, .b = b->data,
-                                 .c = c->data, .a_row = a->stride[last - 1], .a_column = a->stride[last],
-                                 .b_row = b->stride[last - 1], .b_column = b->stride[last],
-                                 .c_row = c->stride[last - 1], .add = add};
+    struct heed_cpu_product x = {.m = c->size[last - 1],
+                                 .n = c->size[last],
+                                 .k = a->size[last],
+                                 .a = a->data,
+                                 .b = b->data,
+                                 .c = c->data,
+                                 .a_row = a->stride[last - 1],
+                                 .a_column = a->stride[last],
+                                 .b_row = b->stride[last - 1],
+                                 .b_column = b->stride[last],
+                                 .c_row = c->stride[last - 1],
+                                 .add = add};
     for (int d = 0; d < last - 1; d++) {
         if (c->size[d] == 1) continue;
-        repeat_add(c->stride[d] == 0 ? &x.sum : &x.batch, c->size[d], a->stride[d], b->stride[d], c->stride[d]);
+        repeat_add(c->stride[d] == 0 ? &x.sum : &x.batch, c->size[d], a->stride[d], b->stride[d],
+                   c->stride[d]);
     }
     collapse(&x);
     heed_cpu_product_run(exec, &x);
@@ -143,7 +153,8 @@ static bool writable(const struct heed_view *v) {
 }
 
 /* Adds t to the gradient, or writes it, where the gradient may repeat in any dimension. */
-static heed_status deliver(struct heed_exec *exec, const struct heed_view *t, const struct heed_grad_view *gradient) {
+static heed_status deliver(struct heed_exec *exec, const struct heed_view *t,
+                           const struct heed_grad_view *gradient) {
     const int batch = t->rank - 2;
     const struct heed_copy_args copy = {.x = once(t, batch), .y = {once(&gradient->view, batch), true}};
     if (!gradient->add) {
@@ -187,7 +198,8 @@ static heed_status matmul_forward(struct heed_exec *exec, const void *arguments,
     return multiply(exec, &a->a, &a->b, &y);
 }
 
-static heed_status matmul_backward(struct heed_exec *exec, const void *arguments, void *saved, void *scratch) {
+static heed_status matmul_backward(struct heed_exec *exec, const void *arguments, void *saved,
+                                   void *scratch) {
     const struct heed_matmul_args *a = arguments;
     heed_status status = HEED_OK;
     (void)saved, (void)scratch;

@@ -1,5 +1,5 @@
-/* Matrix products: tiles of C over heed's threads, each by OpenBLAS in the calling thread or, where that would spend
- * its time on overhead, by the vector kernel for small products.
+/* Matrix products: tiles of C over heed's threads, each by OpenBLAS in the calling thread or, where that
+ * would spend its time on overhead, by the vector kernel for small products.
  *
  * How a product is cut and which kernel makes a tile follow from its shape alone. */
 #include "backend/cpu/product.h"
@@ -12,8 +12,8 @@
 
 /* A tile below this is not worth handing to a thread. */
 #define LEAST_TILE 2e6 /* floating-point operations */
-/* Tiles of a large product have about this many: below it OpenBLAS's own packing shows, above it threads that are
- * not equally fast wait for each other. */
+/* Tiles of a large product have about this many: below it OpenBLAS's own packing shows, above it threads that
+ * are not equally fast wait for each other. */
 #define GOOD_TILE 48e6
 #define MOST_TILES 256
 
@@ -21,10 +21,10 @@ struct grid {
     const struct heed_cpu_product *product;
     const struct heed_product_vectors *vectors;
     int64_t batches, sums;
-    int64_t group;           /* batch elements per tile */
-    int64_t rows, columns;   /* of a tile */
-    int64_t down, across;    /* tiles of one C */
-    bool small;              /* by the vector kernel */
+    int64_t group;         /* batch elements per tile */
+    int64_t rows, columns; /* of a tile */
+    int64_t down, across;  /* tiles of one C */
+    bool small;            /* by the vector kernel */
 };
 
 bool heed_cpu_product_fits(int64_t m, int64_t n, int64_t k) {
@@ -56,8 +56,8 @@ static int64_t side(int64_t size, int64_t parts) {
     return part < size ? part : size;
 }
 
-/* Cuts C into about `want` tiles; among the ways to do so, the one whose tiles repeat the least packing, which is
- * proportional to 1/rows + 1/columns. */
+/* Cuts C into about `want` tiles; among the ways to do so, the one whose tiles repeat the least packing,
+ * which is proportional to 1/rows + 1/columns. */
 static void cut(struct grid *g, int64_t want) {
     const struct heed_cpu_product *x = g->product;
     double best = INFINITY;
@@ -72,7 +72,8 @@ static void cut(struct grid *g, int64_t want) {
 }
 
 static struct grid grid_of(const struct heed_cpu_product *x, const struct heed_product_vectors *vectors) {
-    struct grid g = {.product = x, .vectors = vectors, .batches = count_of(&x->batch), .sums = count_of(&x->sum)};
+    struct grid g = {
+        .product = x, .vectors = vectors, .batches = count_of(&x->batch), .sums = count_of(&x->sum)};
     const double work = 2.0 * (double)x->m * (double)x->n * (double)(x->k + 1) * (double)g.sums;
     const double all = work * (double)g.batches;
     g.small = vectors->fits(x->m, x->n, x->k);
@@ -118,27 +119,32 @@ static int leading(int64_t stride, int64_t least) {
     return ld > 1 ? (int)ld : 1;
 }
 
-/* One row or column of C as a matrix times a vector: OpenBLAS's product would copy the whole matrix first. M [n, k] has
- * element (j, p) at m_row·j + m_column·p, one of the two being 1. */
-static void blas_vector(int64_t n, int64_t k, const float *m, int64_t m_row, int64_t m_column, const float *x, int64_t x_step,
-                        float *y, int64_t y_step, bool add) {
+/* One row or column of C as a matrix times a vector: OpenBLAS's product would copy the whole matrix first. M
+ * [n, k] has element (j, p) at m_row·j + m_column·p, one of the two being 1. */
+static void blas_vector(int64_t n, int64_t k, const float *m, int64_t m_row, int64_t m_column, const float *x,
+                        int64_t x_step, float *y, int64_t y_step, bool add) {
     const int step_x = leading(x_step, 1), step_y = leading(y_step, 1);
     if (!add) {
         for (int64_t j = 0; j < n; j++) y[j * step_y] = 0;
     }
     if (m_column == 1 || k <= 1) {
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)n, (int)k, 1, m, leading(m_row, k), x, step_x, 1, y, step_y);
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)n, (int)k, 1, m, leading(m_row, k), x, step_x, 1, y,
+                    step_y);
     } else {
-        cblas_sgemv(CblasRowMajor, CblasTrans, (int)k, (int)n, 1, m, leading(m_column, n), x, step_x, 1, y, step_y);
+        cblas_sgemv(CblasRowMajor, CblasTrans, (int)k, (int)n, 1, m, leading(m_column, n), x, step_x, 1, y,
+                    step_y);
     }
 }
 
-static void blas_matrix(const struct heed_cpu_product *x, struct operands o, int64_t rows, int64_t columns, bool add) {
+static void blas_matrix(const struct heed_cpu_product *x, struct operands o, int64_t rows, int64_t columns,
+                        bool add) {
     const bool a_plain = x->a_column == 1 || x->k <= 1;
     const bool b_plain = x->b_column == 1 || x->n <= 1;
-    cblas_sgemm(CblasRowMajor, a_plain ? CblasNoTrans : CblasTrans, b_plain ? CblasNoTrans : CblasTrans, (int)rows,
-                (int)columns, (int)x->k, 1, o.a, a_plain ? leading(x->a_row, x->k) : leading(x->a_column, x->m), o.b,
-                b_plain ? leading(x->b_row, x->n) : leading(x->b_column, x->k), add ? 1 : 0, o.c, leading(x->c_row, x->n));
+    cblas_sgemm(CblasRowMajor, a_plain ? CblasNoTrans : CblasTrans, b_plain ? CblasNoTrans : CblasTrans,
+                (int)rows, (int)columns, (int)x->k, 1, o.a,
+                a_plain ? leading(x->a_row, x->k) : leading(x->a_column, x->m), o.b,
+                b_plain ? leading(x->b_row, x->n) : leading(x->b_column, x->k), add ? 1 : 0, o.c,
+                leading(x->c_row, x->n));
 }
 
 static void clear(float *c, int64_t c_row, int64_t rows, int64_t columns) {
@@ -154,8 +160,8 @@ static void tile_of(const struct grid *g, struct operands o, int64_t rows, int64
         const bool add = x->add || s > 0;
         const struct operands at = repeat(&x->sum, s, o);
         if (g->small) {
-            g->vectors->small(&(struct heed_small_product){rows, columns, x->k, at.a, x->a_row, x->a_column, at.b, x->b_row,
-                                                           x->b_column, at.c, x->c_row, add});
+            g->vectors->small(&(struct heed_small_product){rows, columns, x->k, at.a, x->a_row, x->a_column,
+                                                           at.b, x->b_row, x->b_column, at.c, x->c_row, add});
         } else if (x->m == 1) {
             blas_vector(columns, x->k, at.b, x->b_column, x->b_row, at.a, x->a_column, at.c, 1, add);
         } else if (x->n == 1) {

@@ -11,9 +11,9 @@ struct heed_cpu_repeat {
     int64_t a[HEED_MAX_RANK], b[HEED_MAX_RANK], c[HEED_MAX_RANK]; /* strides */
 };
 
-/* C = A · B, or C += A · B with `add`; A [m, k], B [k, n], C [m, n], one for each index of `batch`. With `sum`, products
- * over its indices are added up in order. One of the two strides of A and of B is 1 (or its dimension is); rows of C are
- * contiguous. Sizes and strides fit 31 bits: heed_cpu_product_fits(). */
+/* C = A · B, or C += A · B with `add`; A [m, k], B [k, n], C [m, n], one for each index of `batch`. With
+ * `sum`, products over its indices are added up in order. One of the two strides of A and of B is 1 (or its
+ * dimension is); rows of C are contiguous. Sizes and strides fit 31 bits: heed_cpu_product_fits(). */
 struct heed_cpu_product {
     int64_t m, n, k;
     const float *a, *b;

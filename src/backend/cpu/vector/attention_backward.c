@@ -1,9 +1,10 @@
-/* The backward task of tiled attention: blocks of keys of one batch and key/value head, against all queries that see
- * them, of every query head of the group.
+/* The backward task of tiled attention: blocks of keys of one batch and key/value head, against all queries
+ * that see them, of every query head of the group.
  *
- * With p the probabilities, w = dropout · p the weights, dw = dy·vᵀ + dweights and ds = p · (dropout · dw − delta):
- * dv = wᵀ·dy, dk = scale · dsᵀ·q, dq = scale · ds·k, and ds is the gradient of every bias. dk and dv of a block stay in the
- * worker's area until all queries have passed; dq of a tile of queries is added to its strip once per block. */
+ * With p the probabilities, w = dropout · p the weights, dw = dy·vᵀ + dweights and ds = p · (dropout · dw −
+ * delta): dv = wᵀ·dy, dk = scale · dsᵀ·q, dq = scale · ds·k, and ds is the gradient of every bias. dk and dv
+ * of a block stay in the worker's area until all queries have passed; dq of a tile of queries is added to its
+ * strip once per block. */
 #include "backend/cpu/vector/attention_dropout.h"
 #include "backend/cpu/vector/attention_recompute.h"
 #include "backend/cpu/vector/attention_vectors.h"
@@ -54,16 +55,18 @@ static void pack_block(struct task *t, int64_t block) {
     t->k0 = block * p->key_block;
     t->block_keys = heed_cpu_part(p->keys, p->key_block, block);
     for (int64_t i = 0; i * HEED_TILE_KEYS < t->block_keys; i++) {
-        const int64_t key = t->k0 + i * HEED_TILE_KEYS, count = heed_cpu_part(t->block_keys, HEED_TILE_KEYS, i);
+        const int64_t key = t->k0 + i * HEED_TILE_KEYS,
+                      count = heed_cpu_part(t->block_keys, HEED_TILE_KEYS, i);
         const float *keys = (const float *)k->data + heed_attention_offset(k, t->batch, t->kv_head, key);
         const float *values = (const float *)v->data + heed_attention_offset(v, t->batch, t->kv_head, key);
         pack_transposed(keys, k->stride[2], count, p->width, t->keys_t + i * HEED_TILE_KEYS * p->width);
         if (t->wants_dq) {
-            t->keys_finite[i] = pack_rows(keys, k->stride[2], count, p->width, t->keys + i * HEED_TILE_KEYS * p->width_row,
-                                          p->width_row);
+            t->keys_finite[i] = pack_rows(keys, k->stride[2], count, p->width,
+                                          t->keys + i * HEED_TILE_KEYS * p->width_row, p->width_row);
         }
         if (t->wants_ds && heed_has(&p->args->dy)) {
-            pack_transposed(values, v->stride[2], count, p->value_width, t->values_t + i * HEED_TILE_KEYS * p->value_width);
+            pack_transposed(values, v->stride[2], count, p->value_width,
+                            t->values_t + i * HEED_TILE_KEYS * p->value_width);
         }
     }
     memset(t->dk, 0, (size_t)(t->block_keys * p->width_row) * sizeof(float));
@@ -74,12 +77,12 @@ static void pack_queries(struct task *t, int64_t q0, int64_t count) {
     const struct heed_attention_plan *p = t->plan;
     const struct heed_view *q = &p->args->q, *dy = &p->args->dy;
     if (t->wants_dk) {
-        t->q_finite = pack_rows((const float *)q->data + heed_attention_offset(q, t->batch, t->head, q0), q->stride[2], count,
-                                p->width, t->q, p->width_row);
+        t->q_finite = pack_rows((const float *)q->data + heed_attention_offset(q, t->batch, t->head, q0),
+                                q->stride[2], count, p->width, t->q, p->width_row);
     }
     if (heed_has(dy)) {
-        t->dy_finite = pack_rows((const float *)dy->data + heed_attention_offset(dy, t->batch, t->head, q0), dy->stride[2],
-                                 count, p->value_width, t->dy, p->value_row);
+        t->dy_finite = pack_rows((const float *)dy->data + heed_attention_offset(dy, t->batch, t->head, q0),
+                                 dy->stride[2], count, p->value_width, t->dy, p->value_row);
     }
     if (t->wants_dq) memset(t->dq, 0, (size_t)(count * p->width_row) * sizeof(float));
 }
@@ -87,7 +90,8 @@ static void pack_queries(struct task *t, int64_t q0, int64_t count) {
 /* ---- one tile of scores ---- */
 
 /* s: scores to weights. g: gradient of the weights to that of the scores, 0 where masked. */
-static void differentiate(struct task *t, const struct tile *tile, float factor, const uint64_t *kept, uint64_t *seen) {
+static void differentiate(struct task *t, const struct tile *tile, float factor, const uint64_t *kept,
+                          uint64_t *seen) {
     const struct heed_attention_plan *p = t->plan;
     const struct heed_view *dweights = &p->args->dweights;
     const bool has_dy = heed_has(&p->args->dy), has_dweights = heed_has(dweights);
@@ -104,10 +108,12 @@ static void differentiate(struct task *t, const struct tile *tile, float factor,
         uint64_t word = 0;
         for (int j = 0; j < TILE_VECTORS; j++) {
             vm visible;
-            const vf probability = recompute_probability(&row, vf_load(s + j * HEED_LANES) * vf_set(factor), &visible);
+            const vf probability =
+                recompute_probability(&row, vf_load(s + j * HEED_LANES) * vf_set(factor), &visible);
             vf weight = probability, gradient = has_dy ? vf_load(g + j * HEED_LANES) : (vf){0};
             const int rest = box->nk - j * HEED_LANES;
-            if (dw && rest > 0) gradient += vf_load_part(dw + j * HEED_LANES, rest < HEED_LANES ? rest : HEED_LANES);
+            if (dw && rest > 0)
+                gradient += vf_load_part(dw + j * HEED_LANES, rest < HEED_LANES ? rest : HEED_LANES);
             if (kept) {
                 const vf keep = keep_factor(kept[r], j, keep_scale);
                 weight *= keep;
@@ -131,11 +137,14 @@ static void scale_gradient(const struct task *t, int rows) {
 static void bias_cells(const struct task *t, const struct heed_view *v, const struct heed_box *box) {
     for (int r = 0; r < box->nq; r++) {
         const float *g = t->g + r * TILE_ROW;
-        float *to = (float *)v->data + heed_attention_offset(v, t->batch, t->head, box->q0 + r) + box->k0 * v->stride[3];
+        float *to = (float *)v->data + heed_attention_offset(v, t->batch, t->head, box->q0 + r) +
+                    box->k0 * v->stride[3];
         if (v->stride[3] == 1) {
             int j = 0;
-            for (; j + HEED_LANES <= box->nk; j += HEED_LANES) vf_store(to + j, vf_load(to + j) + vf_load(g + j));
-            if (j < box->nk) vf_store_part(to + j, vf_load_part(to + j, box->nk - j) + vf_load(g + j), box->nk - j);
+            for (; j + HEED_LANES <= box->nk; j += HEED_LANES)
+                vf_store(to + j, vf_load(to + j) + vf_load(g + j));
+            if (j < box->nk)
+                vf_store_part(to + j, vf_load_part(to + j, box->nk - j) + vf_load(g + j), box->nk - j);
         } else {
             for (int j = 0; j < box->nk; j++) to[j * v->stride[3]] += g[j];
         }
@@ -165,7 +174,8 @@ static void bias_gradients(const struct task *t, const struct heed_box *box) {
         if (p->scope[i] == HEED_BIAS_CELL) bias_cells(t, &p->args->stage[i].dtensor.view, box);
         if (p->scope[i] == HEED_BIAS_KEY) bias_keys(t, box, p->sums[i]);
         if (p->scope[i] == HEED_BIAS_QUERY) {
-            for (int r = 0; r < box->nq; r++) p->sums[i][row * p->queries + box->q0 + r] += row_sum(t->g + r * TILE_ROW);
+            for (int r = 0; r < box->nq; r++)
+                p->sums[i][row * p->queries + box->q0 + r] += row_sum(t->g + r * TILE_ROW);
         }
         if (p->scope[i] == HEED_BIAS_HEAD) {
             for (int r = 0; r < box->nq; r++) p->sums[i][row] += row_sum(t->g + r * TILE_ROW);
@@ -239,8 +249,13 @@ static void do_queries(struct task *t, int64_t q0, int64_t count) {
     struct tile tile;
     bool packed = false;
     for (int64_t i = 0; i * HEED_TILE_KEYS < t->block_keys; i++) {
-        tile.box = (struct heed_box){.batch = t->batch, .head = t->head, .q0 = q0, .k0 = t->k0 + i * HEED_TILE_KEYS,
-                                     .queries = p->queries, .keys = p->keys, .nq = (int)count,
+        tile.box = (struct heed_box){.batch = t->batch,
+                                     .head = t->head,
+                                     .q0 = q0,
+                                     .k0 = t->k0 + i * HEED_TILE_KEYS,
+                                     .queries = p->queries,
+                                     .keys = p->keys,
+                                     .nq = (int)count,
                                      .nk = (int)heed_cpu_part(t->block_keys, HEED_TILE_KEYS, i)};
         if (!tile_look(&tile, p->args)) {
             t->skipped++;
@@ -256,8 +271,8 @@ static void do_queries(struct task *t, int64_t q0, int64_t count) {
     }
 }
 
-static void deliver(const struct task *t, const struct heed_grad_view *gradient, const float *from, int64_t row,
-                    int64_t width) {
+static void deliver(const struct task *t, const struct heed_grad_view *gradient, const float *from,
+                    int64_t row, int64_t width) {
     const struct heed_view *v = &gradient->view;
     for (int64_t i = 0; i < t->block_keys; i++, from += row) {
         float *to = (float *)v->data + heed_attention_offset(v, t->batch, t->kv_head, t->k0 + i);
@@ -299,7 +314,8 @@ void HEED_VECTOR_NAME(heed_attention_backward_task)(struct heed_attention_plan *
     t.strip = task % p->strips;
     int64_t outer = task / p->strips;
     const int64_t kv_heads = p->heads_inside ? 1 : p->kv_heads;
-    const int64_t first_head = p->heads_inside ? 0 : outer % kv_heads, first_batch = p->batches_inside ? 0 : outer / kv_heads;
+    const int64_t first_head = p->heads_inside ? 0 : outer % kv_heads,
+                  first_batch = p->batches_inside ? 0 : outer / kv_heads;
     const int64_t batches = p->batches_inside ? p->batch : 1, heads = p->heads_inside ? p->kv_heads : 1;
     for (int64_t b = first_batch; b < first_batch + batches; b++) {
         for (int64_t h = first_head; h < first_head + heads; h++) do_pair(&t, b, h);

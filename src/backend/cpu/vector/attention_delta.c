@@ -1,8 +1,8 @@
 /* The delta task of tiled attention's backward: one batch, one head, one chunk of queries.
  *
- * delta = Σ over keys of probability · (gradient of the probability). With a gradient of the output alone it is
- * Σ dy·y (Dao et al. 2022, "FlashAttention", section B.2; dropout included, since y is made after it); a gradient of the weights
- * adds Σ weight · its gradient, for which the weights are made once more. */
+ * delta = Σ over keys of probability · (gradient of the probability). With a gradient of the output alone it
+ * is Σ dy·y (Dao et al. 2022, "FlashAttention", section B.2; dropout included, since y is made after it); a
+ * gradient of the weights adds Σ weight · its gradient, for which the weights are made once more. */
 #include "backend/cpu/vector/attention_dropout.h"
 #include "backend/cpu/vector/attention_recompute.h"
 #include "backend/cpu/vector/attention_vectors.h"
@@ -41,11 +41,13 @@ static void add_tile(struct task *t, const struct tile *tile) {
     const float factor = recompute_scores(tile, p, t->keys, t->s);
     for (int r = 0; r < box->nq; r++) {
         const struct row_state state = row_state_of(p, box, r);
-        const float *g = (const float *)v->data + heed_attention_offset(v, t->batch, t->head, box->q0 + r) + box->k0;
+        const float *g =
+            (const float *)v->data + heed_attention_offset(v, t->batch, t->head, box->q0 + r) + box->k0;
         vf sum = {0};
         for (int j = 0; j < TILE_VECTORS && j * HEED_LANES < box->nk; j++) {
             vm seen;
-            vf weight = recompute_probability(&state, vf_load(t->s + r * TILE_ROW + j * HEED_LANES) * vf_set(factor), &seen);
+            vf weight = recompute_probability(
+                &state, vf_load(t->s + r * TILE_ROW + j * HEED_LANES) * vf_set(factor), &seen);
             if (kept) weight *= keep_factor(kept[r], j, vf_set(p->keep_scale));
             const int n = box->nk - j * HEED_LANES < HEED_LANES ? box->nk - j * HEED_LANES : HEED_LANES;
             sum += vf_where(seen, weight * vf_load_part(g + j * HEED_LANES, n));
@@ -60,11 +62,12 @@ static void of_weights(struct task *t) {
     struct tile tile;
     for (int64_t k0 = 0; k0 < p->keys; k0 += HEED_TILE_KEYS) {
         const int64_t keys = heed_cpu_part(p->keys, HEED_TILE_KEYS, k0 / HEED_TILE_KEYS);
-        pack_transposed((const float *)k->data + heed_attention_offset(k, t->batch, t->kv_head, k0), k->stride[2], keys,
-                        p->width, t->keys);
+        pack_transposed((const float *)k->data + heed_attention_offset(k, t->batch, t->kv_head, k0),
+                        k->stride[2], keys, p->width, t->keys);
         for (int64_t q = 0; q < t->queries; q += HEED_TILE_QUERIES) {
             const int64_t queries = heed_cpu_part(t->queries, HEED_TILE_QUERIES, q / HEED_TILE_QUERIES);
-            tile.box = (struct heed_box){t->batch, t->head, t->q0 + q, k0, p->queries, p->keys, (int)queries, (int)keys};
+            tile.box = (struct heed_box){t->batch,   t->head, t->q0 + q,    k0,
+                                         p->queries, p->keys, (int)queries, (int)keys};
             if (tile_look(&tile, p->args)) add_tile(t, &tile);
         }
     }

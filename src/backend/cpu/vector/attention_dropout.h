@@ -1,7 +1,8 @@
 /* Which cells dropout keeps: heed_attention_keep() for whole rows of tiles.
  *
- * 16 blocks of Philox give the bits of 128 keys: the vector of their words w holds, half by half, keys 32·w … 32·w + 31
- * in order (philox.h), so a comparison yields bits in key order. Two neighbouring tiles share these blocks. */
+ * 16 blocks of Philox give the bits of 128 keys: the vector of their words w holds, half by half, keys 32·w …
+ * 32·w + 31 in order (philox.h), so a comparison yields bits in key order. Two neighbouring tiles share these
+ * blocks. */
 #ifndef HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_DROPOUT_H
 #define HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_DROPOUT_H
 
@@ -13,7 +14,8 @@ struct keep {
     uint64_t bits[2][HEED_TILE_QUERIES];
 };
 
-/* Bit i: whether the i-th 16-bit half of x (in memory order) is below the threshold, 0 ≤ threshold ≤ 65535. */
+/* Bit i: whether the i-th 16-bit half of x (in memory order) is below the threshold, 0 ≤ threshold ≤ 65535.
+ */
 static inline uint32_t halves_below(vu x, uint32_t threshold) {
 #if HEED_VECTOR_BYTES == 64
     return _mm512_cmplt_epu16_mask((__m512i)x, _mm512_set1_epi16((short)threshold));
@@ -47,7 +49,8 @@ static inline void keep_line(const struct heed_attention_plan *p, int64_t row, i
 }
 
 /* One word per query of the tile. */
-static inline const uint64_t *keep_bits(struct keep *keep, const struct heed_attention_plan *p, const struct heed_box *box) {
+static inline const uint64_t *keep_bits(struct keep *keep, const struct heed_attention_plan *p,
+                                        const struct heed_box *box) {
     const int64_t row = heed_attention_row(p, box->batch, box->head), pair = box->k0 / (2 * HEED_TILE_KEYS);
     if (keep->pair != pair || keep->q0 != box->q0 || keep->row != row) {
         keep->pair = pair;

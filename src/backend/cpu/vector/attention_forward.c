@@ -1,8 +1,9 @@
 /* The forward task of tiled attention: one batch, one head, one chunk of queries.
  *
- * Keys and values are packed a block at a time; the chunk's queries pass over each block in tiles. A query's state is
- * its running maximum, its running sum (one partial sum per lane) and its running output; when the maximum moves, sum and
- * output are rescaled (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"). */
+ * Keys and values are packed a block at a time; the chunk's queries pass over each block in tiles. A query's
+ * state is its running maximum, its running sum (one partial sum per lane) and its running output; when the
+ * maximum moves, sum and output are rescaled (Milakov and Gimelshein 2018, "Online normalizer calculation for
+ * softmax"). */
 #include "backend/cpu/vector/attention_dropout.h"
 #include "backend/cpu/vector/attention_vectors.h"
 
@@ -24,7 +25,8 @@ static void task_open(struct task *t, struct heed_attention_plan *p, int64_t tas
     const int64_t rows = p->batch * p->heads, row = task % rows;
     /* The last queries see the most keys under a causal mask: long tasks first. */
     const int64_t chunk = p->query_chunks - 1 - task / rows;
-    *t = (struct task){.plan = p, .batch = row / p->heads, .head = row % p->heads, .q0 = chunk * p->query_chunk};
+    *t = (struct task){
+        .plan = p, .batch = row / p->heads, .head = row % p->heads, .q0 = chunk * p->query_chunk};
     t->kv_head = t->head / p->group;
     t->queries = heed_cpu_part(p->queries, p->query_chunk, chunk);
     t->keep.pair = -1;
@@ -48,14 +50,16 @@ static void pack_block(struct task *t, int64_t k0) {
     t->block_keys = heed_cpu_part(p->keys, p->key_block, k0 / p->key_block);
     for (int64_t i = 0; i * HEED_TILE_KEYS < t->block_keys; i++) {
         const int64_t key = k0 + i * HEED_TILE_KEYS, keys = heed_cpu_part(t->block_keys, HEED_TILE_KEYS, i);
-        const struct heed_box box = {t->batch, t->head, t->q0, key, p->queries, p->keys, (int)t->queries, (int)keys};
+        const struct heed_box box = {t->batch,   t->head, t->q0,           key,
+                                     p->queries, p->keys, (int)t->queries, (int)keys};
         t->used[i] = heed_mask_cover(a->mask, &box) != HEED_COVER_NONE;
         if (!t->used[i]) continue;
-        pack_transposed((const float *)a->k.data + heed_attention_offset(&a->k, t->batch, t->kv_head, key), a->k.stride[2],
-                        keys, p->width, t->keys + i * HEED_TILE_KEYS * p->width);
-        t->finite[i] = pack_rows((const float *)a->v.data + heed_attention_offset(&a->v, t->batch, t->kv_head, key),
-                                 a->v.stride[2], keys, p->value_width, t->values + i * HEED_TILE_KEYS * p->value_row,
-                                 p->value_row);
+        pack_transposed((const float *)a->k.data + heed_attention_offset(&a->k, t->batch, t->kv_head, key),
+                        a->k.stride[2], keys, p->width, t->keys + i * HEED_TILE_KEYS * p->width);
+        t->finite[i] =
+            pack_rows((const float *)a->v.data + heed_attention_offset(&a->v, t->batch, t->kv_head, key),
+                      a->v.stride[2], keys, p->value_width, t->values + i * HEED_TILE_KEYS * p->value_row,
+                      p->value_row);
     }
 }
 
@@ -103,10 +107,12 @@ static inline void softmax_row(const struct task *t, int64_t query, vf factor, f
 static void keep_scores(const struct task *t, const struct tile *tile, float factor) {
     const struct heed_view *w = &t->plan->args->weights;
     for (int r = 0; r < tile->box.nq; r++) {
-        float *to = (float *)w->data + heed_attention_offset(w, t->batch, t->head, tile->box.q0 + r) + tile->box.k0;
+        float *to =
+            (float *)w->data + heed_attention_offset(w, t->batch, t->head, tile->box.q0 + r) + tile->box.k0;
         const float *from = t->s + r * TILE_ROW;
         int j = 0;
-        for (; j + HEED_LANES <= tile->box.nk; j += HEED_LANES) vf_store(to + j, vf_load(from + j) * vf_set(factor));
+        for (; j + HEED_LANES <= tile->box.nk; j += HEED_LANES)
+            vf_store(to + j, vf_load(from + j) * vf_set(factor));
         if (j < tile->box.nk) vf_store_part(to + j, vf_load(from + j) * vf_set(factor), tile->box.nk - j);
     }
 }
@@ -127,12 +133,14 @@ static void do_tile(struct task *t, struct tile *tile, int64_t index) {
     const uint64_t *kept = p->drops ? keep_bits(&t->keep, p, box) : NULL;
     const bool finite = t->finite[index];
     for (int r = 0; r < box->nq; r++) {
-        softmax_row(t, first + r, vf_set(factor), t->s + r * TILE_ROW, kept ? kept + r : NULL, finite ? NULL : seen + r);
+        softmax_row(t, first + r, vf_set(factor), t->s + r * TILE_ROW, kept ? kept + r : NULL,
+                    finite ? NULL : seen + r);
     }
     if (finite) {
         tile_by_query(tile, t->s, values, p->value_row, p->value_width, t->output + first * p->value_row);
     } else {
-        exact_by_query(tile, seen, t->s, values, p->value_row, p->value_width, t->output + first * p->value_row);
+        exact_by_query(tile, seen, t->s, values, p->value_row, p->value_width,
+                       t->output + first * p->value_row);
     }
 }
 
@@ -143,9 +151,14 @@ static void do_block(struct task *t) {
         const int64_t queries = heed_cpu_part(t->queries, HEED_TILE_QUERIES, q / HEED_TILE_QUERIES);
         for (int64_t i = 0; i * HEED_TILE_KEYS < t->block_keys; i++) {
             const int64_t keys = heed_cpu_part(t->block_keys, HEED_TILE_KEYS, i);
-            tile.box = (struct heed_box){.batch = t->batch, .head = t->head, .q0 = t->q0 + q,
-                                         .k0 = t->k0 + i * HEED_TILE_KEYS, .queries = p->queries, .keys = p->keys,
-                                         .nq = (int)queries, .nk = (int)keys};
+            tile.box = (struct heed_box){.batch = t->batch,
+                                         .head = t->head,
+                                         .q0 = t->q0 + q,
+                                         .k0 = t->k0 + i * HEED_TILE_KEYS,
+                                         .queries = p->queries,
+                                         .keys = p->keys,
+                                         .nq = (int)queries,
+                                         .nk = (int)keys};
             if (t->used[i] && tile_look(&tile, p->args)) {
                 do_tile(t, &tile, i);
                 t->tiles++;

@@ -1,8 +1,9 @@
-/* Attention with pairs of batch and head as lanes: copying a group of pairs in and out, what each lane sees, sums of
- * products.
+/* Attention with pairs of batch and head as lanes: copying a group of pairs in and out, what each lane sees,
+ * sums of products.
  *
- * A matrix of a group is [row, column, lane]. Lanes beyond the last pair repeat the first and are never copied out. Where an
- * input is not finite, products skip masked cells one by one ("exact"), because 0 · NaN is not 0. */
+ * A matrix of a group is [row, column, lane]. Lanes beyond the last pair repeat the first and are never
+ * copied out. Where an input is not finite, products skip masked cells one by one ("exact"), because 0 · NaN
+ * is not 0. */
 #ifndef HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_LANES_H
 #define HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_LANES_H
 
@@ -17,10 +18,10 @@
 struct group {
     const struct heed_short_plan *plan;
     int64_t first;
-    int count;                          /* pairs */
+    int count; /* pairs */
     int64_t batch[HEED_LANES], head[HEED_LANES];
-    bool masked;                        /* visible holds; otherwise all is visible */
-    vi visible[HEED_SHORT_QUERIES];     /* bit k of a lane: key k */
+    bool masked;                    /* visible holds; otherwise all is visible */
+    vi visible[HEED_SHORT_QUERIES]; /* bit k of a lane: key k */
     bool finite;
 };
 
@@ -43,12 +44,14 @@ static inline void group_look(struct group *g) {
     uint64_t bits[HEED_SHORT_QUERIES];
     g->masked = false;
     for (int l = 0; p->args->mask && l < g->count && !g->masked; l++) {
-        const struct heed_box box = {g->batch[l], g->head[l], 0, 0, p->queries, p->keys, (int)p->queries, (int)p->keys};
+        const struct heed_box box = {g->batch[l], g->head[l],      0,           0, p->queries,
+                                     p->keys,     (int)p->queries, (int)p->keys};
         g->masked = heed_mask_cover(p->args->mask, &box) != HEED_COVER_ALL;
     }
     if (!g->masked) return;
     for (int l = 0; l < HEED_LANES; l++) {
-        const struct heed_box box = {g->batch[l], g->head[l], 0, 0, p->queries, p->keys, (int)p->queries, (int)p->keys};
+        const struct heed_box box = {g->batch[l], g->head[l],      0,           0, p->queries,
+                                     p->keys,     (int)p->queries, (int)p->keys};
         heed_mask_bits(p->args->mask, &box, bits);
         for (int64_t q = 0; q < p->queries; q++) g->visible[q][l] = (int32_t)(uint32_t)bits[q];
     }
@@ -93,7 +96,8 @@ static inline void group_load(struct group *g, const struct heed_view *v, float 
     if (vm_any(vm_not(vm_equal(bad, bad)))) g->finite = false;
 }
 
-static inline void group_store(const struct group *g, const struct heed_view *v, bool add, const float *from) {
+static inline void group_store(const struct group *g, const struct heed_view *v, bool add,
+                               const float *from) {
     const int64_t rows = v->size[2], width = v->size[3], quads = g->count == HEED_LANES ? width / 4 * 4 : 0;
     int64_t offset[HEED_LANES];
     lane_offsets(g, v, offset);
@@ -125,7 +129,8 @@ LANES_ALWAYS void dots_block(int n, const float *a, const float *rows, int64_t w
     for (int64_t c = 0; c < width; c++) {
         const vf left = vf_load(a + c * HEED_LANES);
         HEED_UNROLL
-        for (int i = 0; i < n; i++) sum[i] = vf_fma(left, vf_load(rows + (i * width + c) * HEED_LANES), sum[i]);
+        for (int i = 0; i < n; i++)
+            sum[i] = vf_fma(left, vf_load(rows + (i * width + c) * HEED_LANES), sum[i]);
     }
     HEED_UNROLL
     for (int i = 0; i < n; i++) vf_store(out + i * HEED_LANES, sum[i]);
@@ -134,13 +139,15 @@ LANES_ALWAYS void dots_block(int n, const float *a, const float *rows, int64_t w
 /* out[i] = Σ over columns of a · row i. */
 static inline void dots(const float *a, const float *rows, int64_t count, int64_t width, float *out) {
     int64_t i = 0;
-    for (; i + 8 <= count; i += 8) dots_block(8, a, rows + i * width * HEED_LANES, width, out + i * HEED_LANES);
-    for (; i + 4 <= count; i += 4) dots_block(4, a, rows + i * width * HEED_LANES, width, out + i * HEED_LANES);
+    for (; i + 8 <= count; i += 8)
+        dots_block(8, a, rows + i * width * HEED_LANES, width, out + i * HEED_LANES);
+    for (; i + 4 <= count; i += 4)
+        dots_block(4, a, rows + i * width * HEED_LANES, width, out + i * HEED_LANES);
     for (; i < count; i++) dots_block(1, a, rows + i * width * HEED_LANES, width, out + i * HEED_LANES);
 }
 
-/* Σ factor[i] · row i, i < count. Factors are factor_step apart; term i counts in lanes whose bit first_bit + i·bit_step of
- * seen[i·seen_step] is set, which is looked at where exact. */
+/* Σ factor[i] · row i, i < count. Factors are factor_step apart; term i counts in lanes whose bit first_bit +
+ * i·bit_step of seen[i·seen_step] is set, which is looked at where exact. */
 struct mix {
     int64_t count, width;
     const float *factor;
@@ -208,18 +215,19 @@ static inline vi seen_of(const float *s, int64_t keys) {
     return seen;
 }
 
-/* keep[k] = 0 or `scale`: heed_attention_keep() for query q of every pair. Keys 2·j and 2·j + 1 are the halves of word 0 of
- * block j (philox.h), since there are at most 32. */
+/* keep[k] = 0 or `scale`: heed_attention_keep() for query q of every pair. Keys 2·j and 2·j + 1 are the
+ * halves of word 0 of block j (philox.h), since there are at most 32. */
 static inline void keep_factors(const struct group *g, int64_t q, float scale, float *keep) {
     const struct heed_short_plan *p = g->plan;
     const vi threshold = vi_set((int32_t)p->threshold);
     for (int64_t k = 0; k < p->keys; k += 2) {
         vu word[4];
-        vu_philox(p->random.key, vu_set((uint32_t)q), vu_set((uint32_t)(k / 2)), (vu)vi_lanes() + vu_set((uint32_t)g->first),
-                  vu_set(p->random.call), word);
+        vu_philox(p->random.key, vu_set((uint32_t)q), vu_set((uint32_t)(k / 2)),
+                  (vu)vi_lanes() + vu_set((uint32_t)g->first), vu_set(p->random.call), word);
         const vi low = (vi)(word[0] & 0xffff), high = (vi)(word[0] >> 16);
         vf_store(keep + k * HEED_LANES, vf_where(vm_int_less(low, threshold), vf_set(scale)));
-        if (k + 1 < p->keys) vf_store(keep + (k + 1) * HEED_LANES, vf_where(vm_int_less(high, threshold), vf_set(scale)));
+        if (k + 1 < p->keys)
+            vf_store(keep + (k + 1) * HEED_LANES, vf_where(vm_int_less(high, threshold), vf_set(scale)));
     }
 }
 

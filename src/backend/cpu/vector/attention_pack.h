@@ -1,7 +1,7 @@
 /* Copies of queries, keys and values in the layouts that products read.
  *
- * "Finite" says whether all elements are; blocks that are not take the exact path of attention_tile.h, because 0 · NaN
- * would carry what is masked into a result. */
+ * "Finite" says whether all elements are; blocks that are not take the exact path of attention_tile.h,
+ * because 0 · NaN would carry what is masked into a result. */
 #ifndef HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_PACK_H
 #define HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_PACK_H
 
@@ -9,8 +9,10 @@
 #include "backend/cpu/vector/groups.h"
 #include "backend/cpu/vector/product.h"
 
-/* Rows of `width` floats to rows of to_row, padded with zeros to whole vectors. Returns whether all are finite. */
-static inline bool pack_rows(const float *x, int64_t x_row, int64_t rows, int64_t width, float *to, int64_t to_row) {
+/* Rows of `width` floats to rows of to_row, padded with zeros to whole vectors. Returns whether all are
+ * finite. */
+static inline bool pack_rows(const float *x, int64_t x_row, int64_t rows, int64_t width, float *to,
+                             int64_t to_row) {
     vf bad = {0}; /* NaN where something is not finite: x·0 is 0 otherwise */
     for (int64_t i = 0; i < rows; i++, x += x_row, to += to_row) {
         int64_t j = 0;

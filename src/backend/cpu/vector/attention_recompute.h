@@ -1,5 +1,5 @@
-/* Probabilities once more, from the saved maximum and reciprocal sum of each query. Scores are made by the same
- * instructions as in forward. */
+/* Probabilities once more, from the saved maximum and reciprocal sum of each query. Scores are made by the
+ * same instructions as in forward. */
 #ifndef HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_RECOMPUTE_H
 #define HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_RECOMPUTE_H
 
@@ -9,15 +9,18 @@ struct row_state {
     vf maximum, reciprocal, delta;
 };
 
-static inline struct row_state row_state_of(const struct heed_attention_plan *p, const struct heed_box *box, int r) {
+static inline struct row_state row_state_of(const struct heed_attention_plan *p, const struct heed_box *box,
+                                            int r) {
     const int64_t at = heed_attention_row(p, box->batch, box->head) * p->queries + box->q0 + r;
     return (struct row_state){vf_set(p->maximum[at]), vf_set(p->reciprocal[at]), vf_set(p->delta[at])};
 }
 
 /* The scores of a tile; they are still to be multiplied with the factor that is returned. */
-static inline float recompute_scores(const struct tile *t, const struct heed_attention_plan *p, const float *keys, float *s) {
+static inline float recompute_scores(const struct tile *t, const struct heed_attention_plan *p,
+                                     const float *keys, float *s) {
     const struct heed_view *q = &p->args->q;
-    const float *queries = (const float *)q->data + heed_attention_offset(q, t->box.batch, t->box.head, t->box.q0);
+    const float *queries =
+        (const float *)q->data + heed_attention_offset(q, t->box.batch, t->box.head, t->box.q0);
     tile_products(t, queries, q->stride[2], keys, p->width, s);
     return tile_stages(t, p, s);
 }

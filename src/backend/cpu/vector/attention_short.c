@@ -33,7 +33,8 @@ static struct statistics softmax(float *s, int64_t keys) {
     return (struct statistics){most, vf_select(vm_equal(sum, (vf){0}), (vf){0}, vf_set(1.0f) / sum)};
 }
 
-static void weights_of(const struct heed_short_plan *p, const float *s, vi seen, vf reciprocal, const float *keep, float *to) {
+static void weights_of(const struct heed_short_plan *p, const float *s, vi seen, vf reciprocal,
+                       const float *keep, float *to) {
     for (int64_t k = 0; k < p->keys; k++) {
         vf w = vf_load(s + k * HEED_LANES) * reciprocal;
         if (keep) w *= vf_load(keep + k * HEED_LANES) * vf_set(p->keep_scale);
@@ -52,16 +53,24 @@ static void forward_query(const struct group *g, const struct area *a, int64_t q
     const struct statistics row = softmax(a->s, p->keys);
     if (p->drops) keep_factors(g, q, 1.0f, keep);
     if (has_weights) {
-        weights_of(p, a->s, seen, row.reciprocal, p->drops ? keep : NULL, a->weights + q * p->keys * HEED_LANES);
+        weights_of(p, a->s, seen, row.reciprocal, p->drops ? keep : NULL,
+                   a->weights + q * p->keys * HEED_LANES);
     }
     for (int64_t k = 0; p->drops && k < p->keys; k++) {
         vf_store(a->s + k * HEED_LANES, vf_load(a->s + k * HEED_LANES) * vf_load(keep + k * HEED_LANES));
     }
-    const struct mix mix = {.count = p->keys, .width = p->value_width, .factor = a->s, .factor_step = HEED_LANES,
-                            .rows = a->v, .seen = &seen, .bit_step = 1, .scale = p->keep_scale};
+    const struct mix mix = {.count = p->keys,
+                            .width = p->value_width,
+                            .factor = a->s,
+                            .factor_step = HEED_LANES,
+                            .rows = a->v,
+                            .seen = &seen,
+                            .bit_step = 1,
+                            .scale = p->keep_scale};
     float *y = a->y + q * p->value_width * HEED_LANES;
     mix_run(!g->finite, &mix, y);
-    for (int64_t c = 0; c < p->value_width; c++) vf_store(y + c * HEED_LANES, vf_load(y + c * HEED_LANES) * row.reciprocal);
+    for (int64_t c = 0; c < p->value_width; c++)
+        vf_store(y + c * HEED_LANES, vf_load(y + c * HEED_LANES) * row.reciprocal);
     if (p->maximum) {
         const int64_t at = (g->first * p->queries) + q * HEED_LANES;
         vf_store(p->maximum + at, row.maximum);

@@ -1,5 +1,5 @@
-/* Backward of attention over many short sequences; the formulas are those of attention_backward.c. All of a pair's
- * weights and score gradients exist at once, so that dk and dv are sums over queries in one go. */
+/* Backward of attention over many short sequences; the formulas are those of attention_backward.c. All of a
+ * pair's weights and score gradients exist at once, so that dk and dv are sums over queries in one go. */
 #include "backend/cpu/vector/attention_lanes.h"
 #include "backend/cpu/vector/attention_short_vectors.h"
 
@@ -10,8 +10,10 @@ struct area {
 };
 
 static struct area area_of(const struct heed_short_plan *p, int worker) {
-    const int64_t query_floats = p->queries * p->width * HEED_LANES, key_floats = p->keys * p->width * HEED_LANES;
-    const int64_t value_floats = p->keys * p->value_width * HEED_LANES, cells = p->queries * p->keys * HEED_LANES;
+    const int64_t query_floats = p->queries * p->width * HEED_LANES,
+                  key_floats = p->keys * p->width * HEED_LANES;
+    const int64_t value_floats = p->keys * p->value_width * HEED_LANES,
+                  cells = p->queries * p->keys * HEED_LANES;
     struct area a = {.q = p->workers + worker * p->worker_floats};
     a.k = a.q + query_floats;
     a.v = a.k + key_floats;
@@ -26,8 +28,8 @@ static struct area area_of(const struct heed_short_plan *p, int worker) {
     return a;
 }
 
-/* weights: scores to weights. dw: gradient of the weights to that of the probabilities. Returns Σ probability · its
- * gradient; ds holds the probabilities. */
+/* weights: scores to weights. dw: gradient of the weights to that of the probabilities. Returns Σ probability
+ * · its gradient; ds holds the probabilities. */
 static vf weigh(const struct group *g, int64_t q, float *weights, float *dw, float *ds) {
     const struct heed_short_plan *p = g->plan;
     const int64_t at = g->first * p->queries + q * HEED_LANES;
@@ -66,7 +68,8 @@ static void backward_query(const struct group *g, const struct area *a, int64_t 
         memset(a->dw, 0, (size_t)(p->keys * HEED_LANES) * sizeof(float));
     }
     for (int64_t k = 0; heed_has(&p->args->dweights) && k < p->keys; k++) {
-        vf_store(a->dw + k * HEED_LANES, vf_load(a->dw + k * HEED_LANES) + vf_load(a->dweights + row + k * HEED_LANES));
+        vf_store(a->dw + k * HEED_LANES,
+                 vf_load(a->dw + k * HEED_LANES) + vf_load(a->dweights + row + k * HEED_LANES));
     }
     const vf delta = weigh(g, q, weights, a->dw, ds);
     for (int64_t k = 0; k < p->keys; k++) {
@@ -75,16 +78,28 @@ static void backward_query(const struct group *g, const struct area *a, int64_t 
         if (!g->finite) out = vf_where(lanes_with_bit(*seen, k), out);
         vf_store(ds + k * HEED_LANES, out);
     }
-    const struct mix mix = {.count = p->keys, .width = p->width, .factor = ds, .factor_step = HEED_LANES, .rows = a->k,
-                            .seen = seen, .bit_step = 1, .scale = p->scale};
+    const struct mix mix = {.count = p->keys,
+                            .width = p->width,
+                            .factor = ds,
+                            .factor_step = HEED_LANES,
+                            .rows = a->k,
+                            .seen = seen,
+                            .bit_step = 1,
+                            .scale = p->scale};
     if (heed_has(&p->args->dq.view)) mix_run(!g->finite, &mix, a->dq + q * p->width * HEED_LANES);
 }
 
 /* dk and dv of one key: sums over the queries. */
 static void backward_key(const struct group *g, const struct area *a, int64_t k, const vi *seen) {
     const struct heed_short_plan *p = g->plan;
-    struct mix mix = {.count = p->queries, .width = p->width, .factor = a->ds + k * HEED_LANES,
-                      .factor_step = p->keys * HEED_LANES, .rows = a->q, .seen = seen, .seen_step = 1, .first_bit = (int)k,
+    struct mix mix = {.count = p->queries,
+                      .width = p->width,
+                      .factor = a->ds + k * HEED_LANES,
+                      .factor_step = p->keys * HEED_LANES,
+                      .rows = a->q,
+                      .seen = seen,
+                      .seen_step = 1,
+                      .first_bit = (int)k,
                       .scale = p->scale};
     if (heed_has(&p->args->dk.view)) mix_run(!g->finite, &mix, a->dk + k * p->width * HEED_LANES);
     mix.width = p->value_width;
@@ -95,7 +110,8 @@ static void backward_key(const struct group *g, const struct area *a, int64_t k,
     if (heed_has(&p->args->dy)) {
         mix_run(!g->finite, &mix, a->dv + k * p->value_width * HEED_LANES);
     } else {
-        memset(a->dv + k * p->value_width * HEED_LANES, 0, (size_t)(p->value_width * HEED_LANES) * sizeof(float));
+        memset(a->dv + k * p->value_width * HEED_LANES, 0,
+               (size_t)(p->value_width * HEED_LANES) * sizeof(float));
     }
 }
 

@@ -1,8 +1,10 @@
-/* One tile of scores: which cells are visible, the scores themselves, and products that leave out what is not visible.
+/* One tile of scores: which cells are visible, the scores themselves, and products that leave out what is not
+ * visible.
  *
- * A tile has HEED_TILE_KEYS columns, always. A score of −∞ is masked, whether by the mask, by a bias or because there is no
- * such key; it makes a probability of exactly 0. Products skip what a block of rows cannot see: of each block of
- * PRODUCT_ROWS queries the first and last visible key are known, and so is, of each block of keys, the range of queries. */
+ * A tile has HEED_TILE_KEYS columns, always. A score of −∞ is masked, whether by the mask, by a bias or
+ * because there is no such key; it makes a probability of exactly 0. Products skip what a block of rows
+ * cannot see: of each block of PRODUCT_ROWS queries the first and last visible key are known, and so is, of
+ * each block of keys, the range of queries. */
 #ifndef HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_TILE_H
 #define HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_TILE_H
 
@@ -36,7 +38,8 @@ static inline void tile_ranges(struct tile *t) {
     for (int i = 0; i * PRODUCT_ROWS < t->box.nq; i++) {
         uint64_t any = 0;
         for (int r = i * PRODUCT_ROWS; r < (i + 1) * PRODUCT_ROWS && r < t->box.nq; r++) any |= t->bits[r];
-        t->keys[i] = any ? (struct range){__builtin_ctzll(any), 64 - __builtin_clzll(any)} : (struct range){0, 0};
+        t->keys[i] =
+            any ? (struct range){__builtin_ctzll(any), 64 - __builtin_clzll(any)} : (struct range){0, 0};
     }
 }
 
@@ -70,10 +73,11 @@ static inline struct range tile_queries(const struct tile *t, int key) {
 /* ---- scores ---- */
 
 /* s = q·kᵀ where a block of queries can see; what lies outside the ranges is left as it was. */
-static inline void tile_products(const struct tile *t, const float *q, int64_t q_row, const float *keys, int64_t width,
-                                 float *s) {
+static inline void tile_products(const struct tile *t, const float *q, int64_t q_row, const float *keys,
+                                 int64_t width, float *s) {
     for (int i = 0; i * PRODUCT_ROWS < t->box.nq; i++) {
-        const int rows = t->box.nq - i * PRODUCT_ROWS < PRODUCT_ROWS ? t->box.nq - i * PRODUCT_ROWS : PRODUCT_ROWS;
+        const int rows =
+            t->box.nq - i * PRODUCT_ROWS < PRODUCT_ROWS ? t->box.nq - i * PRODUCT_ROWS : PRODUCT_ROWS;
         const int first = t->keys[i].first / HEED_LANES * HEED_LANES;
         const struct product product = {.k = width,
                                         .a = q + i * PRODUCT_ROWS * q_row,
@@ -106,8 +110,8 @@ static inline void mask_row(uint64_t bits, float *s) {
     }
 }
 
-/* Scale, stages and mask. Returns the factor that scores still have to be multiplied with: the scale, where it is
- * all there is to do. */
+/* Scale, stages and mask. Returns the factor that scores still have to be multiplied with: the scale, where
+ * it is all there is to do. */
 static inline float tile_stages(const struct tile *t, const struct heed_attention_plan *p, float *s) {
     const struct heed_attention_args *args = p->args;
     const struct heed_box *box = &t->box;
@@ -118,7 +122,8 @@ static inline float tile_stages(const struct tile *t, const struct heed_attentio
         for (int j = 0; j < TILE_ROW; j += HEED_LANES) vf_store(row + j, vf_load(row + j) * scale);
         for (int i = 0; i < args->stages; i++) {
             const struct heed_view *bias = &args->stage[i].tensor;
-            const int64_t at = heed_attention_offset(bias, box->batch, box->head, box->q0 + r) + box->k0 * bias->stride[3];
+            const int64_t at =
+                heed_attention_offset(bias, box->batch, box->head, box->q0 + r) + box->k0 * bias->stride[3];
             bias_row((const float *)bias->data + at, bias->size[3] > 1 ? bias->stride[3] : 0, box->nk, row);
         }
         if (t->masked) mask_row(t->bits[r], row);
@@ -139,12 +144,13 @@ static inline uint64_t row_seen(const vf *x) {
 }
 
 static inline void add_scaled(float factor, const float *x, int64_t n, float *y) {
-    for (int64_t j = 0; j < n; j += HEED_LANES) vf_store(y + j, vf_fma(vf_set(factor), vf_load(x + j), vf_load(y + j)));
+    for (int64_t j = 0; j < n; j += HEED_LANES)
+        vf_store(y + j, vf_fma(vf_set(factor), vf_load(x + j), vf_load(y + j)));
 }
 
 /* queries × width += cells · by_key, only over cells that were seen. */
-static inline void exact_by_query(const struct tile *t, const uint64_t *seen, const float *cells, const float *by_key,
-                                  int64_t row, int64_t width, float *to) {
+static inline void exact_by_query(const struct tile *t, const uint64_t *seen, const float *cells,
+                                  const float *by_key, int64_t row, int64_t width, float *to) {
     for (int r = 0; r < t->box.nq; r++) {
         for (int c = 0; c < t->box.nk; c++) {
             if (seen[r] >> c & 1) add_scaled(cells[r * TILE_ROW + c], by_key + c * row, width, to + r * row);
@@ -153,20 +159,22 @@ static inline void exact_by_query(const struct tile *t, const uint64_t *seen, co
 }
 
 /* keys × width += cellsᵀ · by_query, only over cells that were seen. */
-static inline void exact_by_key(const struct tile *t, const uint64_t *seen, const float *cells, const float *by_query,
-                                int64_t row, int64_t width, float *to) {
+static inline void exact_by_key(const struct tile *t, const uint64_t *seen, const float *cells,
+                                const float *by_query, int64_t row, int64_t width, float *to) {
     for (int r = 0; r < t->box.nq; r++) {
         for (int c = 0; c < t->box.nk; c++) {
-            if (seen[r] >> c & 1) add_scaled(cells[r * TILE_ROW + c], by_query + r * row, width, to + c * row);
+            if (seen[r] >> c & 1)
+                add_scaled(cells[r * TILE_ROW + c], by_query + r * row, width, to + c * row);
         }
     }
 }
 
 /* The same by products. Rows of by_key and `to` are `row` apart. */
-static inline void tile_by_query(const struct tile *t, const float *cells, const float *by_key, int64_t row, int64_t width,
-                                 float *to) {
+static inline void tile_by_query(const struct tile *t, const float *cells, const float *by_key, int64_t row,
+                                 int64_t width, float *to) {
     for (int i = 0; i * PRODUCT_ROWS < t->box.nq; i++) {
-        const int rows = t->box.nq - i * PRODUCT_ROWS < PRODUCT_ROWS ? t->box.nq - i * PRODUCT_ROWS : PRODUCT_ROWS;
+        const int rows =
+            t->box.nq - i * PRODUCT_ROWS < PRODUCT_ROWS ? t->box.nq - i * PRODUCT_ROWS : PRODUCT_ROWS;
         const int first = t->keys[i].first;
         const struct product product = {.k = t->keys[i].end - first,
                                         .a = cells + i * PRODUCT_ROWS * TILE_ROW + first,
@@ -181,8 +189,8 @@ static inline void tile_by_query(const struct tile *t, const float *cells, const
     }
 }
 
-static inline void tile_by_key(const struct tile *t, const struct range *queries, const float *cells, const float *by_query,
-                               int64_t row, int64_t width, float *to) {
+static inline void tile_by_key(const struct tile *t, const struct range *queries, const float *cells,
+                               const float *by_query, int64_t row, int64_t width, float *to) {
     for (int i = 0; i * PRODUCT_ROWS < t->box.nk; i++) {
         const int key = i * PRODUCT_ROWS;
         const int rows = t->box.nk - key < PRODUCT_ROWS ? t->box.nk - key : PRODUCT_ROWS;

@@ -1,5 +1,5 @@
-/* Transposing between rows in memory and vectors whose lanes are rows: four neighbouring floats of a row are a group, and a
- * vector is HEED_LANES / 4 groups. */
+/* Transposing between rows in memory and vectors whose lanes are rows: four neighbouring floats of a row are
+ * a group, and a vector is HEED_LANES / 4 groups. */
 #ifndef HEED_SRC_BACKEND_CPU_VECTOR_GROUPS_H
 #define HEED_SRC_BACKEND_CPU_VECTOR_GROUPS_H
 
@@ -41,7 +41,8 @@ static inline vf vf_load_groups(const float *p, int64_t step) {
 }
 
 static inline vf vf_gather_groups(const float *p, const int64_t *offset, int step) {
-    return (vf)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + offset[0])), _mm_loadu_ps(p + offset[step]), 1);
+    return (vf)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + offset[0])),
+                                    _mm_loadu_ps(p + offset[step]), 1);
 }
 
 static inline void vf_scatter_groups(float *p, const int64_t *offset, int step, vf x) {
@@ -78,8 +79,8 @@ static inline void vf_scatter_groups(float *p, const int64_t *offset, int step, 
 
 #endif
 
-/* Transposes 4 × 4 within each group: vector i holding rows i, 4 + i, 8 + i, … becomes vector i holding column i of all
- * rows in order, and the other way round. */
+/* Transposes 4 × 4 within each group: vector i holding rows i, 4 + i, 8 + i, … becomes vector i holding
+ * column i of all rows in order, and the other way round. */
 static inline void vf_transpose_groups(vf v[4]) {
     const vf ab = HEED_GROUP_UNPACK(lo, v[0], v[1]), cd = HEED_GROUP_UNPACK(lo, v[2], v[3]);
     const vf ab2 = HEED_GROUP_UNPACK(hi, v[0], v[1]), cd2 = HEED_GROUP_UNPACK(hi, v[2], v[3]);

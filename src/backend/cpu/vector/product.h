@@ -1,9 +1,9 @@
 /* A matrix product of small, near matrices: C (+)= A · B.
  *
- * C [m, n] and B [k, n] have contiguous rows that are padded: HEED_LANES · ⌈n / HEED_LANES⌉ floats of each row may be
- * read (B) and written (C). A [m, k] has any strides, so a transposed operand costs nothing. The inner loop keeps a block of
- * PRODUCT_ROWS × PRODUCT_COLUMNS vectors of C in registers. Each element of C is summed in order of k, in one chain,
- * wherever the block's edges are. */
+ * C [m, n] and B [k, n] have contiguous rows that are padded: HEED_LANES · ⌈n / HEED_LANES⌉ floats of each
+ * row may be read (B) and written (C). A [m, k] has any strides, so a transposed operand costs nothing. The
+ * inner loop keeps a block of PRODUCT_ROWS × PRODUCT_COLUMNS vectors of C in registers. Each element of C is
+ * summed in order of k, in one chain, wherever the block's edges are. */
 #ifndef HEED_SRC_BACKEND_CPU_VECTOR_PRODUCT_H
 #define HEED_SRC_BACKEND_CPU_VECTOR_PRODUCT_H
 
@@ -33,13 +33,14 @@ struct product {
 };
 
 /* One register block; rows and columns are constants where this is inlined. */
-static inline __attribute__((always_inline)) void product_block(const struct product *x, int rows, int columns,
-                                                                const float *a, const float *b, float *c) {
+static inline __attribute__((always_inline)) void
+product_block(const struct product *x, int rows, int columns, const float *a, const float *b, float *c) {
     vf sum[PRODUCT_ROWS][PRODUCT_COLUMNS];
     HEED_UNROLL
     for (int i = 0; i < rows; i++) {
         HEED_UNROLL
-        for (int j = 0; j < columns; j++) sum[i][j] = x->add ? vf_load(c + i * x->c_row + j * HEED_LANES) : (vf){0};
+        for (int j = 0; j < columns; j++)
+            sum[i][j] = x->add ? vf_load(c + i * x->c_row + j * HEED_LANES) : (vf){0};
     }
     for (int64_t p = 0; p < x->k; p++) {
         vf right[PRODUCT_COLUMNS];
@@ -61,18 +62,20 @@ static inline __attribute__((always_inline)) void product_block(const struct pro
     }
 }
 
-#define PRODUCT_CASE(rows, columns)                                                                \
-    case 10 * rows + columns:                                                                      \
-        product_block(x, rows, columns, a, b, c);                                                  \
+#define PRODUCT_CASE(rows, columns)                                                                          \
+    case 10 * rows + columns:                                                                                \
+        product_block(x, rows, columns, a, b, c);                                                            \
         break;
 #if PRODUCT_COLUMNS == 4
-#define PRODUCT_CASES(rows) PRODUCT_CASE(rows, 1) PRODUCT_CASE(rows, 2) PRODUCT_CASE(rows, 3) PRODUCT_CASE(rows, 4)
+#define PRODUCT_CASES(rows)                                                                                  \
+    PRODUCT_CASE(rows, 1) PRODUCT_CASE(rows, 2) PRODUCT_CASE(rows, 3) PRODUCT_CASE(rows, 4)
 #else
 #define PRODUCT_CASES(rows) PRODUCT_CASE(rows, 1) PRODUCT_CASE(rows, 2)
 #endif
 
 /* rows ≤ PRODUCT_ROWS, columns ≤ PRODUCT_COLUMNS (in vectors), both ≥ 1. */
-static void product_edge(const struct product *x, int rows, int columns, const float *a, const float *b, float *c) {
+static void product_edge(const struct product *x, int rows, int columns, const float *a, const float *b,
+                         float *c) {
     switch (10 * rows + columns) {
         PRODUCT_CASES(1)
         PRODUCT_CASES(2)

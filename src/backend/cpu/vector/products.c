@@ -18,8 +18,8 @@ static bool small_fits(int64_t m, int64_t n, int64_t k) {
     return n <= SMALL && m <= SMALL && k <= SMALL && columns * k <= SMALL && columns * m <= SMALL;
 }
 
-static void copy_rows(const float *from, int64_t row, int64_t column, int64_t rows, int64_t columns, float *to,
-                      int64_t to_row) {
+static void copy_rows(const float *from, int64_t row, int64_t column, int64_t rows, int64_t columns,
+                      float *to, int64_t to_row) {
     for (int64_t i = 0; i < rows; i++, from += row, to += to_row) {
         if (column == 1) {
             int64_t j = 0;
@@ -81,7 +81,8 @@ static inline __attribute__((always_inline)) vf activation_value(heed_activation
 }
 
 /* dy · slope, by x where the derivative is by x, else by y. What relu stops is 0 even if dy is not finite. */
-static inline __attribute__((always_inline)) vf activation_gradient(heed_activation activation, vf kept, vf dy) {
+static inline __attribute__((always_inline)) vf activation_gradient(heed_activation activation, vf kept,
+                                                                    vf dy) {
     switch (activation) {
     case HEED_ACTIVATION_RELU:
         return vf_where(vm_not(vm_less_equal(kept, vf_set(0.0f))), dy);
@@ -102,17 +103,17 @@ static inline __attribute__((always_inline)) vf activation_gradient(heed_activat
 }
 
 /* A function is made for each activation, so that the choice is outside the loops. */
-#define FOR_ACTIVATIONS(X)                                                                         \
-    X(HEED_ACTIVATION_NONE)                                                                        \
-    X(HEED_ACTIVATION_RELU)                                                                        \
-    X(HEED_ACTIVATION_GELU)                                                                        \
-    X(HEED_ACTIVATION_GELU_TANH)                                                                   \
-    X(HEED_ACTIVATION_SILU)                                                                        \
-    X(HEED_ACTIVATION_TANH)                                                                        \
+#define FOR_ACTIVATIONS(X)                                                                                   \
+    X(HEED_ACTIVATION_NONE)                                                                                  \
+    X(HEED_ACTIVATION_RELU)                                                                                  \
+    X(HEED_ACTIVATION_GELU)                                                                                  \
+    X(HEED_ACTIVATION_GELU_TANH)                                                                             \
+    X(HEED_ACTIVATION_SILU)                                                                                  \
+    X(HEED_ACTIVATION_TANH)                                                                                  \
     X(HEED_ACTIVATION_SIGMOID)
 
-static inline __attribute__((always_inline)) void activate_row(heed_activation activation, const struct heed_activate *a,
-                                                               int64_t i) {
+static inline __attribute__((always_inline)) void activate_row(heed_activation activation,
+                                                               const struct heed_activate *a, int64_t i) {
     const float *x = a->x + i * a->x_row;
     float *pre = a->pre ? a->pre + i * a->pre_row : NULL, *y = a->y + i * a->y_row;
     float *copy = a->copy ? a->copy + i * a->copy_row : NULL;
@@ -135,29 +136,30 @@ static inline __attribute__((always_inline)) void activate_row(heed_activation a
 }
 
 static void activate(const struct heed_activate *a) {
-#define ACTIVATE(activation)                                                                       \
-    case activation:                                                                               \
-        for (int64_t i = 0; i < a->rows; i++) activate_row(activation, a, i);                      \
+#define ACTIVATE(activation)                                                                                 \
+    case activation:                                                                                         \
+        for (int64_t i = 0; i < a->rows; i++) activate_row(activation, a, i);                                \
         break;
     switch (a->activation) { FOR_ACTIVATIONS(ACTIVATE) }
 }
 
-static inline __attribute__((always_inline)) void slope_row(heed_activation activation, const float *kept, const float *dy,
-                                                            float *dz, int64_t n) {
+static inline __attribute__((always_inline)) void slope_row(heed_activation activation, const float *kept,
+                                                            const float *dy, float *dz, int64_t n) {
     int64_t j = 0;
     for (; j + HEED_LANES <= n; j += HEED_LANES) {
         vf_store(dz + j, activation_gradient(activation, vf_load(kept + j), vf_load(dy + j)));
     }
     if (j < n) {
-        const vf dx = activation_gradient(activation, vf_load_part(kept + j, n - j), vf_load_part(dy + j, n - j));
+        const vf dx =
+            activation_gradient(activation, vf_load_part(kept + j, n - j), vf_load_part(dy + j, n - j));
         vf_store_part(dz + j, dx, n - j);
     }
 }
 
 static void slope(heed_activation activation, const float *kept, const float *dy, float *dz, int64_t n) {
-#define SLOPE(activation)                                                                          \
-    case activation:                                                                               \
-        slope_row(activation, kept, dy, dz, n);                                                    \
+#define SLOPE(activation)                                                                                    \
+    case activation:                                                                                         \
+        slope_row(activation, kept, dy, dz, n);                                                              \
         break;
     switch (activation) { FOR_ACTIVATIONS(SLOPE) }
 }
@@ -188,5 +190,5 @@ static void column_sums(const float *x, int64_t x_row, int64_t rows, int64_t col
     }
 }
 
-const struct heed_product_vectors HEED_VECTOR_NAME(heed_product_vectors) = {small_fits, small_product, activate, slope,
-                                                                            column_sums};
+const struct heed_product_vectors HEED_VECTOR_NAME(heed_product_vectors) = {small_fits, small_product,
+                                                                            activate, slope, column_sums};
