@@ -17,7 +17,7 @@
 
 enum {
     LENGTH = 64,
-    BATCH = 32,
+    BATCH = 12,
     LAYERS = 4,
     HEADS = 4,
     WIDTH = 128,
