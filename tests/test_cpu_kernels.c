@@ -278,7 +278,7 @@ enum { KERNELS = (int)(sizeof kernels / sizeof *kernels) };
 
 static void call_start(struct kernel_call *c, int kernel, int variant) {
     memset(c, 0, sizeof *c);
-    c->random.state = (uint64_t)(kernel * 1000 + variant + 1);
+    c->random.state = (uint64_t)kernel * 1000 + (uint64_t)variant + 1;
     c->dtype = HEED_F32;
     kernels[kernel].build(c, variant);
     /* Half of the gradients add to something, some are not wanted. */

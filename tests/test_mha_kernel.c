@@ -203,7 +203,10 @@ static struct variant variant_of(int i) {
                         .add = i / 24 % 2};
     v.with_weights = test_bits(&random) % 3 == 0;
     v.output_unused = test_bits(&random) % 5 == 0;
-    if (test_bits(&random) % 2) v.unwanted = (unsigned)(test_bits(&random) & test_bits(&random) & 0x7ff);
+    if (test_bits(&random) % 2) {
+        v.unwanted = (unsigned)test_bits(&random) & 0x7ff;
+        v.unwanted &= (unsigned)test_bits(&random); /* each with probability 1/4 */
+    }
     /* The same memory is wanted or not. */
     if (v.sharing == SELF) v.unwanted = v.unwanted & 1 ? v.unwanted | 6 : v.unwanted & ~6u;
     if (v.sharing == KEY_IS_VALUE) v.unwanted = v.unwanted & 2 ? v.unwanted | 4 : v.unwanted & ~4u;

@@ -95,17 +95,14 @@ static int64_t length(struct problem *p) {
     return lengths[below(p, test_small() ? 13 : 17)];
 }
 
-static void make_matmul(struct problem *p) {
+/* The first rank − 2 sizes are those of the batch. */
+static void make_matmul_of(struct problem *p, int rank, int64_t size[4], int64_t m, int64_t n, int64_t k) {
     struct heed_matmul_args *f = &p->forward.matmul, *b = &p->backward.matmul;
-    const int rank = 2 + (int)below(p, 3);
-    const int64_t m = length(p), n = length(p), k = length(p);
-    int64_t size[4] = {0}, a_size[4], b_size[4];
+    int64_t a_size[4], b_size[4];
     const unsigned a_repeats = (unsigned)below(p, 4) & ((1u << (rank - 2)) - 1);
     const unsigned b_repeats = (unsigned)below(p, 4) & ((1u << (rank - 2)) - 1);
-    for (int d = 0; d < rank - 2; d++)
-        size[d] = chance(p, 0.05) ? 0 : 1 + below(p, m * n * k > 100000 ? 3 : 9);
-    memcpy(a_size, size, sizeof size);
-    memcpy(b_size, size, sizeof size);
+    memcpy(a_size, size, sizeof a_size);
+    memcpy(b_size, size, sizeof b_size);
     size[rank - 2] = a_size[rank - 2] = m;
     size[rank - 1] = b_size[rank - 1] = n;
     a_size[rank - 1] = b_size[rank - 2] = k;
@@ -115,14 +112,24 @@ static void make_matmul(struct problem *p) {
     f->y = make(p, "y", true, true, false, 0, rank, size);
     *b = *f;
     b->y.data = NULL;
-    b->dy = make(p, "dy", false, chance(p, 0.3), false,
-                 (unsigned)below(p, 1 << rank) & (unsigned)below(p, 1 << rank), rank, size);
+    unsigned dy_repeats = (unsigned)below(p, 1 << rank);
+    dy_repeats &= (unsigned)below(p, 1 << rank); /* each dimension with probability 1/4 */
+    b->dy = make(p, "dy", false, chance(p, 0.3), false, dy_repeats, rank, size);
     b->da = make_gradient(p, "da", false, a_repeats, &f->a);
     b->db = make_gradient(p, "db", false, b_repeats, &f->b);
     p->terms = (m + n + k) * 9;
     snprintf(p->text, sizeof p->text, "matmul, rank %d, batch %lld %lld, %lld x %lld x %lld, repeats %u %u",
              rank, (long long)(rank > 2 ? size[0] : 1), (long long)(rank > 3 ? size[1] : 1), (long long)m,
              (long long)n, (long long)k, a_repeats, b_repeats);
+}
+
+static void make_matmul(struct problem *p) {
+    const int rank = 2 + (int)below(p, 3);
+    const int64_t m = length(p), n = length(p), k = length(p);
+    int64_t size[4] = {0};
+    for (int d = 0; d < rank - 2; d++)
+        size[d] = chance(p, 0.05) ? 0 : 1 + below(p, m * n * k > 100000 ? 3 : 9);
+    make_matmul_of(p, rank, size, m, n, k);
 }
 
 static void make_linear(struct problem *p) {
@@ -212,34 +219,71 @@ static uint64_t fingerprint(const struct problem *p) {
     return hash;
 }
 
-START_TEST(random_problems) {
+/* Runs the problem on `ref` and on every device, and drops it. */
+static void try_problem(struct problem *p, uint64_t seed, heed_ctx *const *contexts) {
     const struct test_device *devices;
-    heed_ctx *contexts[32];
+    const int device_count = test_devices(&devices);
+    double *expected[12] = {NULL};
+    uint64_t bits = 0;
+    run(p, &contexts[0]->exec, heed_ref_kernels[p->primitive]);
+    for (int i = 0; i < p->buffers; i++) expected[i] = results(p, i);
+    for (int d = 1; d < device_count; d++) {
+        struct heed_exec *exec = &contexts[d]->exec;
+        const struct heed_kernel *kernel = exec->kernel[p->primitive][0];
+        struct heed_why why = {NULL};
+        char device[64];
+        ck_assert_msg(kernel->applies(exec, &p->forward, &why), "%s: %s", p->text, why.reason);
+        run(p, exec, kernel);
+        compare(p, seed, expected, test_device_name(&devices[d], device, sizeof device));
+        if (devices[d].threads == 1) bits = fingerprint(p);
+        ck_assert_msg(bits == fingerprint(p), "seed %d: %s, %s: bits differ", (int)seed, p->text, device);
+    }
+    for (int i = 0; i < p->buffers; i++) free(expected[i]);
+    drop_problem(p);
+}
+
+enum { MOST_DEVICES = 32 };
+
+static void open_devices(heed_ctx *contexts[MOST_DEVICES]) {
+    const struct test_device *devices;
+    const int count = test_devices(&devices);
+    ck_assert_int_le(count, MOST_DEVICES);
+    for (int i = 0; i < MOST_DEVICES; i++) contexts[i] = i < count ? test_ctx(&devices[i]) : NULL;
+}
+
+static void close_devices(heed_ctx *contexts[MOST_DEVICES]) {
+    for (int i = 0; i < MOST_DEVICES; i++) heed_ctx_free(contexts[i]);
+}
+
+START_TEST(random_problems) {
+    heed_ctx *contexts[MOST_DEVICES];
     const char *fuzz = getenv("HEED_FUZZ");
-    const int count = fuzz ? atoi(fuzz) : (int)test_size(500, 100), device_count = test_devices(&devices);
-    for (int i = 0; i < device_count; i++) contexts[i] = test_ctx(&devices[i]);
+    const int count = fuzz ? atoi(fuzz) : (int)test_size(500, 100);
+    open_devices(contexts);
     for (int seed = 0; seed < count; seed++) {
         struct problem p;
-        double *expected[12] = {NULL};
-        uint64_t bits = 0;
         make_problem(&p, (uint64_t)seed);
-        run(&p, &contexts[0]->exec, heed_ref_kernels[p.primitive]);
-        for (int i = 0; i < p.buffers; i++) expected[i] = results(&p, i);
-        for (int d = 1; d < device_count; d++) {
-            struct heed_exec *exec = &contexts[d]->exec;
-            const struct heed_kernel *kernel = exec->kernel[p.primitive][0];
-            struct heed_why why = {NULL};
-            char device[64];
-            ck_assert_msg(kernel->applies(exec, &p.forward, &why), "%s: %s", p.text, why.reason);
-            run(&p, exec, kernel);
-            compare(&p, (uint64_t)seed, expected, test_device_name(&devices[d], device, sizeof device));
-            if (devices[d].threads == 1) bits = fingerprint(&p);
-            ck_assert_msg(bits == fingerprint(&p), "seed %d: %s, %s: bits differ", seed, p.text, device);
-        }
-        for (int i = 0; i < p.buffers; i++) free(expected[i]);
-        drop_problem(&p);
+        try_problem(&p, (uint64_t)seed, contexts);
     }
-    for (int i = 0; i < device_count; i++) heed_ctx_free(contexts[i]);
+    close_devices(contexts);
+}
+END_TEST
+
+/* More rows, columns and inner elements than the packed kernel takes at a time, and products of a batch that
+ * are large enough for it. */
+START_TEST(slabs_and_slices) {
+    static const int64_t shapes[][4] = {
+        {1, 4100, 33, 17}, {1, 33, 4110, 17}, {1, 65, 70, 900}, {2, 400, 330, 270}};
+    heed_ctx *contexts[MOST_DEVICES];
+    open_devices(contexts);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const int64_t *s = shapes[i];
+        struct problem p = {.random = {i}};
+        if (i == 3 && test_small()) break;
+        make_matmul_of(&p, s[0] > 1 ? 3 : 2, (int64_t[4]){s[0]}, s[1], s[2], s[3]);
+        try_problem(&p, i, contexts);
+    }
+    close_devices(contexts);
 }
 END_TEST
 
@@ -269,6 +313,7 @@ int main(void) {
     Suite *suite = suite_create("product_kernels");
     TCase *tests = test_case(suite, "against_ref");
     tcase_add_test(tests, random_problems);
+    tcase_add_test(tests, slabs_and_slices);
     tcase_add_test(tests, relu_stops_nan);
     return test_main(suite);
 }

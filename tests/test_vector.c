@@ -231,7 +231,7 @@ START_TEST(test_powers) {
             float y[6];
             run((enum heed_isa)isa, HEED_UNARY_POW_SCALAR, exponents[e], 6, x, y);
             for (int i = 0; i < 6; i++) {
-                double right = pow(x[i], exponents[e]);
+                double right = pow((double)x[i], (double)exponents[e]);
                 ck_assert_msg(fabs(y[i] - right) <= 3e-7 * right, "%g to the power %g (%s): %g", x[i],
                               exponents[e], isa_name[isa], y[i]);
             }

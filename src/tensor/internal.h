@@ -179,8 +179,8 @@ static inline void heed_node_wrote(struct heed_node *node) {
 void *heed_object_new(heed_ctx *ctx, uint32_t kind, size_t bytes, void (*destroy)(struct heed_object *));
 bool heed_object_is(const void *object, uint32_t kind); /* false for NULL and the dead */
 void heed_object_ref(void *object);
-void heed_object_drop(void *object);               /* NULL is fine */
-void heed_object_release_from_scope(void *object); /* the scope's reference ends now */
+void heed_object_drop(void *memory);               /* NULL is fine */
+void heed_object_release_from_scope(void *memory); /* the scope's reference ends now */
 
 /* ---- scopes ---- */
 

@@ -95,8 +95,7 @@ static heed_status linear_forward(struct heed_exec *exec, const void *arguments,
         product.finish = finish_tile;
         product.finish_arg = &finish;
     }
-    heed_cpu_product_run(exec, &product);
-    return HEED_OK;
+    return heed_cpu_product_run(exec, HEED_PRIMITIVE_LINEAR, &product);
 }
 
 /* ---- backward ---- */
@@ -179,7 +178,8 @@ static heed_status linear_backward(struct heed_exec *exec, const void *arguments
                                             .c = a->dw.view.data,
                                             .c_row = a->dw.view.stride[0],
                                             .add = a->dw.add};
-        heed_cpu_product_run(exec, &dw);
+        const heed_status status = heed_cpu_product_run(exec, HEED_PRIMITIVE_LINEAR, &dw);
+        if (status) return status;
     }
     if (heed_has(&a->dx.view)) {
         const struct heed_cpu_product dx = {.m = rows,
@@ -194,7 +194,7 @@ static heed_status linear_backward(struct heed_exec *exec, const void *arguments
                                             .c = a->dx.view.data,
                                             .c_row = a->dx.view.stride[0],
                                             .add = a->dx.add};
-        heed_cpu_product_run(exec, &dx);
+        return heed_cpu_product_run(exec, HEED_PRIMITIVE_LINEAR, &dx);
     }
     return HEED_OK;
 }

@@ -115,13 +115,12 @@ static void collapse(struct heed_cpu_product *x) {
 }
 
 /* c (+)= a·b, summed over the dimensions in which c repeats; rows or columns of c are contiguous. */
-static void run(struct heed_exec *exec, const struct heed_view *a, const struct heed_view *b,
-                const struct heed_view *c, bool add) {
+static heed_status run(struct heed_exec *exec, const struct heed_view *a, const struct heed_view *b,
+                       const struct heed_view *c, bool add) {
     const int last = c->rank - 1;
     const struct heed_view at = transposed(a), bt = transposed(b), ct = transposed(c);
     if (c->stride[last] != 1 && c->size[last] > 1) {
-        run(exec, &bt, &at, &ct, add);
-        return;
+        return run(exec, &bt, &at, &ct, add);
     }
     struct heed_cpu_product x = {.m = c->size[last - 1],
                                  .n = c->size[last],
@@ -141,7 +140,7 @@ static void run(struct heed_exec *exec, const struct heed_view *a, const struct 
                    c->stride[d]);
     }
     collapse(&x);
-    heed_cpu_product_run(exec, &x);
+    return heed_cpu_product_run(exec, HEED_PRIMITIVE_MATMUL, &x);
 }
 
 /* Whether products can be written to v as it is. */
@@ -168,13 +167,12 @@ static heed_status deliver(struct heed_exec *exec, const struct heed_view *t,
 static heed_status run_into(struct heed_exec *exec, const struct heed_view *a, const struct heed_view *b,
                             const struct heed_grad_view *c) {
     if (writable(&c->view)) {
-        run(exec, a, b, &c->view, c->add);
-        return HEED_OK;
+        return run(exec, a, b, &c->view, c->add);
     }
     struct heed_view t;
     if (!temporary(exec, &c->view, &t)) return out_of_memory(exec);
-    run(exec, a, b, &t, false);
-    const heed_status status = deliver(exec, &t, c);
+    heed_status status = run(exec, a, b, &t, false);
+    if (!status) status = deliver(exec, &t, c);
     heed_block_free(exec->memory, t.data);
     return status;
 }

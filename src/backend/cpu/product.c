@@ -1,5 +1,6 @@
-/* Matrix products: tiles of C over heed's threads, each by OpenBLAS in the calling thread or, where that
- * would spend its time on overhead, by the vector kernel for small products.
+/* Matrix products: large ones by heed's own kernel (gemm.c); otherwise tiles of C over heed's threads, each
+ * by OpenBLAS in the calling thread or, where that would spend its time on overhead, by the vector kernel for
+ * small products.
  *
  * How a product is cut and which kernel makes a tile follow from its shape alone. */
 #include "backend/cpu/product.h"
@@ -8,6 +9,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "backend/cpu/gemm.h"
 #include "backend/cpu/vector/products.h"
 
 /* A tile below this is not worth handing to a thread. */
@@ -16,6 +18,8 @@
  * are not equally fast wait for each other. */
 #define GOOD_TILE 48e6
 #define MOST_TILES 256
+/* A product of a batch that all threads share is at least this. */
+#define LARGE_OF_BATCH 64e6
 
 struct grid {
     const struct heed_cpu_product *product;
@@ -25,6 +29,7 @@ struct grid {
     int64_t rows, columns; /* of a tile */
     int64_t down, across;  /* tiles of one C */
     bool small;            /* by the vector kernel */
+    bool large;            /* one by one by heed_cpu_gemm_run() */
 };
 
 bool heed_cpu_product_fits(int64_t m, int64_t n, int64_t k) {
@@ -77,6 +82,9 @@ static struct grid grid_of(const struct heed_cpu_product *x, const struct heed_p
     const double work = 2.0 * (double)x->m * (double)x->n * (double)(x->k + 1) * (double)g.sums;
     const double all = work * (double)g.batches;
     g.small = vectors->fits(x->m, x->n, x->k);
+    /* One of many products must be worth all threads; a finished tile is one whose last sum is done. */
+    g.large = !g.small && heed_cpu_gemm_fits(x->m, x->n, x->k) &&
+              (g.batches == 1 || work >= LARGE_OF_BATCH) && (g.sums == 1 || !x->finish);
     g.group = 1;
     int64_t want = 1;
     if (work < LEAST_TILE) {
@@ -191,9 +199,31 @@ static void run_tile(void *arg, int64_t tile, int worker) {
     if (x->finish) x->finish(x->finish_arg, row, column, rows, columns);
 }
 
-void heed_cpu_product_run(struct heed_exec *exec, const struct heed_cpu_product *product) {
-    if (product->m == 0 || product->n == 0) return;
+/* The products of a batch one after the other, each over all threads. */
+static heed_status run_large(struct heed_exec *exec, enum heed_primitive primitive, const struct grid *g) {
+    struct heed_cpu_product one = *g->product;
+    for (int64_t batch = 0; batch < g->batches; batch++) {
+        const struct operands o =
+            repeat(&g->product->batch, batch, (struct operands){g->product->a, g->product->b, g->product->c});
+        for (int64_t s = 0; s < g->sums; s++) {
+            const struct operands at = repeat(&g->product->sum, s, o);
+            one.a = at.a;
+            one.b = at.b;
+            one.c = at.c;
+            one.add = g->product->add || s > 0;
+            if (heed_cpu_gemm_run(exec, &one) != HEED_OK)
+                return heed_exec_fail(exec, HEED_ERROR_MEMORY, primitive, "no memory for packed operands");
+        }
+    }
+    return HEED_OK;
+}
+
+heed_status heed_cpu_product_run(struct heed_exec *exec, enum heed_primitive primitive,
+                                 const struct heed_cpu_product *product) {
+    if (product->m == 0 || product->n == 0) return HEED_OK;
     struct grid g = grid_of(product, heed_product_vectors(exec->isa));
-    if (g.batches == 0) return;
+    if (g.batches == 0) return HEED_OK;
+    if (g.large) return run_large(exec, primitive, &g);
     heed_threads_run(exec->threads, ceil_div(g.batches, g.group) * g.down * g.across, run_tile, &g);
+    return HEED_OK;
 }

@@ -31,7 +31,8 @@ bool heed_cpu_product_fits(int64_t m, int64_t n, int64_t k);
 /* Whether a matrix can be an operand as it is. */
 bool heed_cpu_product_takes(int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride);
 
-/* Tiles are cut by shape alone, and each element of C is summed within one tile. */
-void heed_cpu_product_run(struct heed_exec *exec, const struct heed_cpu_product *product);
+/* Work is cut by shape alone. Only memory can fail, which is reported as an error of `primitive`. */
+heed_status heed_cpu_product_run(struct heed_exec *exec, enum heed_primitive primitive,
+                                 const struct heed_cpu_product *product);
 
 #endif

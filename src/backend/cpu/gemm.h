@@ -1,0 +1,43 @@
+/* Large matrix products by heed's own kernel.
+ *
+ * Both operands are copied into panels, a slice of the inner dimension at a time (Goto and van de Geijn 2008,
+ * "Anatomy of high-performance matrix multiplication"): a register block of C then reads memory in order,
+ * whatever the strides of A and B were, and threads share what has been copied once.
+ *
+ * gemm.c         how a product is cut
+ * vector/gemm.c  copying, and the register block */
+#ifndef HEED_SRC_BACKEND_CPU_GEMM_H
+#define HEED_SRC_BACKEND_CPU_GEMM_H
+
+#include "backend/cpu/product.h"
+
+/* Inner elements of a slice: a panel of A stays in the first-level cache. */
+enum { HEED_GEMM_DEPTH = 384 };
+
+/* A block of C [rows, columns] (+)= panels of A · panels of B, each panel [depth, its width]. */
+struct heed_gemm_block {
+    int64_t rows, columns, depth;
+    const float *a, *b;
+    float *c;
+    int64_t c_row;
+    bool add;
+};
+
+struct heed_gemm_vectors {
+    int rows, columns; /* width of a panel of A, of B */
+    /* Copies `count` ≤ width lines into one panel: to[p·width + i] = x[i·line + p·inner], 0 for i ≥ count.
+     * One of the two strides is 1. */
+    void (*pack)(const float *x, int64_t line, int64_t inner, int64_t count, int64_t depth, int width,
+                 float *to);
+    void (*block)(const struct heed_gemm_block *block);
+};
+
+HEED_CPU_TABLE(gemm)
+
+/* Whether a single product of this shape is better made here than by OpenBLAS. */
+bool heed_cpu_gemm_fits(int64_t m, int64_t n, int64_t k);
+
+/* One product: `batch` and `sum` of it are looked at by the caller. Only memory can fail. */
+heed_status heed_cpu_gemm_run(struct heed_exec *exec, const struct heed_cpu_product *x);
+
+#endif
