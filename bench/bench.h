@@ -1,11 +1,11 @@
-/* The cases of heed-bench. A case makes what it needs once (setup) and then runs many times. Its name, and
- * exactly what it computes, are shared with bench/peers. */
+/* The cases of heed-bench (bench/cases/). A case makes what it needs once (setup) and then runs many times.
+ * Its name, and exactly what it computes, are shared with bench/peers. */
 #ifndef HEED_BENCH_BENCH_H
 #define HEED_BENCH_BENCH_H
 
 #include <heed/heed.h>
 
-#define BENCH_TENSORS 4
+#define BENCH_TENSORS 6
 
 struct bench_case;
 
@@ -24,10 +24,13 @@ struct bench_case {
     void (*setup)(struct bench *b);
     void (*run)(struct bench *b); /* one step, begun and ended */
     int64_t size[4];
+    int what_else; /* flags of a family of cases */
+    int64_t batch, vocabulary;
 };
 
-extern const struct bench_case bench_cases[];
-extern const int bench_case_count;
+/* The case of that number, from 0 on, or of that name; NULL beyond. */
+const struct bench_case *bench_case_at(int index);
+const struct bench_case *bench_case_named(const char *name);
 
 /* Bytes in memory now (VmRSS), the most since the last reset (VmHWM), and the reset. 0 where the system does
  * not tell. */

@@ -1,4 +1,4 @@
-/* heed-bench: times cases of bench/cases.c. Every case runs in a process of its own, so that none profits
+/* heed-bench: times the cases of bench/cases/. Every case runs in a process of its own, so that none profits
  * from another's memory. */
 #include "bench.h"
 
@@ -157,12 +157,6 @@ static bool parse(int argc, char **argv, struct arguments *a) {
     return true;
 }
 
-static const struct bench_case *find(const char *name) {
-    for (int i = 0; i < bench_case_count; i++)
-        if (strcmp(bench_cases[i].name, name) == 0) return &bench_cases[i];
-    return NULL;
-}
-
 int main(int argc, char **argv) {
     struct arguments a;
     /* Where the variable is preset, OpenBLAS has chosen its kernels by it already: begin anew without it. */
@@ -175,19 +169,19 @@ int main(int argc, char **argv) {
         return 2;
     }
     if (a.list) {
-        for (int i = 0; i < bench_case_count; i++)
-            printf("%-28s %s\n", bench_cases[i].name, bench_cases[i].what);
+        for (int i = 0; bench_case_at(i); i++)
+            printf("%-28s %s\n", bench_case_at(i)->name, bench_case_at(i)->what);
         return EXIT_SUCCESS;
     }
     if (a.name) {
-        const struct bench_case *row = find(a.name);
+        const struct bench_case *row = bench_case_named(a.name);
         if (row) return run_one(&a, row);
         fprintf(stderr, "heed-bench: there is no case '%s'; --list names them\n", a.name);
         return 2;
     }
     int failed = 0;
     if (!a.json) printf("%-28s %10s %10s %6s %10s\n", "case", "min ms", "median ms", "runs", "peak MiB");
-    for (int i = 0; i < bench_case_count; i++)
-        if (run_in_child(&a, bench_cases[i].name) != EXIT_SUCCESS) failed++;
+    for (int i = 0; bench_case_at(i); i++)
+        if (run_in_child(&a, bench_case_at(i)->name) != EXIT_SUCCESS) failed++;
     return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }

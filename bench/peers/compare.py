@@ -1,61 +1,98 @@
-"""Runs heed-bench and a peer in turns, process by process, and prints both with their ratio.
+"""Runs heed-bench and its peers in turns, process by process, and prints all with their ratios.
 
-    compare.py --heed PROGRAM --peer SCRIPT [--case NAME] [--threads N] [--rounds N] [--seconds S] [--json]
+    compare.py --heed PROGRAM --peer NAME PYTHON SCRIPT [--peer …] [--case NAME] [--threads N] [--rounds N] [--seconds S]
+               [--json] [--save FILE]
 
-Each case takes several rounds of heed, peer, heed, peer …, so that a machine that gets slower or faster meanwhile does so for
-both. What is printed is the median over the rounds of each one's median; ratio = the peer's time / heed's time.
+Each case takes several rounds of heed, peer, peer, heed, …, so that a machine that gets slower or faster meanwhile does so for
+all. What is printed is the median over the rounds of each one's median, and ratio = the peer's time / heed's time: the median
+of the ratios of the rounds. --save writes all of it as JSON with machine and versions.
 """
 import argparse
+import datetime
 import json
+import platform
 import statistics
 import subprocess
 import sys
 
 
 def one(command):
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(output.strip().splitlines()[-1])
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare(name, arguments):
+def cases_of(python, script):
+    listed = subprocess.run([python, script, "--list"], check=True, stdout=subprocess.PIPE, text=True)
+    return listed.stdout.split()
+
+
+def compare(name, heed, peers, arguments):
     common = ["--case", name, "--threads", str(arguments.threads), "--seconds", str(arguments.seconds)]
-    rounds = {"heed": [], "peer": []}
+    commands = {"heed": [heed, "--json", *common]}
+    commands.update({peer: [python, script, *common] for peer, (python, script, cases) in peers.items() if name in cases})
+    rounds = {who: [] for who in commands}
     for _ in range(arguments.rounds):
-        rounds["heed"].append(one([arguments.heed, "--json", *common]))
-        rounds["peer"].append(one([sys.executable, arguments.peer, *common]))
-    median = {who: statistics.median(r["median_ms"] for r in rs) for who, rs in rounds.items()}
-    result = {"case": name, "threads": arguments.threads, "ratio": median["peer"] / median["heed"]}
+        for who, command in commands.items():
+            rounds[who].append(one(command))
+    result = {"case": name, "threads": arguments.threads, "ratio": {}}
     for who, rs in rounds.items():
-        result[who] = {**rs[-1], "median_ms": median[who], "min_ms": min(r["min_ms"] for r in rs),
-                       "runs": sum(r["runs"] for r in rs), "peak_bytes": max(r["peak_bytes"] for r in rs)}
+        result[who] = {**rs[-1], "median_ms": statistics.median(r["median_ms"] for r in rs),
+                       "min_ms": min(r["min_ms"] for r in rs), "runs": sum(r["runs"] for r in rs),
+                       "peak_bytes": max(r["peak_bytes"] for r in rs)}
+        if who != "heed":
+            result["ratio"][who] = statistics.median(r["median_ms"] / h["median_ms"] for r, h in zip(rs, rounds["heed"]))
     return result
+
+
+def processor():
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def row(result, peers):
+    cells = [f"{result['case']:28} {result['heed']['median_ms']:10.3f}"]
+    for peer in peers:
+        cells.append(f"{result[peer]['median_ms']:10.3f} {result['ratio'][peer]:6.2f}x" if peer in result
+                     else f"{'–':>10} {'–':>7}")
+    cells.append(f"{result['heed']['peak_bytes'] / 2**20:9.1f}")
+    for peer in peers:
+        cells.append(f"{result[peer]['peak_bytes'] / 2**20:9.1f}" if peer in result else f"{'–':>9}")
+    return " ".join(cells)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--heed", required=True)
-    parser.add_argument("--peer", required=True)
-    parser.add_argument("--case")
+    parser.add_argument("--peer", nargs=3, action="append", required=True, metavar=("NAME", "PYTHON", "SCRIPT"))
+    parser.add_argument("--case", action="append")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--save")
     arguments = parser.parse_args()
-    listed = subprocess.run([sys.executable, arguments.peer, "--list"], check=True, stdout=subprocess.PIPE, text=True)
-    names = listed.stdout.split()
-    if arguments.case:
-        if arguments.case not in names:
-            sys.exit(f"there is no case '{arguments.case}'; there are {', '.join(names)}")
-        names = [arguments.case]
+    peers = {name: (python, script, cases_of(python, script)) for name, python, script in arguments.peer}
+    listed = subprocess.run([arguments.heed, "--list"], check=True, stdout=subprocess.PIPE, text=True)
+    names = [line.split()[0] for line in listed.stdout.splitlines()]
+    names = [name for name in names if any(name in cases for _, _, cases in peers.values())]
+    for name in arguments.case or []:
+        if name not in names:
+            sys.exit(f"no case '{name}' is shared with the peers; there are {', '.join(names)}")
+    results = []
     if not arguments.json:
-        print(f"{'case':28} {'heed ms':>10} {'torch ms':>10} {'ratio':>7} {'heed MiB':>9} {'torch MiB':>9}")
-    for name in names:
-        r = compare(name, arguments)
-        if arguments.json:
-            print(json.dumps(r), flush=True)
-        else:
-            print(f"{name:28} {r['heed']['median_ms']:10.3f} {r['peer']['median_ms']:10.3f} {r['ratio']:7.2f} "
-                  f"{r['heed']['peak_bytes'] / 2**20:9.1f} {r['peer']['peak_bytes'] / 2**20:9.1f}", flush=True)
+        heads = "".join(f" {peer + ' ms':>10} {'ratio':>7}" for peer in peers)
+        print(f"{'case':28} {'heed ms':>10}{heads} {'heed MiB':>9}" + "".join(f" {peer + ' MiB':>9}" for peer in peers))
+    for name in arguments.case or names:
+        results.append(compare(name, arguments.heed, peers, arguments))
+        print(json.dumps(results[-1]) if arguments.json else row(results[-1], peers), flush=True)
+    if arguments.save:
+        with open(arguments.save, "w") as file:
+            json.dump({"date": datetime.date.today().isoformat(), "processor": processor(), "rounds": arguments.rounds,
+                       "seconds": arguments.seconds, "python": platform.python_version(), "results": results}, file, indent=1)
+            file.write("\n")
 
 
 if __name__ == "__main__":

@@ -39,13 +39,13 @@ def softmax_seed():
     return run
 
 
-def mha_seed(backward):
+def mha_seed(backward, weights=False):
     layer = nn.MultiheadAttention(128, 32, bias=False, batch_first=True)
     x, gradient = torch.randn(128, 8, 128), torch.randn(128, 8, 128)
 
     def forward_only():
         with torch.inference_mode():
-            layer(x, x, x, need_weights=False)
+            layer(x, x, x, need_weights=weights, average_attn_weights=False)
 
     def both():
         layer.zero_grad(set_to_none=True)
@@ -57,18 +57,27 @@ def mha_seed(backward):
     return both if backward else forward_only
 
 
-def attention(batch, heads, length, width, backward):
+def attention(batch, heads, length, width, backward, causal=True, dropout=0.0, bias=False):
     q, k, v, gradient = (torch.randn(batch, heads, length, width) for _ in range(4))
-    for t in (q, k, v):
+    inputs = [q, k, v]
+    mask = None
+    if bias:
+        mask = torch.randn(1, heads, length, length)
+        inputs.append(mask)
+    for t in inputs:
         t.requires_grad_(backward)
+
+    def attend():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
 
     def forward_only():
         with torch.inference_mode():
-            F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            attend()
 
     def both():
-        q.grad = k.grad = v.grad = None
-        F.scaled_dot_product_attention(q, k, v, is_causal=True).backward(gradient)
+        for t in inputs:
+            t.grad = None
+        attend().backward(gradient)
 
     return both if backward else forward_only
 
@@ -107,18 +116,18 @@ class GPT(nn.Module):
         return F.linear(self.norm(x), self.tokens.weight)
 
 
-def gpt_mini():
-    model = GPT(256, 256, 6, 6, 384)
+def gpt_step(layers, heads, width, length, batch, vocabulary):
+    model = GPT(vocabulary, length, layers, heads, width)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     # fused: the fastest AdamW that PyTorch has on a CPU
     optim = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
                               lr=1e-4, fused=True)
-    x, y = torch.randint(0, 256, (8, 256)), torch.randint(0, 256, (8, 256))
+    x, y = (torch.randint(0, vocabulary, (batch, length)) for _ in range(2))
 
     def run():
         optim.zero_grad(set_to_none=True)
-        F.cross_entropy(model(x).view(-1, 256), y.view(-1)).backward()
+        F.cross_entropy(model(x).view(-1, vocabulary), y.view(-1)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optim.step()
     return run
@@ -131,11 +140,19 @@ CASES = {
     "sgemm_narrow": lambda: sgemm(1024, 128, 128),
     "softmax_seed": softmax_seed,
     "mha_seed_fwd": lambda: mha_seed(False),
+    "mha_seed_weights_fwd": lambda: mha_seed(False, weights=True),
     "mha_seed_fwdbwd": lambda: mha_seed(True),
-    "attn_b1h8s2048d64c_fwd": lambda: attention(1, 8, 2048, 64, False),
-    "attn_b1h8s2048d64c_fwdbwd": lambda: attention(1, 8, 2048, 64, True),
-    "gpt_mini_step": gpt_mini,
+    "attn_dropout_4096_fwdbwd": lambda: attention(1, 4, 4096, 64, True, dropout=0.1),
+    "attn_bias_4096_fwdbwd": lambda: attention(1, 4, 4096, 64, True, causal=False, bias=True),
+    "gpt_nano_step": lambda: gpt_step(4, 4, 128, 64, 12, 65),
+    "gpt_mini_step": lambda: gpt_step(6, 6, 384, 256, 8, 256),
+    "gpt2_124m_step": lambda: gpt_step(12, 12, 768, 64, 4, 50257),
 }
+for _name, _size in {"b8h12s128d64": (8, 12, 128, 64), "b4h8s512d64c": (4, 8, 512, 64),
+                     "b1h8s2048d64c": (1, 8, 2048, 64), "b1h4s8192d64c": (1, 4, 8192, 64)}.items():
+    for _suffix, _backward in {"fwd": False, "fwdbwd": True}.items():
+        CASES[f"attn_{_name}_{_suffix}"] = (
+            lambda size=_size, backward=_backward, causal=_name.endswith("c"): attention(*size, backward, causal))
 
 
 def measure(name, threads, seconds):

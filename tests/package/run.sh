@@ -1,7 +1,7 @@
 #!/bin/sh
-# usage: run.sh CMAKE BUILD_DIR CC: installs the build into a folder of its own, moves it, builds main.c against it there.
+# usage: run.sh CMAKE GENERATOR BUILD_DIR CC: installs the build into a folder of its own, moves it, builds main.c against it there.
 set -eu
-cmake=$1 build=$2 cc=$3
+cmake=$1 generator=$2 build=$3 cc=$4
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 DESTDIR='' "$cmake" --install "$build" --prefix "$work/first" >/dev/null
 mv "$work/first" "$work/heed" # the package must not know where it was installed to
 
-"$cmake" -S "$here" -B "$work/user" -DCMAKE_C_COMPILER="$cc" -DCMAKE_PREFIX_PATH="$work/heed" >/dev/null
+"$cmake" -G "$generator" -S "$here" -B "$work/user" -DCMAKE_C_COMPILER="$cc" -DCMAKE_PREFIX_PATH="$work/heed" >/dev/null
 "$cmake" --build "$work/user" >/dev/null
 "$work/user/user_shared"
 "$work/user/user_static"

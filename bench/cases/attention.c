@@ -1,0 +1,54 @@
+/* Attention alone. size = batch, heads, length, width. */
+#include "cases/cases.h"
+
+/* What a case does beside q·kᵀ, softmax and ·v. */
+enum { CAUSAL = 1, DROPOUT = 2, BIAS = 4, BACKWARD = 8 };
+
+static void attention_setup(struct bench *b) {
+    const int64_t *size = b->row->size;
+    for (int i = 0; i < 4; i++) b->tensor[i] = bench_normal(b, 4, size);
+    if (b->row->what_else & BIAS)
+        b->tensor[4] = bench_normal(b, 4, (int64_t[]){1, size[1], size[2], size[2]});
+    for (int i = 0; i < 5 && b->row->what_else & BACKWARD; i++) {
+        if (i != 3 && !heed_is_none(b->tensor[i])) heed_require_grad(b->tensor[i], true);
+    }
+}
+
+static heed_tensor attend(struct bench *b) {
+    const int what = b->row->what_else;
+    heed_score *score = heed_score_new(b->ctx);
+    if (what & CAUSAL) heed_score_mask(score, heed_mask_causal(b->ctx, HEED_TOP_LEFT));
+    if (what & BIAS) heed_score_bias(score, b->tensor[4]);
+    return heed_attention(b->tensor[0], b->tensor[1], b->tensor[2], score,
+                          &(heed_attention_options){.dropout = what & DROPOUT ? 0.1 : 0}, NULL);
+}
+
+static void attention_run(struct bench *b) {
+    const bool backward = b->row->what_else & BACKWARD;
+    for (int i = 0; i < 5 && backward; i++) {
+        if (i != 3 && !heed_is_none(b->tensor[i])) heed_grad_clear(b->tensor[i]);
+    }
+    heed_step_begin(b->ctx, backward ? HEED_TRAIN : HEED_EVAL);
+    heed_tensor y = attend(b);
+    if (backward) heed_backward_with(y, &(heed_backward_options){.gradient = b->tensor[3]});
+    heed_step_end(b->ctx);
+}
+
+#define CASE(name, what, flags, ...)                                                                         \
+    { name, what, attention_setup, attention_run, __VA_ARGS__, flags }
+
+const struct bench_case bench_attention_cases[] = {
+    CASE("attn_b8h12s128d64_fwd", "attention, batch 8, 12 heads, length 128, width 64", 0, {8, 12, 128, 64}),
+    CASE("attn_b8h12s128d64_fwdbwd", "the same with gradients of q, k and v", BACKWARD, {8, 12, 128, 64}),
+    CASE("attn_b4h8s512d64c_fwd", "causal, batch 4, 8 heads, length 512, width 64", CAUSAL, {4, 8, 512, 64}),
+    CASE("attn_b4h8s512d64c_fwdbwd", "the same with gradients", CAUSAL | BACKWARD, {4, 8, 512, 64}),
+    CASE("attn_b1h8s2048d64c_fwd", "causal, 8 heads, length 2048, width 64", CAUSAL, {1, 8, 2048, 64}),
+    CASE("attn_b1h8s2048d64c_fwdbwd", "the same with gradients", CAUSAL | BACKWARD, {1, 8, 2048, 64}),
+    CASE("attn_b1h4s8192d64c_fwd", "causal, 4 heads, length 8192, width 64", CAUSAL, {1, 4, 8192, 64}),
+    CASE("attn_b1h4s8192d64c_fwdbwd", "the same with gradients", CAUSAL | BACKWARD, {1, 4, 8192, 64}),
+    CASE("attn_dropout_4096_fwdbwd", "causal, 4 heads, length 4096, dropout 0.1", CAUSAL | DROPOUT | BACKWARD,
+         {1, 4, 4096, 64}),
+    CASE("attn_bias_4096_fwdbwd", "4 heads, length 4096, a full bias with gradient", BIAS | BACKWARD,
+         {1, 4, 4096, 64}),
+    {0},
+};

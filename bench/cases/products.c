@@ -1,0 +1,34 @@
+/* Matrix products and softmax. */
+#include "cases/cases.h"
+
+/* C = A·B, [m, k]·[k, n]; size = m, n, k. */
+static void sgemm_setup(struct bench *b) {
+    const int64_t *s = b->row->size;
+    b->tensor[0] = bench_normal(b, 2, (int64_t[]){s[0], s[2]});
+    b->tensor[1] = bench_normal(b, 2, (int64_t[]){s[2], s[1]});
+}
+
+static void sgemm_run(struct bench *b) {
+    heed_step_begin(b->ctx, HEED_EVAL);
+    heed_matmul(b->tensor[0], b->tensor[1]);
+    heed_step_end(b->ctx);
+}
+
+static void softmax_setup(struct bench *b) {
+    b->tensor[0] = bench_normal(b, 4, b->row->size);
+}
+
+static void softmax_run(struct bench *b) {
+    heed_step_begin(b->ctx, HEED_EVAL);
+    heed_softmax(b->tensor[0], -1);
+    heed_step_end(b->ctx);
+}
+
+const struct bench_case bench_product_cases[] = {
+    {"sgemm_256", "[256, 256] · [256, 256]", sgemm_setup, sgemm_run, {256, 256, 256}},
+    {"sgemm_1024", "[1024, 1024] · [1024, 1024]", sgemm_setup, sgemm_run, {1024, 1024, 1024}},
+    {"sgemm_mlp", "[2048, 384] · [384, 1536]", sgemm_setup, sgemm_run, {2048, 1536, 384}},
+    {"sgemm_narrow", "[1024, 128] · [128, 128]", sgemm_setup, sgemm_run, {1024, 128, 128}},
+    {"softmax_seed", "softmax of [128, 32, 8, 8]", softmax_setup, softmax_run, {128, 32, 8, 8}},
+    {0},
+};
