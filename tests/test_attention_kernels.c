@@ -98,26 +98,26 @@ static int64_t pick(struct problem *p, const int64_t *list, int count) {
 static void make_mask(struct problem *p, int64_t batch, int64_t heads, int64_t queries, int64_t keys) {
     const int kind = (int)below(p, 6);
     struct heed_bound_mask *m = p->mask;
-    for (int i = 0; i < 4; i++) m[i] = (struct heed_bound_mask){.queries = queries, .keys = keys};
     m[0].kind = &heed_mask_kind_causal;
-    m[0].number = chance(p, 0.5) ? 0 : keys - queries;
+    m[0].number[HEED_DISTANCE_LOW] = -HEED_MASK_FAR;
+    m[0].number[HEED_DISTANCE_ALIGN] = chance(p, 0.5) ? HEED_TOP_LEFT : HEED_BOTTOM_RIGHT;
     m[1].kind = &heed_mask_kind_key_lengths;
     for (int64_t b = 0; b < batch; b++) p->lengths[b] = (int32_t)below(p, keys + 1);
-    m[1].tensor = (struct heed_view){p->lengths, HEED_I32, 1, {batch}, {1}};
+    m[1].tensor[0] = (struct heed_view){p->lengths, HEED_I32, 1, {batch}, {1}};
     const int64_t size[4] = {batch, heads, queries, keys};
     const unsigned repeats = (unsigned)below(p, 16);
     int64_t stride = 1;
     m[2].kind = &heed_mask_kind_dense;
-    m[2].tensor = (struct heed_view){.dtype = HEED_BOOL, .rank = 4};
+    m[2].tensor[0] = (struct heed_view){.dtype = HEED_BOOL, .rank = 4};
     for (int d = 3; d >= 0; d--) {
-        m[2].tensor.size[d] = size[d];
-        m[2].tensor.stride[d] = repeats >> d & 1 ? 0 : stride;
+        m[2].tensor[0].size[d] = size[d];
+        m[2].tensor[0].stride[d] = repeats >> d & 1 ? 0 : stride;
         if (!(repeats >> d & 1)) stride *= size[d];
     }
     p->dense = malloc((size_t)stride + 1);
     const double density = chance(p, 0.3) ? 0.02 : 0.7;
     for (int64_t i = 0; i < stride; i++) p->dense[i] = chance(p, density);
-    m[2].tensor.data = p->dense;
+    m[2].tensor[0].data = p->dense;
     m[3].kind = &heed_mask_kind_and;
     m[3].a = &m[below(p, 3)];
     m[3].b = &m[below(p, 3)];
@@ -218,7 +218,11 @@ static void poison(struct problem *p) {
             for (int64_t key = 0; key < a->k.size[2]; key++) {
                 bool seen = false;
                 for (int64_t q = 0; q < a->q.size[2] * group; q++) {
-                    seen = seen || heed_mask_test(a->mask, b, h * group + q % group, q / group, key);
+                    const struct heed_box box = {.batch = b,
+                                                 .head = h * group + q % group,
+                                                 .queries = a->q.size[2],
+                                                 .keys = a->k.size[2]};
+                    seen = seen || heed_mask_test(a->mask, &box, q / group, key);
                 }
                 if (seen || a->k.size[3] == 0 || a->v.size[3] == 0) continue;
                 *at(&p->buffer[K], p->buffer[K].start, b, h, key, below(p, a->k.size[3])) = bad[below(p, 3)];

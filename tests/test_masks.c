@@ -16,30 +16,30 @@ static uint8_t blocks[QUERIES * KEYS]; /* whole tiles of 16 × 32 are set or not
 static uint8_t columns[2 * KEYS];      /* every other byte is a key */
 
 static const struct heed_bound_mask masks[] = {
-    {.kind = &heed_mask_kind_causal, .number = 0},
-    {.kind = &heed_mask_kind_causal, .number = KEYS - QUERIES},
-    {.kind = &heed_mask_kind_causal, .number = -20},
-    {.kind = &heed_mask_kind_causal, .number = KEYS},
-    {.kind = &heed_mask_kind_key_lengths, .tensor = {lengths, HEED_I32, 1, {BATCH}, {1}}},
-    {.kind = &heed_mask_kind_key_lengths, .tensor = {lengths + 1, HEED_I32, 1, {BATCH}, {0}}},
+    {.kind = &heed_mask_kind_causal, .number = {-HEED_MASK_FAR, 0}},
+    {.kind = &heed_mask_kind_causal, .number = {-HEED_MASK_FAR, 0, HEED_BOTTOM_RIGHT}},
+    {.kind = &heed_mask_kind_causal, .number = {-HEED_MASK_FAR, -20}},
+    {.kind = &heed_mask_kind_causal, .number = {-HEED_MASK_FAR, KEYS}},
+    {.kind = &heed_mask_kind_key_lengths, .tensor = {{lengths, HEED_I32, 1, {BATCH}, {1}}}},
+    {.kind = &heed_mask_kind_key_lengths, .tensor = {{lengths + 1, HEED_I32, 1, {BATCH}, {0}}}},
     {.kind = &heed_mask_kind_dense,
-     .tensor = {random_cells,
-                HEED_BOOL,
-                4,
-                {BATCH, HEADS, QUERIES, KEYS},
-                {HEADS * QUERIES * KEYS, QUERIES *KEYS, KEYS, 1}}},
+     .tensor = {{random_cells,
+                 HEED_BOOL,
+                 4,
+                 {BATCH, HEADS, QUERIES, KEYS},
+                 {HEADS * QUERIES * KEYS, QUERIES *KEYS, KEYS, 1}}}},
     {.kind = &heed_mask_kind_dense, /* queries innermost */
-     .tensor = {random_cells,
-                HEED_BOOL,
-                4,
-                {BATCH, HEADS, QUERIES, KEYS},
-                {HEADS * QUERIES * KEYS, QUERIES *KEYS, 1, QUERIES}}},
+     .tensor = {{random_cells,
+                 HEED_BOOL,
+                 4,
+                 {BATCH, HEADS, QUERIES, KEYS},
+                 {HEADS * QUERIES * KEYS, QUERIES *KEYS, 1, QUERIES}}}},
     {.kind = &heed_mask_kind_dense,
-     .tensor = {blocks, HEED_BOOL, 4, {BATCH, HEADS, QUERIES, KEYS}, {0, 0, KEYS, 1}}},
+     .tensor = {{blocks, HEED_BOOL, 4, {BATCH, HEADS, QUERIES, KEYS}, {0, 0, KEYS, 1}}}},
     {.kind = &heed_mask_kind_dense,
-     .tensor = {columns, HEED_BOOL, 4, {BATCH, HEADS, QUERIES, KEYS}, {0, 0, 0, 2}}},
+     .tensor = {{columns, HEED_BOOL, 4, {BATCH, HEADS, QUERIES, KEYS}, {0, 0, 0, 2}}}},
     {.kind = &heed_mask_kind_dense,
-     .tensor = {columns, HEED_BOOL, 4, {BATCH, HEADS, QUERIES, KEYS}, {0, 0, 1, 0}}},
+     .tensor = {{columns, HEED_BOOL, 4, {BATCH, HEADS, QUERIES, KEYS}, {0, 0, 1, 0}}}},
     {.kind = &heed_mask_kind_and, .a = &masks[0], .b = &masks[5]},
     {.kind = &heed_mask_kind_and, .a = &masks[11], .b = &masks[6]},
     {.kind = &heed_mask_kind_and, .a = &masks[8], .b = NULL},
@@ -64,7 +64,7 @@ static int64_t disagreements(const struct heed_bound_mask *mask, const struct he
     enum heed_cover cover = heed_mask_cover(mask, box);
     for (int r = 0; r < box->nq; r++) {
         for (int c = 0; c < 64; c++) {
-            bool may = c < box->nk && heed_mask_test(mask, box->batch, box->head, box->q0 + r, box->k0 + c);
+            bool may = c < box->nk && heed_mask_test(mask, box, box->q0 + r, box->k0 + c);
             wrong += (row[r] >> c & 1) != may;
             if (c < box->nk) wrong += cover == (may ? HEED_COVER_NONE : HEED_COVER_ALL);
         }
@@ -120,8 +120,8 @@ END_TEST
 START_TEST(and_of_many_rows) {
     enum { ROWS = 200 };
     uint64_t row[ROWS];
-    struct heed_bound_mask causal = {.kind = &heed_mask_kind_causal, .number = 0};
-    struct heed_bound_mask late = {.kind = &heed_mask_kind_causal, .number = -130};
+    struct heed_bound_mask causal = {.kind = &heed_mask_kind_causal, .number = {-HEED_MASK_FAR, 0}};
+    struct heed_bound_mask late = {.kind = &heed_mask_kind_causal, .number = {-HEED_MASK_FAR, -130}};
     struct heed_bound_mask both = {.kind = &heed_mask_kind_and, .a = &causal, .b = &late};
     heed_mask_bits(&both, &(struct heed_box){.queries = ROWS, .keys = ROWS, .nq = ROWS, .nk = 64}, row);
     for (int r = 0; r < ROWS; r++) {

@@ -218,9 +218,8 @@ START_TEST(joined_like_separate) {
     for (int i = 0; i < 48 * 4; i++) {
         struct variant v = variant_of(i), plain;
         struct call a, b;
-        const int64_t keys = v.sharing == SELF ? QUERIES : KEYS;
-        const struct heed_bound_mask mask = {
-            .kind = &heed_mask_kind_causal, .queries = QUERIES, .keys = keys, .number = keys - QUERIES};
+        const struct heed_bound_mask mask = {.kind = &heed_mask_kind_causal,
+                                             .number = {-HEED_MASK_FAR, 0, HEED_BOTTOM_RIGHT}};
         plain = v;
         plain.weights_adjacent = plain.gradients_adjacent = false;
         make_call(&a, &plain, &mask, HEED_F64);

@@ -240,8 +240,6 @@ static const int attention_variants[] = {0,
 /* Joins a mask to what there is. */
 static void join_mask(struct kernel_call *c, struct heed_bound_mask mask) {
     struct heed_attention_args *a = &c->args.attention;
-    mask.queries = a->q.size[2];
-    mask.keys = a->k.size[2];
     c->mask[a->mask ? 1 : 0] = mask;
     if (a->mask)
         c->mask[2] =
@@ -252,19 +250,20 @@ static void join_mask(struct kernel_call *c, struct heed_bound_mask mask) {
 static void build_masks(struct kernel_call *c, int flags) {
     struct heed_attention_args *a = &c->args.attention;
     int64_t batch = a->q.size[0], heads = a->q.size[1], queries = a->q.size[2], keys = a->k.size[2];
-    if (flags & CAUSAL) join_mask(c, (struct heed_bound_mask){.kind = &heed_mask_kind_causal, .number = 1});
+    if (flags & CAUSAL)
+        join_mask(c, (struct heed_bound_mask){.kind = &heed_mask_kind_causal, .number = {-HEED_MASK_FAR, 1}});
     if (flags & LENGTHS) {
         struct heed_view lengths = kernel_view(c, HEED_I32, KERNEL_SCATTERED, 0, 1, SIZES(batch));
         heed_ref_kernels[HEED_PRIMITIVE_FILL]->forward(
             NULL, &(struct heed_fill_args){.y = lengths, .arange = true}, NULL, NULL);
-        join_mask(c, (struct heed_bound_mask){.kind = &heed_mask_kind_key_lengths, .tensor = lengths});
+        join_mask(c, (struct heed_bound_mask){.kind = &heed_mask_kind_key_lengths, .tensor = {lengths}});
     }
     if (flags & DENSE) {
         struct heed_view allowed =
             kernel_view(c, HEED_BOOL, KERNEL_SCATTERED, 1, 4, SIZES(batch, heads, queries, keys));
         kernel_fill_view(c, &allowed, KERNEL_NORMAL);
         ((uint8_t *)allowed.data)[0] = 0;
-        join_mask(c, (struct heed_bound_mask){.kind = &heed_mask_kind_dense, .tensor = allowed});
+        join_mask(c, (struct heed_bound_mask){.kind = &heed_mask_kind_dense, .tensor = {allowed}});
     }
 }
 

@@ -256,8 +256,8 @@ static void little_start(struct little_attention *a) {
     for (int i = 0; i < 3; i++) a->v[i] = i + 1, a->k[i] = i;
     a->dy[0] = a->dy[1] = 1;
     a->q[0] = 1;
-    a->mask = (struct heed_bound_mask){
-        .kind = &heed_mask_kind_dense, .queries = 2, .keys = 3, .tensor = four(a->allowed, HEED_BOOL, 2, 3)};
+    a->mask = (struct heed_bound_mask){.kind = &heed_mask_kind_dense,
+                                       .tensor = {four(a->allowed, HEED_BOOL, 2, 3)}};
     a->args = (struct heed_attention_args){.q = four(a->q, HEED_F64, 2, 1),
                                            .k = four(a->k, HEED_F64, 3, 1),
                                            .v = four(a->v, HEED_F64, 3, 1),

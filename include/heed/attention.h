@@ -2,41 +2,18 @@
  * @file attention.h
  * @brief Attention: softmax(score(q·kᵀ)) · v, composed from parts.
  *
- * Scores and masks belong to the innermost scope of their context (outside a step: to the context),
- * so that expressions nest. Using one after its scope ended is an error.
+ * Scores, like masks (mask.h), belong to the innermost scope of their context (outside a step: to the
+ * context), so that expressions nest. Using one after its scope ended is an error.
  */
 #ifndef HEED_ATTENTION_H
 #define HEED_ATTENTION_H
 
 #include <heed/base.h>
+#include <heed/mask.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* ---- masks: who may attend to whom ---- */
-
-/** Which corner of the [queries × keys] rectangle a causal mask is aligned with. They differ only
- *  where the lengths do. */
-typedef enum heed_align {
-    HEED_TOP_LEFT = 0, /**< query i sees keys 0 … i (training; PyTorch's is_causal) */
-    HEED_BOTTOM_RIGHT /**< the last query sees all keys: 0 … i + keys − queries (decoding with a cache) */
-} heed_align;
-
-/** No key after the query. */
-HEED_API heed_mask *heed_mask_causal(heed_ctx *ctx, heed_align align);
-
-/** Keys below a length only. @param lengths i32 [batch..]; each in 0 … keys, checked when used */
-HEED_API heed_mask *heed_mask_key_lengths(heed_tensor lengths);
-
-/** An explicit mask. @param allowed bool, broadcast to [batch.., heads, queries, keys] */
-HEED_API heed_mask *heed_mask_dense(heed_tensor allowed);
-
-/** Where both allow. @param a,b NULL stands for "all allowed" */
-HEED_API heed_mask *heed_mask_and(heed_mask *a, heed_mask *b);
-
-/** A mask in words ("causal ∧ key_lengths"), as snprintf does. NULL is "all". */
-HEED_API size_t heed_mask_describe(const heed_mask *mask, char *text, size_t size);
 
 /* ---- scores: what happens between q·kᵀ and softmax ---- */
 

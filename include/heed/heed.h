@@ -12,6 +12,7 @@
 #include <heed/context.h>
 #include <heed/tensor.h>
 #include <heed/ops.h>
+#include <heed/mask.h>
 #include <heed/attention.h>
 #include <heed/autograd.h>
 #include <heed/module.h>

@@ -1,10 +1,8 @@
 /* Scores: the stages between q·kᵀ and softmax, and how they and the mask reach a kernel. */
-#include "autograd/score.h"
+#include "autograd/mask.h"
 
 #include <math.h>
 #include <string.h>
-
-#include "backend/masks.h"
 
 /* ---- building a score ---- */
 
@@ -82,21 +80,14 @@ heed_score *heed_score_mask(heed_score *score, heed_mask *mask) {
 
 /* ---- preparing it for a problem ---- */
 
-struct prepare {
-    heed_ctx *ctx;
-    const char *where;
-    const struct heed_problem *problem;
-    struct heed_prepared_score *out;
-};
-
-static bool add_tensor(struct prepare *p, heed_tensor t) {
+bool heed_prepare_tensor(struct heed_prepare *p, heed_tensor t) {
     if (!heed_is_valid(t)) return false; /* the operation that made it has reported */
     p->out->tensor[p->out->tensors++] = t;
     return true;
 }
 
-/* Brings a tensor that is to be broadcast to [batch.., heads, queries, keys] to rank 4. */
-static bool add_broadcast(struct prepare *p, const char *name, heed_tensor t) {
+bool heed_prepare_broadcast(struct heed_prepare *p, const char *name, heed_tensor t, int64_t rows,
+                            int64_t columns) {
     const struct heed_problem *problem = p->problem;
     struct heed_node *node = heed_node_of(t, p->where);
     int rank = problem->batch_rank + 3;
@@ -106,11 +97,11 @@ static bool add_broadcast(struct prepare *p, const char *name, heed_tensor t) {
     if (!node) return false;
     memcpy(full, problem->batch_size, sizeof full);
     full[rank - 3] = problem->heads;
-    full[rank - 2] = problem->queries;
-    full[rank - 1] = problem->keys;
+    full[rank - 2] = rows;
+    full[rank - 1] = columns;
     view = node->view;
     if (view.rank > rank || !heed_view_expand(&view, rank, full, &whole)) {
-        heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where, "%s does not match the scores %s",
+        heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where, "%s does not match %s",
                   heed_named_shape(name, &view, one, sizeof one),
                   heed_shape_text(rank, full, two, sizeof two));
         return false;
@@ -127,47 +118,15 @@ static bool add_broadcast(struct prepare *p, const char *name, heed_tensor t) {
         memcpy(size, problem->batch_size, (size_t)problem->batch_rank * sizeof *size);
         t = heed_broadcast(t, rank, size);
     }
-    return add_tensor(
+    return heed_prepare_tensor(
         p, heed_reshape(t, 4, (int64_t[]){batched ? problem->batch : 1, last[0], last[1], last[2]}));
-}
-
-static bool add_lengths(struct prepare *p, heed_tensor t) {
-    const struct heed_problem *problem = p->problem;
-    struct heed_node *node = heed_node_of(t, p->where);
-    struct heed_view whole;
-    char one[128], two[96];
-    if (!node) return false;
-    if (!heed_view_expand(&node->view, problem->batch_rank, problem->batch_size, &whole)) {
-        heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where, "%s does not match the batch %s",
-                  heed_named_shape("key_lengths", &node->view, one, sizeof one),
-                  heed_shape_text(problem->batch_rank, problem->batch_size, two, sizeof two));
-        return false;
-    }
-    t = heed_broadcast(t, problem->batch_rank, problem->batch_size);
-    return add_tensor(p, heed_contiguous(heed_reshape(t, 1, &problem->batch)));
-}
-
-static bool add_mask(struct prepare *p, const heed_mask *mask) {
-    if (!mask) return true;
-    if (!heed_object_is(mask, HEED_OBJECT_MASK) || mask->base.ctx != p->ctx) {
-        heed_fail(p->ctx, HEED_ERROR_STALE, p->where, "a mask is used after its scope ended");
-        return false;
-    }
-    if (++p->out->masks > HEED_MAX_MASKS) {
-        heed_fail(p->ctx, HEED_ERROR_ARGUMENT, p->where, "a mask has at most %d parts", HEED_MAX_MASKS);
-        return false;
-    }
-    if (mask->kind == &heed_mask_kind_and) return add_mask(p, mask->a) && add_mask(p, mask->b);
-    if (mask->kind == &heed_mask_kind_key_lengths) return add_lengths(p, mask->tensor);
-    if (mask->kind == &heed_mask_kind_dense) return add_broadcast(p, "mask", mask->tensor);
-    return true;
 }
 
 bool heed_score_prepare(heed_ctx *ctx, const char *where, const heed_score *score,
                         const struct heed_problem *problem, struct heed_prepared_score *prepared) {
-    struct prepare p = {.ctx = ctx, .where = where, .problem = problem, .out = prepared};
+    struct heed_prepare p = {.ctx = ctx, .where = where, .problem = problem, .out = prepared};
     prepared->score = score;
-    prepared->tensors = prepared->masks = 0;
+    prepared->tensors = prepared->masks = prepared->mask_tensors = 0;
     if (!score) return true;
     if (score->base.ctx != ctx) {
         heed_fail(ctx, HEED_ERROR_CONTEXT, where, "the score belongs to another context");
@@ -178,58 +137,18 @@ bool heed_score_prepare(heed_ctx *ctx, const char *where, const heed_score *scor
         return false;
     }
     for (int i = 0; i < score->stages; i++)
-        if (!add_broadcast(&p, "bias", score->stage[i].tensor)) return false;
-    return add_mask(&p, score->mask);
+        if (!heed_prepare_broadcast(&p, "bias", score->stage[i].tensor, problem->queries, problem->keys))
+            return false;
+    return heed_mask_prepare(&p, score->mask);
 }
 
 /* ---- binding it to a kernel's arguments ---- */
-
-struct bind {
-    struct heed_call *c;
-    const struct heed_problem *problem;
-    struct heed_bound_mask *node; /* the next free one */
-    int input;                    /* the next tensor */
-};
 
 static struct heed_view spread(const struct heed_problem *problem, const struct heed_view *v) {
     struct heed_view out;
     heed_view_expand(v, 4, (int64_t[]){problem->batch, problem->heads, problem->queries, problem->keys},
                      &out);
     return out;
-}
-
-static bool check_lengths(struct heed_call *c, const struct heed_view *lengths, int64_t keys) {
-    const int32_t *length = lengths->data;
-    for (int64_t i = 0; i < lengths->size[0]; i++)
-        if (length[i] < 0 || length[i] > keys)
-            return heed_call_fail(c, HEED_ERROR_ARGUMENT,
-                                  "key length %d of sequence %lld is not in 0 to %lld", length[i],
-                                  (long long)i, (long long)keys);
-    return true;
-}
-
-static const struct heed_bound_mask *bind_mask(struct bind *b, const heed_mask *mask) {
-    if (!mask || !b->c->ok) return NULL;
-    struct heed_bound_mask *bound = b->node++;
-    bound->kind = mask->kind;
-    bound->queries = b->problem->queries;
-    bound->keys = b->problem->keys;
-    if (mask->kind == &heed_mask_kind_causal) {
-        bound->number = mask->align == HEED_BOTTOM_RIGHT ? bound->keys - bound->queries : 0;
-    } else if (mask->kind == &heed_mask_kind_and) {
-        bound->a = bind_mask(b, mask->a);
-        bound->b = bind_mask(b, mask->b);
-    } else {
-        struct heed_view v = heed_call_view(b->c, b->input);
-        heed_call_save_input(b->c, b->input++);
-        if (mask->kind == &heed_mask_kind_key_lengths) {
-            check_lengths(b->c, &v, bound->keys);
-            bound->tensor = v;
-        } else {
-            bound->tensor = spread(b->problem, &v);
-        }
-    }
-    return bound;
 }
 
 static void bind_stage(struct heed_call *c, int input, const struct heed_problem *problem,
@@ -248,11 +167,8 @@ bool heed_score_bind(struct heed_call *c, int first, const struct heed_prepared_
     args->mask = NULL;
     for (int i = 0; score && c->ok && i < score->stages; i++)
         bind_stage(c, first + i, problem, score->stage[i].kind, args);
-    if (c->ok && prepared->masks > 0) {
-        struct bind b = {.c = c, .problem = problem, .input = first + score->stages};
-        b.node = heed_call_blob(c, (size_t)prepared->masks * sizeof *b.node);
-        args->mask = c->ok ? bind_mask(&b, score->mask) : NULL;
-    }
+    if (c->ok && prepared->masks > 0)
+        args->mask = heed_mask_bind(c, first + score->stages, score->mask, prepared->masks, problem);
     return c->ok;
 }
 

@@ -4,18 +4,9 @@
 
 #include "autograd/tape.h"
 
-/* The parts of a mask that are tensors, and of a score: each is one input of the operation. */
+/* Of one score: nodes of the mask tree, and tensors of those. Each tensor is one input of the operation. */
 #define HEED_MAX_MASKS 16
-
-struct heed_mask_parts;
-
-struct heed_mask {
-    struct heed_object base;
-    const struct heed_mask_kind *kind;
-    heed_align align;   /* causal */
-    heed_tensor tensor; /* key lengths, dense */
-    heed_mask *a, *b;   /* and; counted references */
-};
+#define HEED_MAX_MASK_TENSORS 16
 
 struct heed_score_stage {
     enum heed_stage_kind kind;
@@ -38,14 +29,37 @@ struct heed_problem {
     int64_t batch, heads, queries, keys;
 };
 
-/* A score made ready for one call: its tensors brought to rank 4 ([batch or 1, heads or 1, queries or 1, keys
- * or 1]; lengths to [batch]) by recorded operations, so that gradients find their way back. */
+/* A score made ready for one call: its tensors brought to rank 4, [batch or 1, heads or 1, rows, columns], by
+ * recorded operations, so that gradients find their way back. */
 struct heed_prepared_score {
     const heed_score *score;
     int tensors;
-    heed_tensor tensor[HEED_MAX_STAGES + HEED_MAX_MASKS]; /* stages first, then masks in preorder */
-    int masks;                                            /* nodes of the mask tree */
+    heed_tensor tensor[HEED_MAX_STAGES + HEED_MAX_MASK_TENSORS]; /* stages first, then masks in preorder */
+    int masks;                                                   /* nodes of the mask tree */
+    int mask_tensors;
 };
+
+/* What brings one score's tensors into that form. */
+struct heed_prepare {
+    heed_ctx *ctx;
+    const char *where;
+    const struct heed_problem *problem;
+    struct heed_prepared_score *out;
+};
+
+/* Takes a tensor that has the form. False if the operation that made it failed. */
+bool heed_prepare_tensor(struct heed_prepare *p, heed_tensor t);
+
+/* Takes a tensor that is broadcast to [batch.., heads, rows, columns]: brings it to rank 4, sizes of 1 kept
+ * (but batch dimensions that vary are multiplied out). False, and an error that names it, if it does not fit.
+ */
+bool heed_prepare_broadcast(struct heed_prepare *p, const char *name, heed_tensor t, int64_t rows,
+                            int64_t columns);
+
+/* The mask's part of preparing and of binding (mask_bind.c). The mask may be NULL. */
+bool heed_mask_prepare(struct heed_prepare *p, const heed_mask *mask);
+const struct heed_bound_mask *heed_mask_bind(struct heed_call *c, int first, const heed_mask *mask, int masks,
+                                             const struct heed_problem *problem);
 
 /* Checks a score against a problem. False (and an error for `where`) if it does not fit. `score` may be NULL.
  */

@@ -18,6 +18,7 @@
 
 #include <math.h>
 
+#include "backend/masks.h"
 #include "tensor/philox.h"
 #include "tensor/view.h"
 
@@ -235,40 +236,6 @@ struct heed_pair_loss_args {
 };
 
 /* ---- attention ---- */
-
-/* Where a tile of the score matrix lies. */
-struct heed_box {
-    int64_t batch, head;   /* head of the query */
-    int64_t q0, k0;        /* first query, first key */
-    int64_t queries, keys; /* of the whole problem */
-    int nq, nk;            /* of the tile; nk ≤ 64 */
-};
-
-/* What a mask can prove of a tile. SOME means "not proven". */
-enum heed_cover { HEED_COVER_SOME, HEED_COVER_NONE, HEED_COVER_ALL };
-
-struct heed_bound_mask;
-
-/* A kind of mask. A new kind is a new constant of this type. */
-struct heed_mask_kind {
-    const char *name;
-    /* The definition: may query q attend to key k? `ref` uses only this. */
-    bool (*test)(const struct heed_bound_mask *self, int64_t batch, int64_t head, int64_t q, int64_t k);
-    enum heed_cover (*cover)(const struct heed_bound_mask *self, const struct heed_box *box);
-    /* One word per query of the tile; bit c says key k0 + c. Bits from nk on are 0. */
-    void (*bits)(const struct heed_bound_mask *self, const struct heed_box *box, uint64_t *row);
-};
-
-/* A mask as a kernel sees it: bound to the sizes of one call. Immutable while the call and its backward live.
- */
-struct heed_bound_mask {
-    const struct heed_mask_kind *kind;
-    int64_t queries, keys;
-    int64_t number; /* causal: keys a query may look ahead, k ≤ q + number */
-    struct heed_view
-        tensor; /* key lengths: i32 [batch]; dense: bool [batch, heads, queries, keys], strided */
-    const struct heed_bound_mask *a, *b; /* operands of `and` */
-};
 
 /* A stage: s = s + bias. (More kinds will come; each has its definition on one score for `ref`.) */
 enum heed_stage_kind { HEED_STAGE_BIAS };

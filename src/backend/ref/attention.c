@@ -40,7 +40,9 @@ static bool visible(const struct row *r, int64_t key) {
 
 static double score_of(const struct row *r, int64_t key) {
     const struct heed_attention_args *args = r->args;
-    if (!heed_mask_test(args->mask, r->batch, r->head, r->query, key)) return -INFINITY;
+    const struct heed_box box = {
+        .batch = r->batch, .head = r->head, .queries = args->q.size[2], .keys = args->k.size[2]};
+    if (!heed_mask_test(args->mask, &box, r->query, key)) return -INFINITY;
     double s = dot(&args->q, query_offset(r, &args->q), &args->k, key_offset(r, &args->k, key)) * args->scale;
     for (int i = 0; i < args->stages; i++) {
         const struct heed_view *bias = &args->stage[i].tensor;

@@ -1,0 +1,79 @@
+/* Masks as objects: what a kind needs besides what kernels see of it.
+ *
+ * mask.c           making masks, and, or, not
+ * mask_bind.c      a mask made ready for one call
+ * mask_describe.c  in words
+ * mask_*.c         one family of kinds each: the public functions, and the form of each kind */
+#ifndef HEED_SRC_AUTOGRAD_MASK_H
+#define HEED_SRC_AUTOGRAD_MASK_H
+
+#include "autograd/score.h"
+#include "backend/masks.h"
+
+struct heed_mask_text;
+
+/* What the objects of one kind have in common. */
+struct heed_mask_form {
+    const struct heed_mask_kind *kind;
+    int tensors;
+    heed_dtype dtype; /* of the tensors */
+    bool cells;       /* sizes of 1 in the last two dimensions repeat for all queries or keys */
+    /* Brings the tensors to rank 4; with no function there are none. */
+    bool (*prepare)(struct heed_prepare *p, const heed_mask *mask);
+    /* Checks values, or other things that depend on the problem, when all of `bound` but its operands is
+     * filled in. May be NULL. */
+    bool (*check)(struct heed_call *c, const struct heed_bound_mask *bound,
+                  const struct heed_problem *problem);
+    /* Writes the mask in words; with no function it is the kind's name. */
+    void (*describe)(struct heed_mask_text *text, const heed_mask *mask);
+};
+
+struct heed_mask {
+    struct heed_object base;
+    const struct heed_mask_form *form;
+    struct heed_bound_mask bound; /* what does not depend on the call */
+    heed_tensor tensor[2];
+    heed_mask *a, *b; /* operands; counted references */
+};
+
+/* ---- making one (mask.c) ---- */
+
+/* Enters the context for a function that makes a mask. False if it can't be made; then nothing is to leave.
+ */
+bool heed_mask_enter(heed_ctx *ctx);
+
+/* A mask of this form; NULL after an error. */
+heed_mask *heed_mask_new(heed_ctx *ctx, const struct heed_mask_form *form);
+
+/* A mask of this form with its tensors, whose dtype is checked; its context is that of the first tensor.
+ * number NULL: all 0. */
+heed_mask *heed_mask_of_tensors(const char *where, const struct heed_mask_form *form,
+                                const heed_tensor *tensor, const int64_t *number);
+
+/* ---- binding it (mask_bind.c) ---- */
+
+/* Tensors [batch..] and [batch.., n] as [batch or 1, 1, 1, 1] and [batch or 1, 1, 1, n]. */
+bool heed_mask_prepare_batch(struct heed_prepare *p, const char *name, heed_tensor t);
+bool heed_mask_prepare_row(struct heed_prepare *p, const char *name, heed_tensor t, int64_t n);
+
+/* Checks that all values of tensor i (i32) are in low … high. */
+bool heed_mask_values(struct heed_call *c, const char *name, const struct heed_bound_mask *bound, int i,
+                      int64_t low, int64_t high);
+
+/* ---- in words (mask_describe.c) ---- */
+
+/* What has been written, which may be more than there is room for. */
+struct heed_mask_text {
+    char *text;
+    size_t size, used;
+};
+
+void heed_mask_say(struct heed_mask_text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* A mask that stands beside an operator: in parentheses if it has one of its own that `inside` is not. */
+void heed_mask_say_operand(struct heed_mask_text *t, const heed_mask *mask,
+                           const struct heed_mask_form *inside);
+
+extern const struct heed_mask_form heed_mask_form_and;
+
+#endif

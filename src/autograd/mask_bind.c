@@ -1,0 +1,113 @@
+/* A mask made ready for one call: its tensors in the form that kernels read, its values checked. */
+#include "autograd/mask.h"
+
+#include <string.h>
+
+/* ---- preparing ---- */
+
+/* [batch.., kept] as [batch.., 1.., kept]: as many sizes of 1 as bring the rank of `kept` to 3. */
+static bool prepare_apart(struct heed_prepare *p, const char *name, heed_tensor t, int kept, int64_t n) {
+    const struct heed_node *node = heed_node_of(t, p->where);
+    if (!node) return false;
+    const struct heed_view *v = &node->view;
+    int64_t size[HEED_MAX_RANK];
+    char text[128];
+    if (v->rank < kept || v->rank - kept > p->problem->batch_rank) {
+        heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where, "%s is not [batch..%s]",
+                  heed_named_shape(name, v, text, sizeof text), kept ? ", length" : "");
+        return false;
+    }
+    const int batch = v->rank - kept;
+    for (int d = 0; d < batch; d++) size[d] = v->size[d];
+    for (int d = 0; d < 3; d++) size[batch + d] = d < 3 - kept ? 1 : v->size[batch + d - (3 - kept)];
+    return heed_prepare_broadcast(p, name, heed_reshape(t, batch + 3, size), 1, n);
+}
+
+bool heed_mask_prepare_batch(struct heed_prepare *p, const char *name, heed_tensor t) {
+    return prepare_apart(p, name, t, 0, 1);
+}
+
+bool heed_mask_prepare_row(struct heed_prepare *p, const char *name, heed_tensor t, int64_t n) {
+    return prepare_apart(p, name, t, 1, n);
+}
+
+bool heed_mask_prepare(struct heed_prepare *p, const heed_mask *mask) {
+    if (!mask) return true;
+    if (!heed_object_is(mask, HEED_OBJECT_MASK) || mask->base.ctx != p->ctx) {
+        heed_fail(p->ctx, HEED_ERROR_STALE, p->where, "a mask is used after its scope ended");
+        return false;
+    }
+    struct heed_prepared_score *out = p->out;
+    out->mask_tensors += mask->form->tensors;
+    if (++out->masks > HEED_MAX_MASKS || out->mask_tensors > HEED_MAX_MASK_TENSORS) {
+        heed_fail(p->ctx, HEED_ERROR_ARGUMENT, p->where, "a mask has at most %d parts and %d tensors",
+                  HEED_MAX_MASKS, HEED_MAX_MASK_TENSORS);
+        return false;
+    }
+    if (mask->form->prepare && !mask->form->prepare(p, mask)) return false;
+    return heed_mask_prepare(p, mask->a) && heed_mask_prepare(p, mask->b);
+}
+
+/* ---- binding ---- */
+
+struct bind {
+    struct heed_call *c;
+    const struct heed_problem *problem;
+    struct heed_bound_mask *node; /* the next free one */
+    int input;                    /* the next tensor */
+};
+
+static void bind_tensors(struct bind *b, const struct heed_mask_form *form, struct heed_bound_mask *bound) {
+    for (int i = 0; i < form->tensors; i++) {
+        bound->tensor[i] = heed_call_view(b->c, b->input);
+        heed_call_save_input(b->c, b->input++);
+    }
+    if (!b->c->ok || (form->check && !form->check(b->c, bound, b->problem))) return;
+    for (int i = 0; i < form->tensors; i++) {
+        struct heed_view *v = &bound->tensor[i], own = *v;
+        const int64_t size[4] = {b->problem->batch, b->problem->heads,
+                                 form->cells ? b->problem->queries : own.size[2],
+                                 form->cells ? b->problem->keys : own.size[3]};
+        heed_view_expand(&own, 4, size, v);
+    }
+}
+
+static const struct heed_bound_mask *bind_mask(struct bind *b, const heed_mask *mask) {
+    if (!mask || !b->c->ok) return NULL;
+    struct heed_bound_mask *bound = b->node++;
+    *bound = mask->bound;
+    bind_tensors(b, mask->form, bound);
+    bound->a = bind_mask(b, mask->a);
+    bound->b = bind_mask(b, mask->b);
+    return bound;
+}
+
+const struct heed_bound_mask *heed_mask_bind(struct heed_call *c, int first, const heed_mask *mask, int masks,
+                                             const struct heed_problem *problem) {
+    struct bind b = {.c = c, .problem = problem, .input = first};
+    b.node = heed_call_blob(c, (size_t)masks * sizeof *b.node);
+    const struct heed_bound_mask *bound = c->ok ? bind_mask(&b, mask) : NULL;
+    return c->ok ? bound : NULL;
+}
+
+/* ---- checking ---- */
+
+bool heed_mask_values(struct heed_call *c, const char *name, const struct heed_bound_mask *bound, int i,
+                      int64_t low, int64_t high) {
+    const struct heed_view *t = &bound->tensor[i];
+    int64_t at[4];
+    for (at[0] = 0; at[0] < t->size[0]; at[0]++)
+        for (at[1] = 0; at[1] < t->size[1]; at[1]++)
+            for (at[2] = 0; at[2] < t->size[2]; at[2]++)
+                for (at[3] = 0; at[3] < t->size[3]; at[3]++) {
+                    int64_t offset = 0;
+                    for (int d = 0; d < 4; d++) offset += at[d] * t->stride[d];
+                    const int32_t value = ((const int32_t *)t->data)[offset];
+                    if (value >= low && value <= high) continue;
+                    return heed_call_fail(c, HEED_ERROR_ARGUMENT,
+                                          "%s %d at [%lld, %lld, %lld, %lld] is not in %lld to %lld", name,
+                                          value, (long long)at[0], (long long)at[1], (long long)at[2],
+                                          (long long)at[3], (long long)low, (long long)high);
+                }
+    return true;
+}

@@ -1,0 +1,18 @@
+/* Asking a mask that may be NULL. */
+#include "backend/masks/words.h"
+
+bool heed_mask_test(const struct heed_bound_mask *mask, const struct heed_box *box, int64_t q, int64_t k) {
+    return !mask || mask->kind->test(mask, box, q, k);
+}
+
+enum heed_cover heed_mask_cover(const struct heed_bound_mask *mask, const struct heed_box *box) {
+    return mask ? mask->kind->cover(mask, box) : HEED_COVER_ALL;
+}
+
+void heed_mask_bits(const struct heed_bound_mask *mask, const struct heed_box *box, uint64_t *row) {
+    if (mask) {
+        mask->kind->bits(mask, box, row);
+        return;
+    }
+    for (int r = 0; r < box->nq; r++) row[r] = heed_first_bits(box->nk);
+}

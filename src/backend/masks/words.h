@@ -1,0 +1,31 @@
+/* Words of bits, one per query of a tile: what all kinds of masks are made with. */
+#ifndef HEED_SRC_BACKEND_MASKS_WORDS_H
+#define HEED_SRC_BACKEND_MASKS_WORDS_H
+
+#include "backend/masks.h"
+
+/* The first n bits; n outside of 0 … 64 counts as the nearer end. */
+static inline uint64_t heed_first_bits(int64_t n) {
+    if (n <= 0) return 0;
+    return n >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << n) - 1;
+}
+
+/* Bits of the tile's keys that are below `end`. */
+static inline uint64_t heed_bits_before(const struct heed_box *box, int64_t end) {
+    const int64_t n = end - box->k0;
+    return heed_first_bits(n < box->nk ? n : box->nk);
+}
+
+/* Bits of the tile's keys from `first` to `end` − 1. */
+static inline uint64_t heed_bits_between(const struct heed_box *box, int64_t first, int64_t end) {
+    return heed_bits_before(box, end) & ~heed_bits_before(box, first);
+}
+
+/* Element [batch, head, i, j] of an i32 tensor. */
+static inline int64_t heed_mask_value(const struct heed_view *t, const struct heed_box *box, int64_t i,
+                                      int64_t j) {
+    return ((const int32_t *)t->data)[box->batch * t->stride[0] + box->head * t->stride[1] +
+                                      i * t->stride[2] + j * t->stride[3]];
+}
+
+#endif
