@@ -61,7 +61,7 @@ static int64_t disagreements(const struct heed_bound_mask *mask, const struct he
     int64_t wrong = 0;
     memset(row, 0xa5, sizeof row);
     heed_mask_bits(mask, box, row);
-    enum heed_cover cover = heed_mask_cover(mask, box);
+    heed_cover cover = heed_mask_cover(mask, box);
     for (int r = 0; r < box->nq; r++) {
         for (int c = 0; c < 64; c++) {
             bool may = c < box->nk && heed_mask_test(mask, box, box->q0 + r, box->k0 + c);
@@ -91,7 +91,7 @@ START_TEST(bits_and_cover_agree_with_test) {
 }
 END_TEST
 
-static enum heed_cover cover_at(int mask, int64_t batch, int64_t q0, int64_t k0, int nq, int nk) {
+static heed_cover cover_at(int mask, int64_t batch, int64_t q0, int64_t k0, int nq, int nk) {
     struct heed_box box = {batch, 0, q0, k0, QUERIES, KEYS, nq, nk};
     return heed_mask_cover(&masks[mask], &box);
 }

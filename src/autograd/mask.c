@@ -47,6 +47,12 @@ heed_mask *heed_mask_of_tensors(const char *where, const struct heed_mask_form *
     return mask;
 }
 
+bool heed_mask_aligned(heed_ctx *ctx, const char *where, heed_align align) {
+    if (align == HEED_TOP_LEFT || align == HEED_BOTTOM_RIGHT) return true;
+    heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is no alignment", (int)align);
+    return false;
+}
+
 /* ---- joining ---- */
 
 static heed_mask *join(heed_ctx *ctx, const char *where, const struct heed_mask_form *form, heed_mask *a,
@@ -68,19 +74,45 @@ static heed_mask *join(heed_ctx *ctx, const char *where, const struct heed_mask_
     return mask;
 }
 
-static void describe_and(struct heed_mask_text *text, const heed_mask *mask) {
+static heed_mask *join_two(const char *where, const struct heed_mask_form *form, heed_mask *a, heed_mask *b) {
+    heed_ctx *ctx = a->base.ctx;
+    if (!heed_mask_enter(ctx)) return NULL;
+    heed_mask *mask = join(ctx, where, form, a, b);
+    heed_leave(ctx);
+    return mask;
+}
+
+static void describe_two(struct heed_mask_text *text, const heed_mask *mask, const char *word) {
     heed_mask_say_operand(text, mask->a, mask->form);
-    heed_mask_say(text, " ∧ ");
+    heed_mask_say(text, " %s ", word);
     heed_mask_say_operand(text, mask->b, mask->form);
 }
 
-const struct heed_mask_form heed_mask_form_and = {.kind = &heed_mask_kind_and, .describe = describe_and};
+static void describe_and(struct heed_mask_text *text, const heed_mask *mask) {
+    describe_two(text, mask, "∧");
+}
+
+static void describe_or(struct heed_mask_text *text, const heed_mask *mask) {
+    describe_two(text, mask, "∨");
+}
+
+static void describe_not(struct heed_mask_text *text, const heed_mask *mask) {
+    heed_mask_say(text, "¬");
+    heed_mask_say_operand(text, mask->a, mask->form);
+}
+
+static const struct heed_mask_form form_and = {.kind = &heed_mask_kind_and, .describe = describe_and};
+static const struct heed_mask_form form_or = {.kind = &heed_mask_kind_or, .describe = describe_or};
+static const struct heed_mask_form form_not = {.kind = &heed_mask_kind_not, .describe = describe_not};
 
 heed_mask *heed_mask_and(heed_mask *a, heed_mask *b) {
-    if (!a || !b) return a ? a : b;
-    heed_ctx *ctx = a->base.ctx;
-    if (!heed_mask_enter(ctx)) return NULL;
-    heed_mask *mask = join(ctx, "mask_and", &heed_mask_form_and, a, b);
-    heed_leave(ctx);
-    return mask;
+    return a && b ? join_two("mask_and", &form_and, a, b) : a ? a : b;
+}
+
+heed_mask *heed_mask_or(heed_mask *a, heed_mask *b) {
+    return a && b ? join_two("mask_or", &form_or, a, b) : NULL;
+}
+
+heed_mask *heed_mask_not(heed_mask *a) {
+    return a ? join_two("mask_not", &form_not, a, NULL) : NULL;
 }

@@ -17,13 +17,11 @@ struct heed_mask_form {
     const struct heed_mask_kind *kind;
     int tensors;
     heed_dtype dtype; /* of the tensors */
-    bool cells;       /* sizes of 1 in the last two dimensions repeat for all queries or keys */
     /* Brings the tensors to rank 4; with no function there are none. */
     bool (*prepare)(struct heed_prepare *p, const heed_mask *mask);
-    /* Checks values, or other things that depend on the problem, when all of `bound` but its operands is
-     * filled in. May be NULL. */
-    bool (*check)(struct heed_call *c, const struct heed_bound_mask *bound,
-                  const struct heed_problem *problem);
+    /* Checks values, and fills in numbers that depend on the problem. The tensors of `bound` have rank 4 with
+     * their own sizes. May be NULL. */
+    bool (*check)(struct heed_call *c, struct heed_bound_mask *bound, const struct heed_problem *problem);
     /* Writes the mask in words; with no function it is the kind's name. */
     void (*describe)(struct heed_mask_text *text, const heed_mask *mask);
 };
@@ -34,6 +32,7 @@ struct heed_mask {
     struct heed_bound_mask bound; /* what does not depend on the call */
     heed_tensor tensor[2];
     heed_mask *a, *b; /* operands; counted references */
+    char name[48];    /* of a predicate */
 };
 
 /* ---- making one (mask.c) ---- */
@@ -50,11 +49,21 @@ heed_mask *heed_mask_new(heed_ctx *ctx, const struct heed_mask_form *form);
 heed_mask *heed_mask_of_tensors(const char *where, const struct heed_mask_form *form,
                                 const heed_tensor *tensor, const int64_t *number);
 
+/* Whether this is an alignment; an error if not. */
+bool heed_mask_aligned(heed_ctx *ctx, const char *where, heed_align align);
+
+/* Whether positions of this mask, of distances, are counted from the bottom right. */
+static inline bool heed_mask_is_at_end(const heed_mask *mask) {
+    return mask->bound.number[HEED_DISTANCE_ALIGN] == HEED_BOTTOM_RIGHT;
+}
+
 /* ---- binding it (mask_bind.c) ---- */
 
-/* Tensors [batch..] and [batch.., n] as [batch or 1, 1, 1, 1] and [batch or 1, 1, 1, n]. */
+/* Tensors that are broadcast to [batch..], [batch.., n] and [batch.., heads, n], as [batch or 1, heads or 1,
+ * 1, 1 or n]. */
 bool heed_mask_prepare_batch(struct heed_prepare *p, const char *name, heed_tensor t);
 bool heed_mask_prepare_row(struct heed_prepare *p, const char *name, heed_tensor t, int64_t n);
+bool heed_mask_prepare_head_row(struct heed_prepare *p, const char *name, heed_tensor t, int64_t n);
 
 /* Checks that all values of tensor i (i32) are in low … high. */
 bool heed_mask_values(struct heed_call *c, const char *name, const struct heed_bound_mask *bound, int i,
@@ -73,7 +82,5 @@ void heed_mask_say(struct heed_mask_text *t, const char *format, ...) __attribut
 /* A mask that stands beside an operator: in parentheses if it has one of its own that `inside` is not. */
 void heed_mask_say_operand(struct heed_mask_text *t, const heed_mask *mask,
                            const struct heed_mask_form *inside);
-
-extern const struct heed_mask_form heed_mask_form_and;
 
 #endif

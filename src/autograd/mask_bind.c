@@ -1,34 +1,38 @@
 /* A mask made ready for one call: its tensors in the form that kernels read, its values checked. */
 #include "autograd/mask.h"
 
-#include <string.h>
-
 /* ---- preparing ---- */
 
-/* [batch.., kept] as [batch.., 1.., kept]: as many sizes of 1 as bring the rank of `kept` to 3. */
-static bool prepare_apart(struct heed_prepare *p, const char *name, heed_tensor t, int kept, int64_t n) {
+/* [others.., kept] as [others.., 1.., kept], with `ones` sizes of 1 in between. */
+static bool prepare_apart(struct heed_prepare *p, const char *name, heed_tensor t, int ones, int kept,
+                          int64_t n) {
     const struct heed_node *node = heed_node_of(t, p->where);
     if (!node) return false;
     const struct heed_view *v = &node->view;
+    const int others = v->rank - kept, most = p->problem->batch_rank + 3 - kept - ones;
     int64_t size[HEED_MAX_RANK];
     char text[128];
-    if (v->rank < kept || v->rank - kept > p->problem->batch_rank) {
-        heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where, "%s is not [batch..%s]",
-                  heed_named_shape(name, v, text, sizeof text), kept ? ", length" : "");
+    if (others < 0 || others > most) {
+        heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where, "%s does not have rank %d to %d",
+                  heed_named_shape(name, v, text, sizeof text), kept, kept + most);
         return false;
     }
-    const int batch = v->rank - kept;
-    for (int d = 0; d < batch; d++) size[d] = v->size[d];
-    for (int d = 0; d < 3; d++) size[batch + d] = d < 3 - kept ? 1 : v->size[batch + d - (3 - kept)];
-    return heed_prepare_broadcast(p, name, heed_reshape(t, batch + 3, size), 1, n);
+    for (int d = 0; d < others; d++) size[d] = v->size[d];
+    for (int d = 0; d < ones; d++) size[others + d] = 1;
+    for (int d = 0; d < kept; d++) size[others + ones + d] = v->size[others + d];
+    return heed_prepare_broadcast(p, name, heed_reshape(t, v->rank + ones, size), 1, n);
 }
 
 bool heed_mask_prepare_batch(struct heed_prepare *p, const char *name, heed_tensor t) {
-    return prepare_apart(p, name, t, 0, 1);
+    return prepare_apart(p, name, t, 3, 0, 1);
 }
 
 bool heed_mask_prepare_row(struct heed_prepare *p, const char *name, heed_tensor t, int64_t n) {
-    return prepare_apart(p, name, t, 1, n);
+    return prepare_apart(p, name, t, 2, 1, n);
+}
+
+bool heed_mask_prepare_head_row(struct heed_prepare *p, const char *name, heed_tensor t, int64_t n) {
+    return prepare_apart(p, name, t, 1, 1, n);
 }
 
 bool heed_mask_prepare(struct heed_prepare *p, const heed_mask *mask) {
@@ -57,19 +61,16 @@ struct bind {
     int input;                    /* the next tensor */
 };
 
+/* Sizes of 1 repeat. */
 static void bind_tensors(struct bind *b, const struct heed_mask_form *form, struct heed_bound_mask *bound) {
     for (int i = 0; i < form->tensors; i++) {
         bound->tensor[i] = heed_call_view(b->c, b->input);
         heed_call_save_input(b->c, b->input++);
     }
     if (!b->c->ok || (form->check && !form->check(b->c, bound, b->problem))) return;
-    for (int i = 0; i < form->tensors; i++) {
-        struct heed_view *v = &bound->tensor[i], own = *v;
-        const int64_t size[4] = {b->problem->batch, b->problem->heads,
-                                 form->cells ? b->problem->queries : own.size[2],
-                                 form->cells ? b->problem->keys : own.size[3]};
-        heed_view_expand(&own, 4, size, v);
-    }
+    for (int i = 0; i < form->tensors; i++)
+        for (int d = 0; d < 4; d++)
+            if (bound->tensor[i].size[d] == 1) bound->tensor[i].stride[d] = 0;
 }
 
 static const struct heed_bound_mask *bind_mask(struct bind *b, const heed_mask *mask) {

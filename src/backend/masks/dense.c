@@ -46,7 +46,7 @@ static void dense_bits(const struct heed_bound_mask *self, const struct heed_box
 
 /* Reads the tile, which costs little beside the products that NONE saves; stops where neither answer is left.
  */
-static enum heed_cover dense_cover(const struct heed_bound_mask *self, const struct heed_box *box) {
+static heed_cover dense_cover(const struct heed_bound_mask *self, const struct heed_box *box) {
     const uint64_t full = heed_first_bits(box->nk);
     bool none = true, all = true;
     int rows = self->tensor[0].stride[2] == 0 && box->nq > 1 ? 1 : box->nq;
@@ -59,4 +59,52 @@ static enum heed_cover dense_cover(const struct heed_bound_mask *self, const str
     return none ? HEED_COVER_NONE : all ? HEED_COVER_ALL : HEED_COVER_SOME;
 }
 
-const struct heed_mask_kind heed_mask_kind_dense = {"dense", dense_test, dense_cover, dense_bits};
+const struct heed_mask_kind heed_mask_kind_dense = {"dense", dense_test, dense_cover, dense_bits, NULL};
+
+/* ---- a rectangle of cells somewhere ---- */
+
+/* The keys of the tile that the rectangle spans. */
+static uint64_t patch_span(const struct heed_bound_mask *self, const struct heed_box *box) {
+    const int64_t first = self->number[HEED_PATCH_KEY];
+    return heed_bits_between(box, first, first + self->tensor[0].size[3]);
+}
+
+static uint64_t patch_word(const struct heed_bound_mask *self, const struct heed_box *box, int64_t q) {
+    const struct heed_view *t = &self->tensor[0];
+    const int64_t i = q - self->number[HEED_PATCH_QUERY];
+    const bool outside = self->number[HEED_PATCH_OUTSIDE] != 0;
+    const uint64_t full = heed_first_bits(box->nk);
+    const uint64_t span = i >= 0 && i < t->size[2] ? patch_span(self, box) : 0;
+    if (span == 0) return outside ? full : 0;
+    const int first = __builtin_ctzll(span), end = 64 - __builtin_clzll(span);
+    const uint8_t *p = dense_at(self, box, i, box->k0 + first - self->number[HEED_PATCH_KEY]);
+    return dense_word(p, t->stride[3], end - first) << first | (outside ? full & ~span : 0);
+}
+
+static bool patch_test(const struct heed_bound_mask *self, const struct heed_box *box, int64_t q, int64_t k) {
+    const struct heed_view *t = &self->tensor[0];
+    const int64_t i = q - self->number[HEED_PATCH_QUERY], j = k - self->number[HEED_PATCH_KEY];
+    if (i < 0 || i >= t->size[2] || j < 0 || j >= t->size[3]) return self->number[HEED_PATCH_OUTSIDE] != 0;
+    return *dense_at(self, box, i, j) != 0;
+}
+
+static void patch_bits(const struct heed_bound_mask *self, const struct heed_box *box, uint64_t *row) {
+    for (int r = 0; r < box->nq; r++) row[r] = patch_word(self, box, box->q0 + r);
+}
+
+static heed_cover patch_cover(const struct heed_bound_mask *self, const struct heed_box *box) {
+    heed_cover cover = HEED_COVER_SOME;
+    for (int r = 0; r < box->nq && (r == 0 || cover != HEED_COVER_SOME); r++)
+        cover = heed_cover_join(cover, heed_cover_of_word(box, patch_word(self, box, box->q0 + r)), r == 0);
+    return cover;
+}
+
+static void patch_bounds(const struct heed_bound_mask *self, struct heed_region *r) {
+    if (self->number[HEED_PATCH_OUTSIDE]) return;
+    const int64_t q = self->number[HEED_PATCH_QUERY], k = self->number[HEED_PATCH_KEY];
+    heed_region_queries(r, q, q + self->tensor[0].size[2]);
+    heed_region_keys(r, k, k + self->tensor[0].size[3]);
+}
+
+const struct heed_mask_kind heed_mask_kind_patch = {"dense", patch_test, patch_cover, patch_bits,
+                                                    patch_bounds};

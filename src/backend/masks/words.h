@@ -28,4 +28,27 @@ static inline int64_t heed_mask_value(const struct heed_view *t, const struct he
                                       i * t->stride[2] + j * t->stride[3]];
 }
 
+/* Whether the bits of all rows are none, all or some. */
+static inline heed_cover heed_cover_join(heed_cover before, heed_cover row, bool first) {
+    return first || before == row ? row : HEED_COVER_SOME;
+}
+
+static inline heed_cover heed_cover_of_word(const struct heed_box *box, uint64_t word) {
+    return word == 0 ? HEED_COVER_NONE : word == heed_first_bits(box->nk) ? HEED_COVER_ALL : HEED_COVER_SOME;
+}
+
+/* Cut a region down to an interval of queries or keys. */
+static inline void heed_region_queries(struct heed_region *r, int64_t first, int64_t end) {
+    if (r->q0 < first) r->q0 = first;
+    if (r->q1 > end) r->q1 = end;
+}
+static inline void heed_region_keys(struct heed_region *r, int64_t first, int64_t end) {
+    if (r->k0 < first) r->k0 = first;
+    if (r->k1 > end) r->k1 = end;
+}
+static inline void heed_region_clear(struct heed_region *r) {
+    r->q1 = r->q0;
+    r->k1 = r->k0;
+}
+
 #endif

@@ -248,7 +248,9 @@ static void do_queries(struct task *t, int64_t q0, int64_t count) {
     const struct heed_attention_plan *p = t->plan;
     struct tile tile;
     bool packed = false;
-    for (int64_t i = 0; i * HEED_TILE_KEYS < t->block_keys; i++) {
+    const struct range sight = tiles_in_sight(p, t->batch, t->head, q0, count, t->k0, t->block_keys);
+    t->skipped += (t->block_keys + HEED_TILE_KEYS - 1) / HEED_TILE_KEYS - (sight.end - sight.first);
+    for (int64_t i = sight.first; i < sight.end; i++) {
         tile.box = (struct heed_box){.batch = t->batch,
                                      .head = t->head,
                                      .q0 = q0,
@@ -290,6 +292,28 @@ static void clear_strip(const struct task *t) {
     for (int64_t q = 0; q < p->queries; q++) memset(strip_row(t, q), 0, (size_t)p->width * sizeof(float));
 }
 
+/* All tiles of queries that see something of the block. */
+static void do_head(struct task *t) {
+    const struct heed_attention_plan *p = t->plan;
+    struct heed_region r = {.batch = t->batch,
+                            .head = t->head,
+                            .queries = p->queries,
+                            .keys = p->keys,
+                            .q1 = p->queries,
+                            .k0 = t->k0,
+                            .k1 = t->k0 + t->block_keys};
+    heed_mask_bounds(p->args->mask, &r);
+    const int64_t tiles = (t->block_keys + HEED_TILE_KEYS - 1) / HEED_TILE_KEYS;
+    for (int64_t i = 0; i * HEED_TILE_QUERIES < p->queries; i++) {
+        const int64_t q = i * HEED_TILE_QUERIES, count = heed_cpu_part(p->queries, HEED_TILE_QUERIES, i);
+        if (q < r.q1 && q + count > r.q0) {
+            do_queries(t, q, count);
+        } else {
+            t->skipped += tiles;
+        }
+    }
+}
+
 static void do_pair(struct task *t, int64_t batch, int64_t kv_head) {
     const struct heed_attention_plan *p = t->plan;
     const int64_t head0 = kv_head * p->group, heads = head0 + p->group;
@@ -298,11 +322,7 @@ static void do_pair(struct task *t, int64_t batch, int64_t kv_head) {
     for (t->head = head0; t->head < heads; t->head++) clear_strip(t);
     for (int64_t block = t->strip; block < p->key_blocks; block += p->strips) {
         pack_block(t, block);
-        for (t->head = head0; t->head < heads; t->head++) {
-            for (int64_t q = 0; q < p->queries; q += HEED_TILE_QUERIES) {
-                do_queries(t, q, heed_cpu_part(p->queries, HEED_TILE_QUERIES, q / HEED_TILE_QUERIES));
-            }
-        }
+        for (t->head = head0; t->head < heads; t->head++) do_head(t);
         if (t->wants_dk) deliver(t, &p->args->dk, t->dk, p->width_row, p->width);
         if (t->wants_dv) deliver(t, &p->args->dv, t->dv, p->value_row, p->value_width);
     }

@@ -59,9 +59,10 @@ static void add_tile(struct task *t, const struct tile *tile) {
 static void of_weights(struct task *t) {
     const struct heed_attention_plan *p = t->plan;
     const struct heed_view *k = &p->args->k;
+    const struct range sight = tiles_in_sight(p, t->batch, t->head, t->q0, t->queries, 0, p->keys);
     struct tile tile;
-    for (int64_t k0 = 0; k0 < p->keys; k0 += HEED_TILE_KEYS) {
-        const int64_t keys = heed_cpu_part(p->keys, HEED_TILE_KEYS, k0 / HEED_TILE_KEYS);
+    for (int64_t i = sight.first; i < sight.end; i++) {
+        const int64_t k0 = i * HEED_TILE_KEYS, keys = heed_cpu_part(p->keys, HEED_TILE_KEYS, i);
         pack_transposed((const float *)k->data + heed_attention_offset(k, t->batch, t->kv_head, k0),
                         k->stride[2], keys, p->width, t->keys);
         for (int64_t q = 0; q < t->queries; q += HEED_TILE_QUERIES) {

@@ -144,12 +144,25 @@ static void do_tile(struct task *t, struct tile *tile, int64_t index) {
     }
 }
 
+static int64_t tiles_of(int64_t keys) {
+    return (keys + HEED_TILE_KEYS - 1) / HEED_TILE_KEYS;
+}
+
+static void skip_block(struct task *t, int64_t k0) {
+    const struct heed_attention_plan *p = t->plan;
+    const int64_t rows = (t->queries + HEED_TILE_QUERIES - 1) / HEED_TILE_QUERIES;
+    t->skipped += rows * tiles_of(heed_cpu_part(p->keys, p->key_block, k0 / p->key_block));
+}
+
 static void do_block(struct task *t) {
     const struct heed_attention_plan *p = t->plan;
     struct tile tile;
     for (int64_t q = 0; q < t->queries; q += HEED_TILE_QUERIES) {
         const int64_t queries = heed_cpu_part(t->queries, HEED_TILE_QUERIES, q / HEED_TILE_QUERIES);
-        for (int64_t i = 0; i * HEED_TILE_KEYS < t->block_keys; i++) {
+        const struct range sight =
+            tiles_in_sight(p, t->batch, t->head, t->q0 + q, queries, t->k0, t->block_keys);
+        t->skipped += tiles_of(t->block_keys) - (sight.end - sight.first);
+        for (int64_t i = sight.first; i < sight.end; i++) {
             const int64_t keys = heed_cpu_part(t->block_keys, HEED_TILE_KEYS, i);
             tile.box = (struct heed_box){.batch = t->batch,
                                          .head = t->head,
@@ -220,7 +233,12 @@ void HEED_VECTOR_NAME(heed_attention_forward_task)(struct heed_attention_plan *p
     struct task t;
     task_open(&t, p, task, worker);
     if (heed_has(&p->args->weights)) clear_weights(&t);
+    const struct range sight = tiles_in_sight(p, t.batch, t.head, t.q0, t.queries, 0, p->keys);
     for (int64_t k = 0; k < p->keys; k += p->key_block) {
+        if (k / HEED_TILE_KEYS >= sight.end || (k + p->key_block) / HEED_TILE_KEYS <= sight.first) {
+            skip_block(&t, k);
+            continue;
+        }
         pack_block(&t, k);
         do_block(&t);
     }

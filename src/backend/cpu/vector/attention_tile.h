@@ -45,7 +45,7 @@ static inline void tile_ranges(struct tile *t) {
 
 /* Fills in a tile whose box is set. False if no cell is visible. */
 static inline bool tile_look(struct tile *t, const struct heed_attention_args *args) {
-    const enum heed_cover cover = heed_mask_cover(args->mask, &t->box);
+    const heed_cover cover = heed_mask_cover(args->mask, &t->box);
     if (cover == HEED_COVER_NONE) return false;
     t->masked = cover == HEED_COVER_SOME || t->box.nk < HEED_TILE_KEYS;
     if (!t->masked) {
@@ -58,6 +58,24 @@ static inline bool tile_look(struct tile *t, const struct heed_attention_args *a
         if (t->bits[r]) return true;
     }
     return false;
+}
+
+/* Of the keys k0 … k0 + keys − 1, in tiles from k0 on: the tiles outside of which none of the queries sees
+ * anything. It saves asking each. */
+static inline struct range tiles_in_sight(const struct heed_attention_plan *p, int64_t batch, int64_t head,
+                                          int64_t q0, int64_t queries, int64_t k0, int64_t keys) {
+    struct heed_region r = {.batch = batch,
+                            .head = head,
+                            .queries = p->queries,
+                            .keys = p->keys,
+                            .q0 = q0,
+                            .q1 = q0 + queries,
+                            .k0 = k0,
+                            .k1 = k0 + keys};
+    heed_mask_bounds(p->args->mask, &r);
+    if (heed_region_is_empty(&r)) return (struct range){0, 0};
+    return (struct range){(int)((r.k0 - k0) / HEED_TILE_KEYS),
+                          (int)((r.k1 - k0 + HEED_TILE_KEYS - 1) / HEED_TILE_KEYS)};
 }
 
 /* Of PRODUCT_ROWS keys from `key` on: the range of queries that see one of them. */
