@@ -1,14 +1,13 @@
 /* The attention kernels of the CPU backend against the reference kernel, on random problems: shapes, strides,
  * masks, biases of every broadcast pattern, dropout, grouped heads, weights, wanted and unwanted gradients,
  * poison in masked places. A problem is made from a seed alone; HEED_FUZZ=N tries N of them. */
-#include "harness.h"
+#include "harness_masks.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/backend.h"
-#include "backend/masks.h"
 #include "tensor/internal.h"
 #include "tensor/memory.h"
 
@@ -28,9 +27,7 @@ struct problem {
     struct test_random random;
     struct heed_attention_args args;
     struct buffer buffer[BUFFERS];
-    struct heed_bound_mask mask[4];
-    int32_t lengths[8];
-    uint8_t *dense;
+    struct test_masks masks;
     char text[400];
 };
 
@@ -96,32 +93,9 @@ static int64_t pick(struct problem *p, const int64_t *list, int count) {
 }
 
 static void make_mask(struct problem *p, int64_t batch, int64_t heads, int64_t queries, int64_t keys) {
-    const int kind = (int)below(p, 6);
-    struct heed_bound_mask *m = p->mask;
-    m[0].kind = &heed_mask_kind_causal;
-    m[0].number[HEED_DISTANCE_LOW] = -HEED_MASK_FAR;
-    m[0].number[HEED_DISTANCE_ALIGN] = chance(p, 0.5) ? HEED_TOP_LEFT : HEED_BOTTOM_RIGHT;
-    m[1].kind = &heed_mask_kind_key_lengths;
-    for (int64_t b = 0; b < batch; b++) p->lengths[b] = (int32_t)below(p, keys + 1);
-    m[1].tensor[0] = (struct heed_view){p->lengths, HEED_I32, 1, {batch}, {1}};
-    const int64_t size[4] = {batch, heads, queries, keys};
-    const unsigned repeats = (unsigned)below(p, 16);
-    int64_t stride = 1;
-    m[2].kind = &heed_mask_kind_dense;
-    m[2].tensor[0] = (struct heed_view){.dtype = HEED_BOOL, .rank = 4};
-    for (int d = 3; d >= 0; d--) {
-        m[2].tensor[0].size[d] = size[d];
-        m[2].tensor[0].stride[d] = repeats >> d & 1 ? 0 : stride;
-        if (!(repeats >> d & 1)) stride *= size[d];
-    }
-    p->dense = malloc((size_t)stride + 1);
-    const double density = chance(p, 0.3) ? 0.02 : 0.7;
-    for (int64_t i = 0; i < stride; i++) p->dense[i] = chance(p, density);
-    m[2].tensor[0].data = p->dense;
-    m[3].kind = &heed_mask_kind_and;
-    m[3].a = &m[below(p, 3)];
-    m[3].b = &m[below(p, 3)];
-    p->args.mask = kind < 4 ? &m[kind] : NULL;
+    p->masks = (struct test_masks){
+        .random = {test_bits(&p->random)}, .batch = batch, .heads = heads, .queries = queries, .keys = keys};
+    p->args.mask = test_mask_tree(&p->masks, (int)below(p, 3));
 }
 
 static void make_bias(struct problem *p, int stage, const int64_t cells[4]) {
@@ -205,7 +179,7 @@ static void drop_problem(struct problem *p) {
         free(p->buffer[i].data);
         free(p->buffer[i].start);
     }
-    free(p->dense);
+    test_masks_free(&p->masks);
 }
 
 /* NaN and Inf in keys and values that no query of their heads can see. */
@@ -308,7 +282,26 @@ static void compare(const struct problem *p, double *const *expected, const char
     }
 }
 
-/* On every device with every kernel that applies; the same bits for any number of threads. */
+static void keep_bits(const struct problem *p, float *bits[BUFFERS]) {
+    for (int i = 0; i < BUFFERS; i++) {
+        if (!p->buffer[i].data || !is_output(i)) continue;
+        const size_t bytes = (size_t)p->buffer[i].count * sizeof(float);
+        free(bits[i]);
+        bits[i] = memcpy(malloc(bytes), p->buffer[i].data, bytes);
+    }
+}
+
+static void compare_bits(const struct problem *p, float *const bits[BUFFERS], const char *device,
+                         const char *what) {
+    for (int i = 0; i < BUFFERS; i++) {
+        if (!p->buffer[i].data || !is_output(i)) continue;
+        ck_assert_msg(memcmp(bits[i], p->buffer[i].data, (size_t)p->buffer[i].count * sizeof(float)) == 0,
+                      "%s, %s, %s: bits of %s differ", p->text, device, what, names[i]);
+    }
+}
+
+/* On every device with every kernel that applies; the same bits for any number of threads, and whatever the
+ * mask can prove. */
 static void check(struct problem *p) {
     double *expected[BUFFERS] = {NULL};
     float *bits[BUFFERS] = {NULL};
@@ -327,16 +320,17 @@ static void check(struct problem *p) {
             if (kernel->applies && !kernel->applies(exec, &p->args, &why)) break;
             run(p, exec, kernel);
             compare(p, expected, test_device_name(&devices[d], device, sizeof device), kernel->name);
-            for (int i = 0; i < BUFFERS; i++) {
-                if (!p->buffer[i].data || !is_output(i)) continue;
-                const size_t bytes = (size_t)p->buffer[i].count * sizeof(float);
-                if (devices[d].threads == 1) {
-                    free(bits[i]);
-                    bits[i] = memcpy(malloc(bytes), p->buffer[i].data, bytes);
-                } else {
-                    ck_assert_msg(memcmp(bits[i], p->buffer[i].data, bytes) == 0,
-                                  "%s, %s %s: bits of %s differ", p->text, device, kernel->name, names[i]);
-                }
+            if (devices[d].threads == 1) {
+                keep_bits(p, bits);
+                const struct heed_bound_mask *mask = p->args.mask;
+                if (!mask) continue;
+                p->args.mask = test_mask_without_proofs(&p->masks, mask);
+                run(p, exec, kernel);
+                compare_bits(p, bits, device, "a mask without proofs");
+                p->args.mask = mask;
+                p->masks.nodes--;
+            } else {
+                compare_bits(p, bits, device, kernel->name);
             }
         }
     }

@@ -1,9 +1,8 @@
-/* Masks: bits agree with test; NONE and ALL are proofs, and are given where they are easy. */
-#include "harness.h"
+/* Masks: bits agree with test; NONE and ALL are proofs, and are given where they are easy; what bounds cut
+ * off is invisible. */
+#include "harness_masks.h"
 
 #include <string.h>
-
-#include "backend/masks.h"
 
 #define BATCH 2
 #define HEADS 2
@@ -116,6 +115,122 @@ START_TEST(easy_proofs_are_given) {
 }
 END_TEST
 
+/* ---- every kind, and trees of them ---- */
+
+/* The cells that bounds cut off although they are visible. */
+static int64_t lost(const struct heed_bound_mask *mask, const struct heed_region *whole) {
+    const struct heed_box box = {
+        .batch = whole->batch, .head = whole->head, .queries = whole->queries, .keys = whole->keys};
+    struct heed_region r = *whole;
+    int64_t count = 0;
+    heed_mask_bounds(mask, &r);
+    ck_assert(heed_region_is_empty(&r) ||
+              (r.q0 >= whole->q0 && r.q1 <= whole->q1 && r.k0 >= whole->k0 && r.k1 <= whole->k1));
+    for (int64_t q = whole->q0; q < whole->q1; q++) {
+        for (int64_t k = whole->k0; k < whole->k1; k++) {
+            const bool cut = q < r.q0 || q >= r.q1 || k < r.k0 || k >= r.k1;
+            count += cut && heed_mask_test(mask, &box, q, k);
+        }
+    }
+    return count;
+}
+
+static void random_box(struct test_masks *m, struct heed_box *box, struct heed_region *r) {
+    struct test_random *random = &m->random;
+    *box = (struct heed_box){.queries = m->queries, .keys = m->keys};
+    box->batch = (int64_t)(test_bits(random) % (uint64_t)m->batch);
+    box->head = (int64_t)(test_bits(random) % (uint64_t)m->heads);
+    box->q0 = (int64_t)(test_bits(random) % (uint64_t)m->queries);
+    box->k0 = (int64_t)(test_bits(random) % (uint64_t)m->keys);
+    *r = (struct heed_region){.batch = box->batch,
+                              .head = box->head,
+                              .queries = m->queries,
+                              .keys = m->keys,
+                              .q0 = box->q0,
+                              .k0 = box->k0};
+    r->q1 = r->q0 + (int64_t)(test_bits(random) % (uint64_t)(m->queries - box->q0 + 1));
+    r->k1 = r->k0 + (int64_t)(test_bits(random) % (uint64_t)(m->keys - box->k0 + 1));
+    box->nq = (int)(r->q1 - r->q0 < QUERIES ? r->q1 - r->q0 : QUERIES);
+    box->nk = (int)(r->k1 - r->k0 < 64 ? r->k1 - r->k0 : 64);
+}
+
+static void check_mask(struct test_masks *m, const struct heed_bound_mask *mask, int boxes, int seed) {
+    for (int n = 0; n < boxes; n++) {
+        struct heed_box box;
+        struct heed_region r;
+        random_box(m, &box, &r);
+        ck_assert_msg(disagreements(mask, &box) == 0, "%s, seed %d: q %d + %d, k %d + %d", mask->kind->name,
+                      seed, (int)box.q0, box.nq, (int)box.k0, box.nk);
+        ck_assert_msg(lost(mask, &r) == 0, "%s, seed %d: bounds of q %d to %d, k %d to %d", mask->kind->name,
+                      seed, (int)r.q0, (int)r.q1, (int)r.k0, (int)r.k1);
+    }
+}
+
+static struct test_masks problem_of(int seed) {
+    static const int64_t queries[] = {37, 1, 64, 100, 5}, keys[] = {83, 1, 64, 40, 200};
+    return (struct test_masks){.random = {(uint64_t)seed * 31 + 5},
+                               .batch = 2,
+                               .heads = 2,
+                               .queries = queries[seed % 5],
+                               .keys = keys[seed / 5 % 5]};
+}
+
+START_TEST(every_kind) {
+    for (int seed = 0; seed < test_size(200, 25); seed++) {
+        struct test_masks m = problem_of(seed);
+        check_mask(&m, test_mask(&m, test_mask_kinds[_i]), 20, seed);
+        test_masks_free(&m);
+    }
+}
+END_TEST
+
+START_TEST(trees_of_kinds) {
+    for (int seed = 0; seed < test_size(3000, 300); seed++) {
+        struct test_masks m = problem_of(seed);
+        check_mask(&m, test_mask_tree(&m, 3), 5, seed);
+        test_masks_free(&m);
+    }
+}
+END_TEST
+
+/* Bounds are as narrow as can be where that is easy. */
+START_TEST(bounds_are_narrow) {
+    static const struct heed_bound_mask window = {.kind = &heed_mask_kind_window, .number = {-10, 5}};
+    static const struct heed_bound_mask causal = {.kind = &heed_mask_kind_causal,
+                                                  .number = {-HEED_MASK_FAR, 0}};
+    static int32_t ids[1000];
+    for (int i = 0; i < 1000; i++) ids[i] = i / 100;
+    const struct heed_view row = {ids, HEED_I32, 4, {1, 1, 1, 1000}, {0, 0, 0, 1}};
+    const struct heed_bound_mask segments = {.kind = &heed_mask_kind_segments, .tensor = {row, row}};
+    const struct heed_bound_mask both = {.kind = &heed_mask_kind_and, .a = &segments, .b = &window};
+    const struct heed_bound_mask either = {.kind = &heed_mask_kind_or, .a = &segments, .b = &window};
+    const struct {
+        const struct heed_bound_mask *mask;
+        struct heed_region region, left;
+    } rows[] = {
+        {&window, {0, 0, 1000, 1000, 300, 348, 0, 1000}, {0, 0, 1000, 1000, 300, 348, 290, 353}},
+        {&window, {0, 0, 1000, 1000, 0, 1000, 300, 364}, {0, 0, 1000, 1000, 295, 374, 300, 364}},
+        {&causal, {0, 0, 1000, 1000, 300, 348, 0, 1000}, {0, 0, 1000, 1000, 300, 348, 0, 348}},
+        {&causal, {0, 0, 1000, 1000, 0, 1000, 320, 384}, {0, 0, 1000, 1000, 320, 1000, 320, 384}},
+        {&segments, {0, 0, 1000, 1000, 310, 350, 0, 1000}, {0, 0, 1000, 1000, 310, 350, 300, 400}},
+        {&segments, {0, 0, 1000, 1000, 0, 1000, 290, 310}, {0, 0, 1000, 1000, 200, 400, 290, 310}},
+        {&both, {0, 0, 1000, 1000, 305, 310, 0, 1000}, {0, 0, 1000, 1000, 305, 310, 300, 315}},
+        {&either, {0, 0, 1000, 1000, 305, 310, 0, 1000}, {0, 0, 1000, 1000, 305, 310, 295, 400}},
+        {&causal, {0, 0, 1000, 1000, 0, 10, 10, 20}, {0, 0, 1000, 1000, 0, 0, 10, 10}},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct heed_region r = rows[i].region;
+        heed_mask_bounds(rows[i].mask, &r);
+        if (heed_region_is_empty(&rows[i].left)) {
+            ck_assert(heed_region_is_empty(&r));
+            continue;
+        }
+        ck_assert_msg(memcmp(&r, &rows[i].left, sizeof r) == 0, "row %d: q %d to %d, k %d to %d", (int)i,
+                      (int)r.q0, (int)r.q1, (int)r.k0, (int)r.k1);
+    }
+}
+END_TEST
+
 /* More rows than `and` takes at a time. */
 START_TEST(and_of_many_rows) {
     enum { ROWS = 200 };
@@ -138,5 +253,8 @@ int main(void) {
     tcase_add_loop_test(tc, bits_and_cover_agree_with_test, 0, MASKS + 1);
     tcase_add_test(tc, easy_proofs_are_given);
     tcase_add_test(tc, and_of_many_rows);
+    tcase_add_loop_test(tc, every_kind, 0, TEST_MASK_KINDS);
+    tcase_add_test(tc, trees_of_kinds);
+    tcase_add_test(tc, bounds_are_narrow);
     return test_main(suite);
 }
