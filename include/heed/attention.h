@@ -10,26 +10,12 @@
 
 #include <heed/base.h>
 #include <heed/mask.h>
+#include <heed/score.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* ---- scores: what happens between q·kᵀ and softmax ---- */
-
-/** A score with no stages and no mask: q·kᵀ / sqrt(width) (Vaswani et al. 2017, eq. 1). */
-HEED_API heed_score *heed_score_new(heed_ctx *ctx);
-
-/** Replaces the factor 1/sqrt(width) that q·kᵀ is multiplied with. Returns `score`. */
-HEED_API heed_score *heed_score_scale(heed_score *score, double scale);
-
-/** Adds a stage: s + bias. @param bias f32 or f64, broadcast to [batch.., heads, queries, keys]; its
- *  gradient is summed to its own shape. −∞ masks. Stages act in the order they were added, the mask
- *  last; at most 8. Returns `score`. */
-HEED_API heed_score *heed_score_bias(heed_score *score, heed_tensor bias);
-
-/** Sets the mask; a second one is joined by `and`. NULL changes nothing. Returns `score`. */
-HEED_API heed_score *heed_score_mask(heed_score *score, heed_mask *mask);
 
 /* ---- attention ---- */
 

@@ -13,6 +13,7 @@
 #include <heed/tensor.h>
 #include <heed/ops.h>
 #include <heed/mask.h>
+#include <heed/score.h>
 #include <heed/attention.h>
 #include <heed/autograd.h>
 #include <heed/module.h>

@@ -15,6 +15,7 @@
 #define HEED_SRC_BACKEND_PRIMITIVES_H
 
 #include <heed/ops.h>
+#include <heed/score.h>
 
 #include <math.h>
 
@@ -237,34 +238,69 @@ struct heed_pair_loss_args {
 
 /* ---- attention ---- */
 
-/* A stage: s = s + bias. (More kinds will come; each has its definition on one score for `ref`.) */
-enum heed_stage_kind { HEED_STAGE_BIAS };
-
-struct heed_stage {
-    enum heed_stage_kind kind;
-    struct heed_view tensor;       /* bias: expanded to [batch, heads, queries, keys], strided */
-    struct heed_grad_view dtensor; /* its gradient, expanded likewise: a stride of 0 sums */
+enum heed_stage_kind {
+    HEED_STAGE_BIAS,     /* s + tensor[batch, head, q, k] */
+    HEED_STAGE_DISTANCE, /* s + tensor[batch, head, 0, k − q + queries − 1] */
+    HEED_STAGE_SOFTCAP,  /* cap · tanh(s / cap) */
+    HEED_STAGE_CUSTOM    /* what the rule says (heed/score.h) */
 };
 
 #define HEED_MAX_STAGES 8
+#define HEED_MAX_STAGE_PARAMS 8
 
-/* s = q·kᵀ·scale → stages → mask → softmax → dropout → ·v, per batch and head.
+/* BIAS: tensor is expanded to [batch, heads, queries, keys]. DISTANCE: to [batch, heads, 1, queries + keys −
+ * 1]. Both strided; gradients are expanded likewise, a stride of 0 sums. */
+struct heed_stage {
+    enum heed_stage_kind kind;
+    struct heed_view tensor;
+    struct heed_grad_view dtensor;
+    double cap;
+    const heed_stage_rule *rule;
+    int param; /* the first of the rule's parameters among those of the arguments */
+    void *user;
+};
+
+/* A parameter of a user's stage, expanded to [batch, heads, 1, n] (per call, per head), [batch, heads,
+ * queries, 1] or [batch, heads, 1, keys]; strided, but a vector of n numbers is contiguous. */
+struct heed_stage_param {
+    heed_param_scope scope;
+    struct heed_view tensor;
+    struct heed_grad_view dtensor;
+};
+
+/* s = q·kᵀ·scale → stages → mask → normaliser → dropout → ·v, per batch and head.
  * q [batch, heads, queries, width], k [batch, kv_heads, keys, width], v [batch, kv_heads, keys, value_width],
  * y [batch, heads, queries, value_width]: any strides with stride[3] = 1 (or width ≤ 1). weights [batch,
  * heads, queries, keys] contiguous, absent if not asked for. Query head h uses key/value head h / (heads /
- * kv_heads). Backward has q, k, v, y, stage tensors, mask, (not weights); dy and dweights, each absent if no
- * gradient arrived there (not both), with stride[3] = 1; dq, dk, dv as q, k, v, stride[3] = 1, no repeats. */
+ * kv_heads). sink [batch, heads, 1, 1], strided, absent if there is none: e^sink is in the softmax's sum. lse
+ * [batch, heads, queries] contiguous, absent if not asked for: the logarithm of that sum, −∞ for a query that
+ * sees nothing. sink and lse are for the softmax only.
+ * Backward has q, k, v, y, stage tensors, params, sink, mask, (not weights or lse); dy, dweights and dlse,
+ * each absent if no gradient arrived there (not all), dy and dweights with stride[3] = 1, dlse contiguous;
+ * dq, dk, dv as q, k, v, stride[3] = 1, no repeats. */
 struct heed_attention_args {
-    struct heed_view q, k, v, y, weights;
+    struct heed_view q, k, v, y, weights, lse;
     double scale;
     int stages;
     struct heed_stage stage[HEED_MAX_STAGES];
+    int params;
+    struct heed_stage_param param[HEED_MAX_STAGE_PARAMS];
+    struct heed_view sink;
+    heed_normalizer normalizer;
     const struct heed_bound_mask *mask; /* NULL: all visible */
     uint32_t threshold;                 /* of dropout (philox.h); 65536: none */
     struct heed_random random;
-    struct heed_view dy, dweights;
-    struct heed_grad_view dq, dk, dv;
+    struct heed_view dy, dweights, dlse;
+    struct heed_grad_view dq, dk, dv, dsink;
 };
+
+/* Whether a gradient of anything but q, k and v is wanted. */
+static inline bool heed_attention_wants_score(const struct heed_attention_args *a) {
+    bool wanted = heed_has(&a->dsink.view);
+    for (int i = 0; i < a->stages; i++) wanted = wanted || heed_has(&a->stage[i].dtensor.view);
+    for (int i = 0; i < a->params; i++) wanted = wanted || heed_has(&a->param[i].dtensor.view);
+    return wanted;
+}
 
 /* The whole block. query [batch, queries, ·], key and value [batch, keys, ·]: contiguous; key and value may
  * be the very same memory as query or key (self-attention). Weights and biases as heed_mha_weights,

@@ -306,13 +306,6 @@ static bool part_is_wanted(const struct part *part, const struct wanted *want) {
     return false;
 }
 
-static bool stages_want_gradient(const struct heed_attention_args *a) {
-    for (int i = 0; i < a->stages; i++) {
-        if (heed_has(&a->stage[i].dtensor.view)) return true;
-    }
-    return false;
-}
-
 /* Nothing flows into a gradient that is wanted: zero, unless it is added to. */
 static heed_status no_gradient(struct heed_exec *exec, const struct heed_grad_view *gradient) {
     if (!heed_has(&gradient->view) || gradient->add) return HEED_OK;
@@ -449,7 +442,7 @@ static heed_status mha_backward(struct heed_exec *exec, const void *arguments, v
     const struct wanted want = wanted_of(a);
     struct plan p;
     struct areas areas = {NULL};
-    bool inner = stages_want_gradient(&a->attention);
+    bool inner = heed_attention_wants_score(&a->attention);
     (void)scratch;
     make_plan(&p, a);
     areas_of_saved(&p, saved, &areas);

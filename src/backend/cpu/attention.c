@@ -14,7 +14,7 @@ static bool attention_applies(const struct heed_exec *exec, const void *argument
 }
 
 static bool wants_gradients(const struct heed_attention_args *a) {
-    return heed_has(&a->dy) || heed_has(&a->dweights);
+    return heed_has(&a->dy) || heed_has(&a->dweights) || heed_has(&a->dlse);
 }
 
 static void attention_sizes(const struct heed_exec *exec, const void *arguments, struct heed_sizes *sizes) {
@@ -85,14 +85,15 @@ static heed_status attention_backward(struct heed_exec *exec, const void *argume
     struct heed_attention_plan plan;
     heed_attention_plan_make(&plan, arguments, true);
     heed_attention_plan_place(&plan, saved, scratch, heed_threads_count(exec->threads), true);
-    const heed_status status = heed_attention_bias_open(exec, &plan);
+    const heed_status status = heed_attention_sums_open(exec, &plan);
     if (status) return status;
-    run(exec, &plan, plan.batch * plan.heads * plan.query_chunks, vectors->delta);
+    if (plan.args->normalizer == HEED_NORMALIZER_SOFTMAX)
+        run(exec, &plan, plan.batch * plan.heads * plan.query_chunks, vectors->delta);
     const int64_t outer = (plan.batches_inside ? 1 : plan.batch) * (plan.heads_inside ? 1 : plan.kv_heads);
     run(exec, &plan, outer * plan.strips, vectors->backward);
     if (heed_has(&plan.args->dq.view) && plan.strips > 1)
         run(exec, &plan, plan.batch * plan.heads, fold_task);
-    heed_attention_bias_close(&plan);
+    heed_attention_sums_close(&plan);
     note(exec, &plan, "backward");
     return HEED_OK;
 }

@@ -6,7 +6,7 @@
  *
  * attention.c        the kernel: when it applies, its two directions
  * attention_plan.c   how work is cut and memory laid out, by shape alone
- * attention_bias.c   gradients of biases that are summed over something
+ * attention_sums.c   gradients of biases, parameters and sinks, which are summed over something
  * vector/attention_* the work of one task */
 #ifndef HEED_SRC_BACKEND_CPU_ATTENTION_H
 #define HEED_SRC_BACKEND_CPU_ATTENTION_H
@@ -17,13 +17,29 @@
 
 enum { HEED_TILE_QUERIES = 48, HEED_TILE_KEYS = 64 };
 
-/* Where the gradient of a bias is gathered. */
-enum heed_bias_scope {
-    HEED_BIAS_NONE,  /* not wanted */
-    HEED_BIAS_CELL,  /* per query and key: straight to its own memory */
-    HEED_BIAS_KEY,   /* summed over queries: [batch, heads, keys] */
-    HEED_BIAS_QUERY, /* summed over keys: [strips, batch, heads, queries] */
-    HEED_BIAS_HEAD   /* summed over both: [strips, batch, heads] */
+/* Where the gradient of a stage's tensor is gathered. */
+enum heed_sum_scope {
+    HEED_SUM_NONE,   /* not wanted */
+    HEED_SUM_CELL,   /* per query and key: straight to its own memory */
+    HEED_SUM_KEY,    /* summed over queries: [batch, heads, keys] */
+    HEED_SUM_QUERY,  /* summed over keys: [strips, batch, heads, queries] */
+    HEED_SUM_HEAD,   /* summed over both: [strips, batch, heads] */
+    HEED_SUM_VECTOR, /* n numbers of a head, such as one per distance: [strips, batch, heads, n] */
+    HEED_SUM_SINK    /* made with delta: [query chunks, batch, heads] */
+};
+
+struct heed_attention_sum {
+    enum heed_sum_scope scope;
+    const struct heed_grad_view *to;
+    int64_t parts, count; /* [parts, batch, heads, count] */
+    float *data;
+};
+
+/* The sums of a plan: of stage i, of parameter j at HEED_MAX_STAGES + j, of the sink. */
+enum {
+    HEED_SUM_OF_PARAMS = HEED_MAX_STAGES,
+    HEED_SUM_OF_SINK = HEED_MAX_STAGES + HEED_MAX_STAGE_PARAMS,
+    HEED_SUMS
 };
 
 struct heed_attention_plan {
@@ -49,11 +65,10 @@ struct heed_attention_plan {
     bool batches_inside, heads_inside;
     float *delta; /* Σ over keys of probability · its gradient: [batch, heads, queries] */
     float *slabs; /* [strips − 1, batch, heads, queries, width] */
-    enum heed_bias_scope scope[HEED_MAX_STAGES];
-    float *sums[HEED_MAX_STAGES];
+    struct heed_attention_sum sum[HEED_SUMS];
 
-    float *workers; /* private areas */
-    int64_t worker_floats;
+    float *workers; /* private areas; the last aux_tiles tiles of each are what stages keep for backward */
+    int64_t worker_floats, aux_tiles;
     atomic_llong tiles, skipped; /* for the note */
 };
 
@@ -68,18 +83,37 @@ size_t heed_attention_scratch_bytes(const struct heed_attention_plan *plan, int 
 void heed_attention_plan_place(struct heed_attention_plan *plan, void *saved, void *scratch, int workers,
                                bool backward);
 
-/* Bias gradients: before the tasks what has to be zero becomes so; after them sums are delivered. */
-heed_status heed_attention_bias_open(struct heed_exec *exec, const struct heed_attention_plan *plan);
-void heed_attention_bias_close(const struct heed_attention_plan *plan);
+/* Summed gradients: before the tasks what has to be zero becomes so; after them sums are delivered. */
+heed_status heed_attention_sums_open(struct heed_exec *exec, const struct heed_attention_plan *plan);
+void heed_attention_sums_close(const struct heed_attention_plan *plan);
 
-/* Floats that a bias gradient of this scope is gathered in. */
-int64_t heed_attention_bias_floats(const struct heed_attention_plan *plan, int stage);
+/* Floats that a sum is gathered in. */
+int64_t heed_attention_sum_floats(const struct heed_attention_plan *plan,
+                                  const struct heed_attention_sum *sum);
+
+/* The part of a sum that belongs to a strip (or chunk), batch and head. */
+static inline float *heed_attention_sum_at(const struct heed_attention_plan *plan,
+                                           const struct heed_attention_sum *sum, int64_t part, int64_t batch,
+                                           int64_t head) {
+    return sum->data + ((part * plan->batch + batch) * plan->heads + head) * sum->count;
+}
+
+/* Tiles that a stage keeps from forward to backward. */
+static inline int heed_stage_aux(const struct heed_stage *stage) {
+    if (stage->kind == HEED_STAGE_CUSTOM) return stage->rule->n_aux;
+    return stage->kind == HEED_STAGE_SOFTCAP ? 1 : 0;
+}
 
 /* How many floats each part of a worker's area has, in the order the vector code lays them out. */
 int64_t heed_attention_worker_floats(const struct heed_attention_plan *plan, bool backward);
 
 static inline float *heed_attention_area(const struct heed_attention_plan *plan, int worker) {
     return plan->workers + worker * plan->worker_floats;
+}
+
+static inline float *heed_attention_aux(const struct heed_attention_plan *plan, int worker) {
+    return heed_attention_area(plan, worker) + plan->worker_floats -
+           plan->aux_tiles * HEED_TILE_QUERIES * HEED_TILE_KEYS;
 }
 
 /* Rounded up to whole vectors of the widest kind. */

@@ -45,38 +45,58 @@ static bool repeats(const struct heed_view *v, int dim) {
     return v->stride[dim] == 0 && v->size[dim] > 1;
 }
 
-static enum heed_bias_scope bias_scope(const struct heed_view *dtensor) {
-    if (!heed_has(dtensor)) return HEED_BIAS_NONE;
-    if (repeats(dtensor, 2)) return repeats(dtensor, 3) ? HEED_BIAS_HEAD : HEED_BIAS_KEY;
-    return repeats(dtensor, 3) ? HEED_BIAS_QUERY : HEED_BIAS_CELL;
+static enum heed_sum_scope bias_scope(const struct heed_view *v) {
+    if (repeats(v, 2)) return repeats(v, 3) ? HEED_SUM_HEAD : HEED_SUM_KEY;
+    return repeats(v, 3) ? HEED_SUM_QUERY : HEED_SUM_CELL;
+}
+
+static enum heed_sum_scope param_scope(heed_param_scope scope) {
+    if (scope == HEED_PER_QUERY) return HEED_SUM_QUERY;
+    return scope == HEED_PER_KEY ? HEED_SUM_KEY : HEED_SUM_VECTOR;
+}
+
+static void plan_sum(struct heed_attention_plan *p, int index, enum heed_sum_scope scope,
+                     const struct heed_grad_view *to) {
+    if (heed_has(&to->view)) p->sum[index] = (struct heed_attention_sum){.scope = scope, .to = to};
+}
+
+static void plan_scopes(struct heed_attention_plan *p) {
+    const struct heed_attention_args *a = p->args;
+    for (int i = 0; i < a->stages; i++) {
+        const struct heed_grad_view *to = &a->stage[i].dtensor;
+        plan_sum(p, i, a->stage[i].kind == HEED_STAGE_DISTANCE ? HEED_SUM_VECTOR : bias_scope(&to->view), to);
+    }
+    for (int i = 0; i < a->params; i++)
+        plan_sum(p, HEED_SUM_OF_PARAMS + i, param_scope(a->param[i].scope), &a->param[i].dtensor);
+    plan_sum(p, HEED_SUM_OF_SINK, HEED_SUM_SINK, &a->dsink);
 }
 
 static void plan_strips(struct heed_attention_plan *p) {
-    for (int i = 0; i < p->args->stages; i++) {
-        const struct heed_view *dtensor = &p->args->stage[i].dtensor.view;
-        p->scope[i] = bias_scope(dtensor);
-        if (p->scope[i] != HEED_BIAS_CELL) continue;
-        p->batches_inside = p->batches_inside || repeats(dtensor, 0);
-        p->heads_inside = p->heads_inside || repeats(dtensor, 1);
+    for (int i = 0; i < HEED_SUMS; i++) {
+        if (p->sum[i].scope != HEED_SUM_CELL) continue;
+        p->batches_inside = p->batches_inside || repeats(&p->sum[i].to->view, 0);
+        p->heads_inside = p->heads_inside || repeats(&p->sum[i].to->view, 1);
     }
     const int64_t outer = (p->batches_inside ? 1 : p->batch) * (p->heads_inside ? 1 : p->kv_heads);
     p->strips = clamp(outer > 0 ? ceil_div(TASKS, outer) : 1, 1, p->key_blocks > 0 ? p->key_blocks : 1);
 }
 
-int64_t heed_attention_bias_floats(const struct heed_attention_plan *p, int stage) {
-    const int64_t rows = p->batch * p->heads;
-    switch (p->scope[stage]) {
-    case HEED_BIAS_KEY:
-        return heed_whole_vectors(rows * p->keys);
-    case HEED_BIAS_QUERY:
-        return heed_whole_vectors(p->strips * rows * p->queries);
-    case HEED_BIAS_HEAD:
-        return heed_whole_vectors(p->strips * rows);
-    case HEED_BIAS_NONE:
-    case HEED_BIAS_CELL:
-        break;
+/* [parts, batch, heads, count] of every sum. */
+static void plan_sums(struct heed_attention_plan *p) {
+    for (int i = 0; i < HEED_SUMS; i++) {
+        struct heed_attention_sum *sum = &p->sum[i];
+        const enum heed_sum_scope scope = sum->scope;
+        sum->parts = scope == HEED_SUM_KEY ? 1 : scope == HEED_SUM_SINK ? p->query_chunks : p->strips;
+        if (scope == HEED_SUM_NONE || scope == HEED_SUM_CELL) sum->parts = 0;
+        sum->count = scope == HEED_SUM_KEY      ? p->keys
+                     : scope == HEED_SUM_QUERY  ? p->queries
+                     : scope == HEED_SUM_VECTOR ? sum->to->view.size[3]
+                                                : 1;
     }
-    return 0;
+}
+
+int64_t heed_attention_sum_floats(const struct heed_attention_plan *p, const struct heed_attention_sum *sum) {
+    return heed_whole_vectors(sum->parts * p->batch * p->heads * sum->count);
 }
 
 static int64_t slab_floats(const struct heed_attention_plan *p) {
@@ -110,16 +130,21 @@ void heed_attention_plan_make(struct heed_attention_plan *p, const struct heed_a
     p->random = heed_attention_random(&args->random);
     plan_key_blocks(p);
     plan_query_chunks(p);
-    if (backward) plan_strips(p);
+    for (int i = 0; i < args->stages; i++) p->aux_tiles += heed_stage_aux(&args->stage[i]);
+    if (!backward) return;
+    plan_scopes(p);
+    plan_strips(p);
+    plan_sums(p);
 }
 
 int64_t heed_attention_worker_floats(const struct heed_attention_plan *p, bool backward) {
     const int64_t tile = HEED_TILE_QUERIES * HEED_TILE_KEYS;
     if (!backward) {
-        return p->key_block * (p->width + p->value_row) + p->query_chunk * (p->value_row + 16 + 1) + tile;
+        return p->key_block * (p->width + p->value_row) + p->query_chunk * (p->value_row + 16 + 1) +
+               (1 + p->aux_tiles) * tile;
     }
     return p->key_block * (p->width + p->value_width + 2 * p->width_row + p->value_row) +
-           HEED_TILE_QUERIES * (2 * p->width_row + p->value_row) + 2 * tile;
+           HEED_TILE_QUERIES * (2 * p->width_row + p->value_row) + (2 + p->aux_tiles) * tile;
 }
 
 size_t heed_attention_saved_bytes(const struct heed_attention_plan *p) {
@@ -130,7 +155,7 @@ size_t heed_attention_scratch_bytes(const struct heed_attention_plan *p, int wor
     int64_t floats = workers * heed_attention_worker_floats(p, backward);
     if (backward) {
         floats += row_floats(p) + slab_floats(p);
-        for (int i = 0; i < p->args->stages; i++) floats += heed_attention_bias_floats(p, i);
+        for (int i = 0; i < HEED_SUMS; i++) floats += heed_attention_sum_floats(p, &p->sum[i]);
     }
     return (size_t)floats * sizeof(float);
 }
@@ -150,8 +175,8 @@ void heed_attention_plan_place(struct heed_attention_plan *p, void *saved, void 
     at += row_floats(p);
     p->slabs = at;
     at += slab_floats(p);
-    for (int i = 0; i < p->args->stages; i++) {
-        p->sums[i] = at;
-        at += heed_attention_bias_floats(p, i);
+    for (int i = 0; i < HEED_SUMS; i++) {
+        p->sum[i].data = at;
+        at += heed_attention_sum_floats(p, &p->sum[i]);
     }
 }

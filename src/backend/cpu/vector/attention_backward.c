@@ -2,10 +2,12 @@
  * that see them, of every query head of the group.
  *
  * With p the probabilities, w = dropout · p the weights, dw = dy·vᵀ + dweights and ds = p · (dropout · dw −
- * delta): dv = wᵀ·dy, dk = scale · dsᵀ·q, dq = scale · ds·k, and ds is the gradient of every bias. dk and dv
- * of a block stay in the worker's area until all queries have passed; dq of a tile of queries is added to its
+ * delta), or p'(s) · dropout · dw of another normaliser: dv = wᵀ·dy; ds goes through the stages in reverse,
+ * each taking the gradients of its tensors from it; then dk = scale · dsᵀ·q, dq = scale · ds·k. dk and dv of
+ * a block stay in the worker's area until all queries have passed; dq of a tile of queries is added to its
  * strip once per block. */
 #include "backend/cpu/vector/attention_dropout.h"
+#include "backend/cpu/vector/attention_gradients.h"
 #include "backend/cpu/vector/attention_recompute.h"
 #include "backend/cpu/vector/attention_vectors.h"
 
@@ -19,8 +21,8 @@ struct task {
     float *keys_t, *keys, *values_t, *dk, *dv;
     /* of the tile of queries */
     float *q, *dy, *dq;
-    /* of the tile of scores: weights, then their gradient and that of scores */
-    float *s, *g;
+    /* of the tile of scores: weights, then their gradient and that of scores; what stages keep */
+    float *s, *g, *aux;
     int64_t k0, block_keys;
     bool used[MOST_TILES], keys_finite[MOST_TILES], q_finite, dy_finite;
     struct keep keep;
@@ -34,7 +36,7 @@ static void task_open(struct task *t, struct heed_attention_plan *p, int worker)
     t->wants_dk = heed_has(&a->dk.view);
     t->wants_dv = heed_has(&a->dv.view);
     t->wants_ds = t->wants_dq || t->wants_dk;
-    for (int i = 0; i < a->stages; i++) t->wants_ds = t->wants_ds || p->scope[i] != HEED_BIAS_NONE;
+    for (int i = 0; i < HEED_SUM_OF_SINK; i++) t->wants_ds = t->wants_ds || p->sum[i].scope != HEED_SUM_NONE;
     t->keys_t = heed_attention_area(p, worker);
     t->keys = t->keys_t + p->key_block * p->width;
     t->values_t = t->keys + p->key_block * p->width_row;
@@ -45,6 +47,7 @@ static void task_open(struct task *t, struct heed_attention_plan *p, int worker)
     t->dq = t->dy + HEED_TILE_QUERIES * p->value_row;
     t->s = t->dq + HEED_TILE_QUERIES * p->width_row;
     t->g = t->s + HEED_TILE_QUERIES * HEED_TILE_KEYS;
+    t->aux = heed_attention_aux(p, worker);
 }
 
 /* ---- packing ---- */
@@ -89,16 +92,33 @@ static void pack_queries(struct task *t, int64_t q0, int64_t count) {
 
 /* ---- one tile of scores ---- */
 
+/* The weight before dropout and its slope: the gradient of a score is slope · (the weight's − delta). */
+__attribute__((always_inline)) static inline vf
+normalize(heed_normalizer normalizer, const struct row_state *row, vf score, vm *visible, vf *slope) {
+    if (normalizer == HEED_NORMALIZER_SOFTMAX) return *slope = recompute_probability(row, score, visible);
+    *visible = vm_not(vm_equal(score, vf_set(-INFINITY)));
+    if (normalizer == HEED_NORMALIZER_SIGMOID) {
+        vf rest;
+        const vf weight = vf_sigmoid_pair(score, &rest);
+        *slope = weight * rest;
+        return weight;
+    }
+    *slope = vf_where(vm_less(vf_set(0.0f), score), vf_set(1.0f));
+    return vf_relu(score);
+}
+
 /* s: scores to weights. g: gradient of the weights to that of the scores, 0 where masked. */
-static void differentiate(struct task *t, const struct tile *tile, float factor, const uint64_t *kept,
-                          uint64_t *seen) {
+__attribute__((always_inline)) static inline void differentiate_as(heed_normalizer normalizer, struct task *t,
+                                                                   const struct tile *tile, float factor,
+                                                                   const uint64_t *kept, uint64_t *seen) {
     const struct heed_attention_plan *p = t->plan;
     const struct heed_view *dweights = &p->args->dweights;
     const bool has_dy = heed_has(&p->args->dy), has_dweights = heed_has(dweights);
     const struct heed_box *box = &tile->box;
     const vf keep_scale = vf_set(p->keep_scale);
     for (int r = 0; r < box->nq; r++) {
-        const struct row_state row = row_state_of(p, box, r);
+        struct row_state row = {0};
+        if (normalizer == HEED_NORMALIZER_SOFTMAX) row = row_state_of(p, box, r);
         float *s = t->s + r * TILE_ROW, *g = t->g + r * TILE_ROW;
         const float *dw = NULL;
         if (has_dweights) {
@@ -108,9 +128,9 @@ static void differentiate(struct task *t, const struct tile *tile, float factor,
         uint64_t word = 0;
         for (int j = 0; j < TILE_VECTORS; j++) {
             vm visible;
-            const vf probability =
-                recompute_probability(&row, vf_load(s + j * HEED_LANES) * vf_set(factor), &visible);
-            vf weight = probability, gradient = has_dy ? vf_load(g + j * HEED_LANES) : (vf){0};
+            vf slope, weight = normalize(normalizer, &row, vf_load(s + j * HEED_LANES) * vf_set(factor),
+                                         &visible, &slope);
+            vf gradient = has_dy ? vf_load(g + j * HEED_LANES) : (vf){0};
             const int rest = box->nk - j * HEED_LANES;
             if (dw && rest > 0)
                 gradient += vf_load_part(dw + j * HEED_LANES, rest < HEED_LANES ? rest : HEED_LANES);
@@ -120,66 +140,25 @@ static void differentiate(struct task *t, const struct tile *tile, float factor,
                 gradient *= keep;
             }
             vf_store(s + j * HEED_LANES, vf_where(visible, weight));
-            vf_store(g + j * HEED_LANES, vf_where(visible, probability * (gradient - row.delta)));
+            vf_store(g + j * HEED_LANES, vf_where(visible, slope * (gradient - row.delta)));
             word |= (uint64_t)(vm_bits(visible) & LANE_BITS) << (j * HEED_LANES % 64);
         }
         seen[r] = word;
     }
 }
 
-static void scale_gradient(const struct task *t, int rows) {
-    const vf scale = vf_set(t->plan->scale);
-    for (int j = 0; j < rows * TILE_ROW; j += HEED_LANES) vf_store(t->g + j, vf_load(t->g + j) * scale);
-}
-
-/* ---- bias gradients ---- */
-
-static void bias_cells(const struct task *t, const struct heed_view *v, const struct heed_box *box) {
-    for (int r = 0; r < box->nq; r++) {
-        const float *g = t->g + r * TILE_ROW;
-        float *to = (float *)v->data + heed_attention_offset(v, t->batch, t->head, box->q0 + r) +
-                    box->k0 * v->stride[3];
-        if (v->stride[3] == 1) {
-            int j = 0;
-            for (; j + HEED_LANES <= box->nk; j += HEED_LANES)
-                vf_store(to + j, vf_load(to + j) + vf_load(g + j));
-            if (j < box->nk)
-                vf_store_part(to + j, vf_load_part(to + j, box->nk - j) + vf_load(g + j), box->nk - j);
-        } else {
-            for (int j = 0; j < box->nk; j++) to[j * v->stride[3]] += g[j];
-        }
-    }
-}
-
-static void bias_keys(const struct task *t, const struct heed_box *box, float *sums) {
-    float *to = sums + heed_attention_row(t->plan, t->batch, t->head) * t->plan->keys + box->k0;
-    for (int j = 0; j < box->nk; j += HEED_LANES) {
-        vf sum = {0};
-        for (int r = 0; r < box->nq; r++) sum += vf_load(t->g + r * TILE_ROW + j);
-        const int n = box->nk - j < HEED_LANES ? box->nk - j : HEED_LANES;
-        vf_store_part(to + j, vf_load_part(to + j, n) + sum, n);
-    }
-}
-
-static float row_sum(const float *g) {
-    vf sum = {0};
-    for (int j = 0; j < TILE_ROW; j += HEED_LANES) sum += vf_load(g + j);
-    return vf_sum(sum);
-}
-
-static void bias_gradients(const struct task *t, const struct heed_box *box) {
-    const struct heed_attention_plan *p = t->plan;
-    const int64_t row = (t->strip * p->batch + t->batch) * p->heads + t->head;
-    for (int i = 0; i < p->args->stages; i++) {
-        if (p->scope[i] == HEED_BIAS_CELL) bias_cells(t, &p->args->stage[i].dtensor.view, box);
-        if (p->scope[i] == HEED_BIAS_KEY) bias_keys(t, box, p->sums[i]);
-        if (p->scope[i] == HEED_BIAS_QUERY) {
-            for (int r = 0; r < box->nq; r++)
-                p->sums[i][row * p->queries + box->q0 + r] += row_sum(t->g + r * TILE_ROW);
-        }
-        if (p->scope[i] == HEED_BIAS_HEAD) {
-            for (int r = 0; r < box->nq; r++) p->sums[i][row] += row_sum(t->g + r * TILE_ROW);
-        }
+static void differentiate(struct task *t, const struct tile *tile, float factor, const uint64_t *kept,
+                          uint64_t *seen) {
+    switch (t->plan->args->normalizer) {
+    case HEED_NORMALIZER_SOFTMAX:
+        differentiate_as(HEED_NORMALIZER_SOFTMAX, t, tile, factor, kept, seen);
+        break;
+    case HEED_NORMALIZER_SIGMOID:
+        differentiate_as(HEED_NORMALIZER_SIGMOID, t, tile, factor, kept, seen);
+        break;
+    case HEED_NORMALIZER_RELU:
+        differentiate_as(HEED_NORMALIZER_RELU, t, tile, factor, kept, seen);
+        break;
     }
 }
 
@@ -192,7 +171,7 @@ static void do_tile(struct task *t, const struct tile *tile, int64_t index) {
     struct range queries[KEY_BLOCKS];
     const uint64_t *kept = p->drops ? keep_bits(&t->keep, p, &tile->box) : NULL;
     const bool has_dy = heed_has(&p->args->dy);
-    const float factor = recompute_scores(tile, p, t->keys_t + first * p->width, t->s);
+    const float factor = recompute_scores(tile, p, t->keys_t + first * p->width, t->s, t->aux);
     if (has_dy && t->wants_ds) {
         tile_products(tile, t->dy, p->value_row, t->values_t + first * p->value_width, p->value_width, t->g);
     }
@@ -207,8 +186,8 @@ static void do_tile(struct task *t, const struct tile *tile, int64_t index) {
         }
     }
     if (!t->wants_ds) return;
-    bias_gradients(t, &tile->box);
-    scale_gradient(t, tile->box.nq);
+    if (p->args->stages > 0) stages_backward(p, tile, seen, t->strip, t->g, t->aux);
+    scale_tile(tile->box.nq, p->scale, t->g);
     if (t->wants_dk) {
         float *dk = t->dk + first * p->width_row;
         if (t->q_finite) {

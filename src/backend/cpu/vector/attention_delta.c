@@ -2,7 +2,9 @@
  *
  * delta = Σ over keys of probability · (gradient of the probability). With a gradient of the output alone it
  * is Σ dy·y (Dao et al. 2022, "FlashAttention", section B.2; dropout included, since y is made after it); a
- * gradient of the weights adds Σ weight · its gradient, for which the weights are made once more. */
+ * gradient of the weights adds Σ weight · its gradient, for which the weights are made once more. A gradient
+ * of the logarithm of the sum is that of every score times its probability, so it is subtracted; and the
+ * sink, whose probability multiplies no value, has the gradient −probability · delta. */
 #include "backend/cpu/vector/attention_dropout.h"
 #include "backend/cpu/vector/attention_recompute.h"
 #include "backend/cpu/vector/attention_vectors.h"
@@ -10,7 +12,7 @@
 struct task {
     const struct heed_attention_plan *plan;
     int64_t batch, head, kv_head, q0, queries;
-    float *keys, *s, *delta;
+    float *keys, *s, *aux, *delta;
     struct keep keep;
 };
 
@@ -38,7 +40,7 @@ static void add_tile(struct task *t, const struct tile *tile) {
     const struct heed_view *v = &p->args->dweights;
     const struct heed_box *box = &tile->box;
     const uint64_t *kept = p->drops ? keep_bits(&t->keep, p, box) : NULL;
-    const float factor = recompute_scores(tile, p, t->keys, t->s);
+    const float factor = recompute_scores(tile, p, t->keys, t->s, t->aux);
     for (int r = 0; r < box->nq; r++) {
         const struct row_state state = row_state_of(p, box, r);
         const float *g =
@@ -74,6 +76,28 @@ static void of_weights(struct task *t) {
     }
 }
 
+static void of_lse(const struct task *t) {
+    const struct heed_attention_plan *p = t->plan;
+    const float *dlse =
+        (const float *)p->args->dlse.data + heed_attention_row(p, t->batch, t->head) * p->queries + t->q0;
+    for (int64_t r = 0; r < t->queries; r++) t->delta[r] -= dlse[r];
+}
+
+/* Queries that see nothing have a reciprocal of 0 and leave the sink alone. */
+static void of_sink(const struct task *t, int64_t chunk) {
+    const struct heed_attention_plan *p = t->plan;
+    const struct heed_view *v = &p->args->sink;
+    const float sink = *((const float *)v->data + heed_attention_offset(v, t->batch, t->head, 0));
+    const int64_t first = heed_attention_row(p, t->batch, t->head) * p->queries + t->q0;
+    double sum = 0;
+    for (int64_t r = 0; r < t->queries; r++) {
+        const float reciprocal = p->reciprocal[first + r];
+        if (reciprocal == 0 || sink == -INFINITY) continue;
+        sum -= (double)expf(sink - p->maximum[first + r]) * (double)reciprocal * (double)t->delta[r];
+    }
+    *heed_attention_sum_at(p, &p->sum[HEED_SUM_OF_SINK], chunk, t->batch, t->head) = (float)sum;
+}
+
 void HEED_VECTOR_NAME(heed_attention_delta_task)(struct heed_attention_plan *p, int64_t task, int worker) {
     const int64_t row = task / p->query_chunks, chunk = task % p->query_chunks;
     struct task t = {.plan = p,
@@ -85,6 +109,7 @@ void HEED_VECTOR_NAME(heed_attention_delta_task)(struct heed_attention_plan *p, 
                      .keys = heed_attention_area(p, worker),
                      .keep = {.pair = -1}};
     t.s = t.keys + p->key_block * p->width;
+    t.aux = heed_attention_aux(p, worker);
     t.delta = p->delta + row * p->queries + t.q0;
     if (heed_has(&p->args->dy)) {
         of_output(&t);
@@ -92,6 +117,8 @@ void HEED_VECTOR_NAME(heed_attention_delta_task)(struct heed_attention_plan *p, 
         memset(t.delta, 0, (size_t)t.queries * sizeof(float));
     }
     if (heed_has(&p->args->dweights)) of_weights(&t);
+    if (heed_has(&p->args->dlse)) of_lse(&t);
+    if (heed_has(&p->args->dsink.view)) of_sink(&t, chunk);
 }
 
 const struct heed_attention_vectors HEED_VECTOR_NAME(heed_attention_vectors) = {

@@ -5,6 +5,7 @@
  * maximum moves, sum and output are rescaled (Milakov and Gimelshein 2018, "Online normalizer calculation for
  * softmax"). */
 #include "backend/cpu/vector/attention_dropout.h"
+#include "backend/cpu/vector/attention_stages.h"
 #include "backend/cpu/vector/attention_vectors.h"
 
 enum { MOST_TILES = 512 / HEED_TILE_KEYS };
@@ -13,7 +14,7 @@ struct task {
     struct heed_attention_plan *plan;
     int64_t batch, head, kv_head, q0, queries;
     /* the worker's area */
-    float *keys, *values, *output, *sum, *maximum, *s;
+    float *keys, *values, *output, *sum, *maximum, *s, *aux;
     /* the block that is packed */
     int64_t k0, block_keys;
     bool used[MOST_TILES], finite[MOST_TILES];
@@ -36,6 +37,7 @@ static void task_open(struct task *t, struct heed_attention_plan *p, int64_t tas
     t->sum = t->output + p->query_chunk * p->value_row;
     t->maximum = t->sum + p->query_chunk * 16;
     t->s = t->maximum + p->query_chunk;
+    t->aux = heed_attention_aux(p, worker);
     memset(t->output, 0, (size_t)(t->queries * p->value_row) * sizeof(float));
     memset(t->sum, 0, (size_t)(t->queries * 16) * sizeof(float));
     for (int64_t r = 0; r < t->queries; r++) t->maximum[r] = -INFINITY;
@@ -103,6 +105,23 @@ static inline void softmax_row(const struct task *t, int64_t query, vf factor, f
     vf_store(sum, total);
 }
 
+/* Scores to weights that need no other score: sigmoid and ReLU. A score of −∞ gives 0 in both. */
+static inline vf weight_alone(heed_normalizer normalizer, vf s) {
+    return normalizer == HEED_NORMALIZER_SIGMOID ? vf_sigmoid(s) : vf_relu(s);
+}
+
+static void weigh_row(const struct task *t, vf factor, float *s, const uint64_t *kept, uint64_t *seen) {
+    const heed_normalizer normalizer = t->plan->args->normalizer;
+    vf x[TILE_VECTORS];
+    for (int j = 0; j < TILE_VECTORS; j++) x[j] = vf_load(s + j * HEED_LANES) * factor;
+    if (seen) *seen = row_seen(x);
+    for (int j = 0; j < TILE_VECTORS; j++) {
+        vf w = weight_alone(normalizer, x[j]);
+        if (kept) w *= keep_factor(*kept, j, vf_set(1.0f));
+        vf_store(s + j * HEED_LANES, w);
+    }
+}
+
 /* Weights are first the scores; they are normalised when the row's maximum and sum are known. */
 static void keep_scores(const struct task *t, const struct tile *tile, float factor) {
     const struct heed_view *w = &t->plan->args->weights;
@@ -128,13 +147,18 @@ static void do_tile(struct task *t, struct tile *tile, int64_t index) {
     const int64_t first = box->q0 - t->q0;
     uint64_t seen[HEED_TILE_QUERIES];
     tile_products(tile, q, a->q.stride[2], t->keys + index * HEED_TILE_KEYS * p->width, p->width, t->s);
-    const float factor = tile_stages(tile, p, t->s);
+    const float factor = tile_stages(tile, p, t->s, t->aux);
     if (heed_has(&a->weights)) keep_scores(t, tile, factor);
     const uint64_t *kept = p->drops ? keep_bits(&t->keep, p, box) : NULL;
     const bool finite = t->finite[index];
     for (int r = 0; r < box->nq; r++) {
-        softmax_row(t, first + r, vf_set(factor), t->s + r * TILE_ROW, kept ? kept + r : NULL,
-                    finite ? NULL : seen + r);
+        const uint64_t *kept_row = kept ? kept + r : NULL;
+        uint64_t *seen_row = finite ? NULL : seen + r;
+        if (a->normalizer == HEED_NORMALIZER_SOFTMAX) {
+            softmax_row(t, first + r, vf_set(factor), t->s + r * TILE_ROW, kept_row, seen_row);
+        } else {
+            weigh_row(t, vf_set(factor), t->s + r * TILE_ROW, kept_row, seen_row);
+        }
     }
     if (finite) {
         tile_by_query(tile, t->s, values, p->value_row, p->value_width, t->output + first * p->value_row);
@@ -192,7 +216,8 @@ static void finish_weights(struct task *t, int64_t query, float base, float reci
     for (int64_t k = 0; k < p->keys; k += HEED_LANES) {
         const int64_t n = p->keys - k < HEED_LANES ? p->keys - k : HEED_LANES;
         const vf s = vf_load_part(w + k, n);
-        vf e = vf_exp(s - vf_set(base)) * vf_set(reciprocal);
+        vf e = p->args->normalizer == HEED_NORMALIZER_SOFTMAX ? vf_exp(s - vf_set(base)) * vf_set(reciprocal)
+                                                              : weight_alone(p->args->normalizer, s);
         if (p->drops) {
             if (k % 128 == 0) {
                 keep_line(p, heed_attention_row(p, t->batch, t->head), query, k / 128, &bits[0], &bits[1]);
@@ -203,24 +228,49 @@ static void finish_weights(struct task *t, int64_t query, float base, float reci
     }
 }
 
+/* What is known of a row at its end. With a maximum of −∞ nothing was seen. */
+struct statistics {
+    float base, reciprocal,
+        rescale; /* rescale: what the output so far is multiplied with beside reciprocal */
+    float lse;
+};
+
+/* Joins the sink, e^sink more in the sum of e^score, to the rows that see something. */
+static struct statistics statistics_of(const struct task *t, int64_t r) {
+    const struct heed_view *v = &t->plan->args->sink;
+    float sum = vf_sum(vf_load(t->sum + r * 16));
+    if (t->plan->args->normalizer != HEED_NORMALIZER_SOFTMAX) return (struct statistics){0, 1, 1, 0};
+    if (sum == 0) return (struct statistics){0, 0, 1, -INFINITY};
+    struct statistics end = {.base = t->maximum[r] == -INFINITY ? 0.0f : t->maximum[r], .rescale = 1};
+    if (heed_has(v)) {
+        const float sink = *((const float *)v->data + heed_attention_offset(v, t->batch, t->head, 0));
+        const float found = end.base;
+        if (!(sink <= end.base)) end.base = sink; /* NaN too, which makes the row NaN */
+        end.rescale = expf(found - end.base);
+        sum = sum * end.rescale + (sink == -INFINITY ? 0.0f : expf(sink - end.base));
+    }
+    end.reciprocal = 1.0f / sum;
+    end.lse = end.base + logf(sum);
+    return end;
+}
+
 static void finish_row(struct task *t, int64_t r) {
     const struct heed_attention_plan *p = t->plan;
     const struct heed_view *y = &p->args->y;
     const int64_t query = t->q0 + r, at = heed_attention_row(p, t->batch, t->head) * p->queries + query;
-    const float sum = vf_sum(vf_load(t->sum + r * 16));
-    const float reciprocal = sum == 0 ? 0.0f : 1.0f / sum;
-    const float base = t->maximum[r] == -INFINITY ? 0.0f : t->maximum[r];
+    const struct statistics end = statistics_of(t, r);
     if (p->maximum) {
-        p->maximum[at] = base;
-        p->reciprocal[at] = reciprocal;
+        p->maximum[at] = end.base;
+        p->reciprocal[at] = end.reciprocal;
     }
-    const vf factor = vf_set(reciprocal * p->keep_scale);
+    if (heed_has(&p->args->lse)) ((float *)p->args->lse.data)[at] = end.lse;
+    const vf factor = vf_set(end.reciprocal * end.rescale * p->keep_scale);
     float *to = (float *)y->data + heed_attention_offset(y, t->batch, t->head, query);
     const float *from = t->output + r * p->value_row;
     int64_t j = 0;
     for (; j + HEED_LANES <= p->value_width; j += HEED_LANES) vf_store(to + j, vf_load(from + j) * factor);
     if (j < p->value_width) vf_store_part(to + j, vf_load(from + j) * factor, p->value_width - j);
-    if (heed_has(&p->args->weights)) finish_weights(t, query, base, reciprocal);
+    if (heed_has(&p->args->weights)) finish_weights(t, query, end.base, end.reciprocal);
 }
 
 static void clear_weights(const struct task *t) {

@@ -3,7 +3,7 @@
 #ifndef HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_RECOMPUTE_H
 #define HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_RECOMPUTE_H
 
-#include "backend/cpu/vector/attention_tile.h"
+#include "backend/cpu/vector/attention_stages.h"
 
 struct row_state {
     vf maximum, reciprocal, delta;
@@ -17,12 +17,12 @@ static inline struct row_state row_state_of(const struct heed_attention_plan *p,
 
 /* The scores of a tile; they are still to be multiplied with the factor that is returned. */
 static inline float recompute_scores(const struct tile *t, const struct heed_attention_plan *p,
-                                     const float *keys, float *s) {
+                                     const float *keys, float *s, float *aux) {
     const struct heed_view *q = &p->args->q;
     const float *queries =
         (const float *)q->data + heed_attention_offset(q, t->box.batch, t->box.head, t->box.q0);
     tile_products(t, queries, q->stride[2], keys, p->width, s);
-    return tile_stages(t, p, s);
+    return tile_stages(t, p, s, aux);
 }
 
 /* 0 where the score is masked, also in rows where something visible is not finite. */

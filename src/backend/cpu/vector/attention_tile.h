@@ -109,44 +109,13 @@ static inline void tile_products(const struct tile *t, const float *q, int64_t q
     }
 }
 
-static inline void bias_row(const float *bias, int64_t stride, int nk, float *s) {
-    if (stride == 0) {
-        for (int j = 0; j < TILE_ROW; j += HEED_LANES) vf_store(s + j, vf_load(s + j) + vf_set(*bias));
-    } else if (stride == 1) {
-        int j = 0;
-        for (; j + HEED_LANES <= nk; j += HEED_LANES) vf_store(s + j, vf_load(s + j) + vf_load(bias + j));
-        if (j < nk) vf_store(s + j, vf_load(s + j) + vf_load_part(bias + j, nk - j));
-    } else {
-        for (int j = 0; j < nk; j++) s[j] += bias[j * stride];
-    }
-}
-
-static inline void mask_row(uint64_t bits, float *s) {
+/* s · factor, −∞ where masked. */
+static inline void mask_row(uint64_t bits, vf factor, float *s) {
     for (int j = 0; j < TILE_VECTORS; j++, bits >>= HEED_LANES % 64) {
         float *at = s + j * HEED_LANES;
-        vf_store(at, vf_select(vm_of_bits((uint32_t)(bits & LANE_BITS)), vf_load(at), vf_set(-INFINITY)));
+        const vm visible = vm_of_bits((uint32_t)(bits & LANE_BITS));
+        vf_store(at, vf_select(visible, vf_load(at) * factor, vf_set(-INFINITY)));
     }
-}
-
-/* Scale, stages and mask. Returns the factor that scores still have to be multiplied with: the scale, where
- * it is all there is to do. */
-static inline float tile_stages(const struct tile *t, const struct heed_attention_plan *p, float *s) {
-    const struct heed_attention_args *args = p->args;
-    const struct heed_box *box = &t->box;
-    if (!t->masked && args->stages == 0) return p->scale;
-    const vf scale = vf_set(p->scale);
-    for (int r = 0; r < box->nq; r++) {
-        float *row = s + r * TILE_ROW;
-        for (int j = 0; j < TILE_ROW; j += HEED_LANES) vf_store(row + j, vf_load(row + j) * scale);
-        for (int i = 0; i < args->stages; i++) {
-            const struct heed_view *bias = &args->stage[i].tensor;
-            const int64_t at =
-                heed_attention_offset(bias, box->batch, box->head, box->q0 + r) + box->k0 * bias->stride[3];
-            bias_row((const float *)bias->data + at, bias->size[3] > 1 ? bias->stride[3] : 0, box->nk, row);
-        }
-        if (t->masked) mask_row(t->bits[r], row);
-    }
-    return 1.0f;
 }
 
 /* ---- products that must not touch masked cells ---- */
