@@ -16,7 +16,6 @@
 extern "C" {
 #endif
 
-
 /* ---- attention ---- */
 
 /** Options of heed_attention(). */
@@ -43,6 +42,13 @@ typedef struct heed_attention_options {
  */
 HEED_API heed_tensor heed_attention(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
                                     const heed_attention_options *options, heed_tensor *weights);
+
+/** The same, with the logarithm of the sum that the softmax divides by.
+ *  @param[out] lse NULL, or where to put log Σ e^s over the keys a query sees and its sink, [batch.., heads,
+ *  queries]; −∞ for a query that may attend to nothing. Gradients flow through it. Only with the softmax. */
+HEED_API heed_tensor heed_attention_lse(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
+                                        const heed_attention_options *options, heed_tensor *weights,
+                                        heed_tensor *lse);
 
 /** The projections of a multi-head attention, each [outputs, inputs] as in heed_linear(). */
 typedef struct heed_mha_weights {

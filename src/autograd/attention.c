@@ -10,9 +10,12 @@ enum { Q, K, V, SCORE }; /* inputs; the score's tensors follow */
 
 static heed_status attention_backward(struct heed_backward *b) {
     struct heed_attention_args *args = b->args;
-    args->dy = heed_dy_dense(b, 0);
-    if (b->entry->outputs > 1) args->dweights = heed_dy_dense(b, 1);
-    args->weights.data = NULL;
+    int output = 0;
+    args->dy = heed_dy_dense(b, output++);
+    /* Their ranks say still whether they were asked for. */
+    if (args->weights.rank > 0) args->dweights = heed_dy_dense(b, output++);
+    if (args->lse.rank > 0) args->dlse = heed_dy_dense(b, output++);
+    args->weights.data = args->lse.data = NULL;
     args->dq = heed_dx(b, Q);
     args->dk = heed_dx(b, K);
     args->dv = heed_dx(b, V);
@@ -31,7 +34,8 @@ static struct heed_view with_dense_rows(struct heed_call *c, int i) {
 }
 
 static heed_tensor attention4(const heed_tensor qkv[3], const struct heed_prepared_score *prepared,
-                              const struct heed_problem *problem, double dropout, heed_tensor *weights) {
+                              const struct heed_problem *problem, double dropout, heed_tensor *weights,
+                              heed_tensor *lse) {
     struct heed_call c;
     heed_tensor input[HEED_MAX_INPUTS];
     memcpy(input, qkv, 3 * sizeof *qkv);
@@ -47,6 +51,7 @@ static heed_tensor attention4(const heed_tensor qkv[3], const struct heed_prepar
     args.y = heed_call_output(&c, args.q.dtype, 4, size);
     size[3] = problem->keys;
     if (weights) args.weights = heed_call_output(&c, args.q.dtype, 4, size);
+    if (lse) args.lse = heed_call_output(&c, args.q.dtype, 3, size);
     if (!heed_score_bind(&c, SCORE, prepared, problem, args.q.size[3], &args) ||
         !heed_attention_dropout(&c, dropout, &args))
         return heed_call_end(&c);
@@ -56,6 +61,7 @@ static heed_tensor attention4(const heed_tensor qkv[3], const struct heed_prepar
     heed_call_save_output(&c, 0);
     heed_tensor y = heed_call_run(&c, HEED_PRIMITIVE_ATTENTION, &args, sizeof args);
     if (weights) *weights = heed_call_result(&c, 1);
+    if (lse) *lse = heed_call_result(&c, weights ? 2 : 1);
     return y;
 }
 
@@ -103,7 +109,8 @@ static bool check_attention(heed_ctx *ctx, const heed_tensor qkv[3], const heed_
     }
     const int rank = v[0]->rank;
     const int64_t *q = v[0]->size + rank - 3, *k = v[1]->size + rank - 3, *value = v[2]->size + rank - 3;
-    *problem = (struct heed_problem){.batch_rank = rank - 3, .heads = q[0], .queries = q[1], .keys = k[1]};
+    *problem = (struct heed_problem){
+        .batch_rank = rank - 3, .heads = q[0], .queries = q[1], .keys = k[1], .dtype = v[0]->dtype};
     for (int d = 0; d < HEED_MAX_RANK; d++) problem->batch_size[d] = 1;
     for (int i = 0; i < 3; i++)
         if (!join_batch(problem, v[i], rank - 3)) return no_match(ctx, where, "q", v[0], names[i], v[i]);
@@ -138,9 +145,10 @@ static bool is_folded(heed_tensor t, const struct heed_problem *problem) {
     return problem->batch_rank == 1 && heed_size(t, 0) == problem->batch;
 }
 
-static heed_tensor failed(heed_ctx *ctx, heed_tensor *weights) {
+static heed_tensor failed(heed_ctx *ctx, heed_tensor *weights, heed_tensor *lse) {
     heed_tensor inert = heed_handle(ctx, NULL);
     if (weights) *weights = inert;
+    if (lse) *lse = inert;
     return inert;
 }
 
@@ -163,24 +171,38 @@ static heed_ctx *begin(const char *where, int count, const heed_tensor *tensors)
     return NULL;
 }
 
-heed_tensor heed_attention(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
-                           const heed_attention_options *options, heed_tensor *weights) {
+static bool check_lse(heed_ctx *ctx, const heed_score *score, const heed_tensor *lse) {
+    if (!lse || !score || score->normalizer == HEED_NORMALIZER_SOFTMAX) return true;
+    heed_fail(ctx, HEED_ERROR_ARGUMENT, "attention",
+              "only the softmax has a sum whose logarithm is asked for");
+    return false;
+}
+
+heed_tensor heed_attention_lse(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
+                               const heed_attention_options *options, heed_tensor *weights,
+                               heed_tensor *lse) {
     heed_tensor qkv[3] = {q, k, v};
     struct heed_problem problem;
     struct heed_prepared_score prepared;
     heed_ctx *ctx = begin("attention", 3, qkv);
-    if (!ctx) return failed(q.node ? q.node->ctx : heed_inert_ctx(), weights);
-    heed_tensor y = failed(ctx, weights);
+    if (!ctx) return failed(q.node ? q.node->ctx : heed_inert_ctx(), weights, lse);
+    heed_tensor y = failed(ctx, weights, lse);
     if (check_attention(ctx, qkv, options, &problem) &&
-        heed_score_prepare(ctx, "attention", score, &problem, &prepared)) {
+        heed_score_prepare(ctx, "attention", score, &problem, &prepared) && check_lse(ctx, score, lse)) {
         for (int i = 0; i < 3; i++)
             if (!is_folded(qkv[i], &problem)) qkv[i] = fold_batch(qkv[i], &problem, 3);
-        y = unfold_batch(attention4(qkv, &prepared, &problem, options ? options->dropout : 0.0, weights),
-                         &problem, 3);
+        y = attention4(qkv, &prepared, &problem, options ? options->dropout : 0.0, weights, lse);
+        y = unfold_batch(y, &problem, 3);
         if (weights) *weights = unfold_batch(*weights, &problem, 3);
+        if (lse) *lse = unfold_batch(*lse, &problem, 2);
     }
     heed_leave(ctx);
     return y;
+}
+
+heed_tensor heed_attention(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
+                           const heed_attention_options *options, heed_tensor *weights) {
+    return heed_attention_lse(q, k, v, score, options, weights, NULL);
 }
 
 /* ---- multi-head attention on rank 3 ---- */
@@ -322,7 +344,8 @@ static bool check_mha(heed_ctx *ctx, const heed_tensor *input, const heed_mha_ca
     if (!x[2]) x[2] = x[1];
     const int rank = x[0]->rank;
     if (rank < 2 || rank > HEED_MAX_RANK - 1) return mha_fail(ctx, "query", x[0], "[batch.., length, width]");
-    *problem = (struct heed_problem){.batch_rank = rank - 2, .heads = heads, .queries = x[0]->size[rank - 2]};
+    *problem = (struct heed_problem){
+        .batch_rank = rank - 2, .heads = heads, .queries = x[0]->size[rank - 2], .dtype = x[0]->dtype};
     for (int d = 0; d < HEED_MAX_RANK; d++) problem->batch_size[d] = 1;
     for (int i = 0; i < 3; i++)
         if (x[i]->rank != rank || !join_batch(problem, x[i], rank - 2))
@@ -356,8 +379,8 @@ heed_tensor heed_multi_head_attention(heed_tensor query, heed_tensor key, heed_t
     heed_tensor input[HEED_MAX_INPUTS + MHA_SCORE] = {
         query, key, value, p->q, p->k, p->v, p->out, p->q_bias, p->k_bias, p->v_bias, p->out_bias};
     heed_ctx *ctx = begin(mha_where, MHA_SCORE, input);
-    if (!ctx) return failed(heed_ctx_of(query), weights);
-    heed_tensor y = failed(ctx, weights);
+    if (!ctx) return failed(heed_ctx_of(query), weights, NULL);
+    heed_tensor y = failed(ctx, weights, NULL);
     if (check_mha(ctx, input, options, &problem) &&
         heed_score_prepare(ctx, mha_where, score, &problem, &prepared)) {
         for (int i = QUERY; i <= VALUE; i++)

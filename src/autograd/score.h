@@ -8,25 +8,54 @@
 #define HEED_MAX_MASKS 16
 #define HEED_MAX_MASK_TENSORS 16
 
+struct heed_prepare;
+
 struct heed_score_stage {
     enum heed_stage_kind kind;
-    heed_tensor tensor;
+    heed_align align;   /* by distance: what follows up to max_distance */
+    heed_tensor tensor; /* bias, table, slopes */
+    /* Makes [heads or 1, queries + keys − 1] for a problem; the inert tensor after an error. */
+    heed_tensor (*by_distance)(const struct heed_prepare *p, const struct heed_score_stage *stage);
+    int64_t max_distance;
+    double cap;                  /* softcap */
+    const heed_stage_rule *rule; /* custom; its parameters are those of the score from `param` on */
+    void *user;
+    int param;
+    bool causal;
 };
 
 struct heed_score {
     struct heed_object base;
     bool has_scale;
     double scale;
-    int stages;
+    heed_normalizer normalizer;
+    int stages, params;
     struct heed_score_stage stage[HEED_MAX_STAGES];
+    heed_tensor param[HEED_MAX_STAGE_PARAMS], sink;
     heed_mask *mask; /* counted reference, may be NULL */
 };
+
+/* The score's context, entered, if the score is alive; NULL otherwise. */
+heed_ctx *heed_score_enter(const heed_score *score, const char *where);
+
+/* Whether a tensor may become part of a score of this context; reports why not. `name` is for the message. */
+bool heed_score_takes(heed_ctx *ctx, const char *where, const char *name, heed_tensor t);
+
+/* A rule's name for messages. */
+static inline const char *heed_stage_name(const heed_stage_rule *rule) {
+    return rule->name ? rule->name : "without a name";
+}
+
+/* Appends a stage and leaves the context. Returns the score. */
+heed_score *heed_score_append(heed_ctx *ctx, heed_score *score, const char *where,
+                              const struct heed_score_stage *stage);
 
 /* The sizes of one attention problem, batch dimensions still apart. */
 struct heed_problem {
     int batch_rank;
     int64_t batch_size[HEED_MAX_RANK];
     int64_t batch, heads, queries, keys;
+    heed_dtype dtype;
 };
 
 /* A score made ready for one call: its tensors brought to rank 4, [batch or 1, heads or 1, rows, columns], by
@@ -34,8 +63,9 @@ struct heed_problem {
 struct heed_prepared_score {
     const heed_score *score;
     int tensors;
-    heed_tensor tensor[HEED_MAX_STAGES + HEED_MAX_MASK_TENSORS]; /* stages first, then masks in preorder */
-    int masks;                                                   /* nodes of the mask tree */
+    /* of the stages, of the sink, of the masks in preorder */
+    heed_tensor tensor[HEED_MAX_STAGES + HEED_MAX_STAGE_PARAMS + 1 + HEED_MAX_MASK_TENSORS];
+    int masks; /* nodes of the mask tree */
     int mask_tensors;
 };
 
@@ -66,8 +96,8 @@ const struct heed_bound_mask *heed_mask_bind(struct heed_call *c, int first, con
 bool heed_score_prepare(heed_ctx *ctx, const char *where, const heed_score *score,
                         const struct heed_problem *problem, struct heed_prepared_score *prepared);
 
-/* Fills scale, stages and mask of args; the prepared tensors are the call's inputs from `first` on. Saves
- * what backward needs. False after an error. */
+/* Fills scale, stages, sink, normaliser and mask of args, which are zero before; the prepared tensors are the
+ * call's inputs from `first` on. Saves what backward needs. False after an error. */
 bool heed_score_bind(struct heed_call *c, int first, const struct heed_prepared_score *prepared,
                      const struct heed_problem *problem, int64_t width, struct heed_attention_args *args);
 

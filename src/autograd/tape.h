@@ -32,9 +32,9 @@
 
 #include "tensor/internal.h"
 
-#define HEED_MAX_INPUTS 40
+#define HEED_MAX_INPUTS 48
 #define HEED_MAX_OUTPUTS 8
-#define HEED_MAX_SAVED 48
+#define HEED_MAX_SAVED 56
 
 /* What mixed precision may do with an operation. */
 enum heed_precision {
