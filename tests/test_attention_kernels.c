@@ -1,6 +1,8 @@
 /* The attention kernels of the CPU backend against the reference kernel, on random problems: shapes, strides,
- * masks, biases of every broadcast pattern, dropout, grouped heads, weights, wanted and unwanted gradients,
- * poison in masked places. A problem is made from a seed alone; HEED_FUZZ=N tries N of them. */
+ * masks, up to four stages of every kind and broadcast pattern, sinks, normalisers, dropout, grouped heads,
+ * weights, log-sum-exp, wanted and unwanted gradients, poison in masked places. A problem is made from a seed
+ * alone; HEED_FUZZ=N tries N of them. */
+#include "harness_attention.h"
 #include "harness_masks.h"
 
 #include <math.h>
@@ -13,9 +15,38 @@
 
 #define GAP 12345.0f /* between the elements of a strided view */
 
-enum { Q, K, V, Y, WEIGHTS, DY, DWEIGHTS, DQ, DK, DV, BIAS0, BIAS1, DBIAS0, DBIAS1, BUFFERS };
-static const char *const names[BUFFERS] = {"q",  "k",  "v",  "y",      "weights", "dy",      "dweights",
-                                           "dq", "dk", "dv", "bias 0", "bias 1",  "dbias 0", "dbias 1"};
+#define STAGES 4
+#define FOUR(name) name, name##_END = name + STAGES - 1
+
+enum {
+    Q,
+    K,
+    V,
+    Y,
+    WEIGHTS,
+    LSE,
+    DY,
+    DWEIGHTS,
+    DLSE,
+    DQ,
+    DK,
+    DV,
+    SINK,
+    DSINK,
+    FOUR(STAGE),
+    FOUR(DSTAGE),
+    FOUR(PARAM),
+    FOUR(DPARAM),
+    BUFFERS
+};
+static const char *const names[BUFFERS] = {[Y] = "y",         [WEIGHTS] = "weights",
+                                           [LSE] = "lse",     [DQ] = "dq",
+                                           [DK] = "dk",       [DV] = "dv",
+                                           [DSINK] = "dsink", [DSTAGE] = "dstage 0",
+                                           "dstage 1",        "dstage 2",
+                                           "dstage 3",        [DPARAM] = "dparam 0",
+                                           "dparam 1",        "dparam 2",
+                                           "dparam 3"};
 
 struct buffer {
     float *data, *start; /* what it holds before each run */
@@ -98,19 +129,80 @@ static void make_mask(struct problem *p, int64_t batch, int64_t heads, int64_t q
     p->args.mask = test_mask_tree(&p->masks, (int)below(p, 3));
 }
 
-static void make_bias(struct problem *p, int stage, const int64_t cells[4]) {
-    struct buffer *b = &p->buffer[BIAS0 + stage], *db = &p->buffer[DBIAS0 + stage];
-    const unsigned repeats = (unsigned)below(p, 16);
-    make_view(p, b, cells, chance(p, 0.5), repeats);
+/* A tensor of a stage and, mostly, a gradient of the same repeats. */
+static void make_score_tensor(struct problem *p, int which, int gradient, const int64_t size[4], bool dense,
+                              unsigned repeats, struct heed_view *tensor, struct heed_grad_view *dtensor) {
+    struct buffer *b = &p->buffer[which], *db = &p->buffer[gradient];
+    make_view(p, b, size, dense || chance(p, 0.5), repeats);
     fill(p, b, 1);
-    if (chance(p, 0.2)) {
-        EACH(cells, i, j, k, l) if (chance(p, 0.1)) * at(b, b->start, i, j, k, l) = -INFINITY;
-    }
-    p->args.stage[stage] = (struct heed_stage){.kind = HEED_STAGE_BIAS, .tensor = b->view};
+    *tensor = b->view;
     if (!chance(p, 0.7)) return;
-    make_view(p, db, cells, chance(p, 0.5), repeats);
+    make_view(p, db, size, dense || chance(p, 0.5), repeats);
     fill(p, db, 1);
-    p->args.stage[stage].dtensor = (struct heed_grad_view){db->view, chance(p, 0.5)};
+    *dtensor = (struct heed_grad_view){db->view, chance(p, 0.5)};
+}
+
+static void make_bias(struct problem *p, int i, const int64_t cells[4], bool masks) {
+    struct heed_stage *stage = &p->args.stage[i];
+    struct buffer *b = &p->buffer[STAGE + i];
+    make_score_tensor(p, STAGE + i, DSTAGE + i, cells, false, (unsigned)below(p, 16), &stage->tensor,
+                      &stage->dtensor);
+    if (!masks || !chance(p, 0.2)) return;
+    EACH(cells, j, k, l, m) if (chance(p, 0.1)) * at(b, b->start, j, k, l, m) = -INFINITY;
+}
+
+/* The wave, once. */
+static void make_custom(struct problem *p, int i, const int64_t cells[4]) {
+    struct heed_attention_args *a = &p->args;
+    const int64_t batch = cells[0], heads = cells[1];
+    const int64_t size[WAVE_PARAMS][4] = {
+        {batch, heads, 1, 2}, {batch, heads, 1, 1}, {batch, heads, cells[2], 1}, {batch, heads, 1, cells[3]}};
+    const unsigned repeats[WAVE_PARAMS] = {3, 1, (unsigned)below(p, 8), (unsigned)below(p, 4)};
+    a->stage[i].rule = &test_wave;
+    a->params = WAVE_PARAMS;
+    for (int j = 0; j < WAVE_PARAMS; j++) {
+        a->param[j].scope = test_wave.scope[j];
+        make_score_tensor(p, PARAM + j, DPARAM + j, size[j], j < 2, repeats[j], &a->param[j].tensor,
+                          &a->param[j].dtensor);
+    }
+}
+
+static void make_stages(struct problem *p, const int64_t cells[4]) {
+    struct heed_attention_args *a = &p->args;
+    a->stages = chance(p, 0.35) ? 0 : 1 + (int)below(p, STAGES);
+    bool additive = true;
+    for (int i = 0; i < a->stages; i++) {
+        a->stage[i].kind = (enum heed_stage_kind)below(p, a->params ? 3 : 4);
+        additive = additive && a->stage[i].kind <= HEED_STAGE_DISTANCE;
+    }
+    for (int i = 0; i < a->stages; i++) {
+        const int64_t n = cells[2] + cells[3] > 0 ? cells[2] + cells[3] - 1 : 0;
+        switch (a->stage[i].kind) {
+        case HEED_STAGE_BIAS:
+            make_bias(p, i, cells, additive);
+            break;
+        case HEED_STAGE_DISTANCE:
+            make_score_tensor(p, STAGE + i, DSTAGE + i, (int64_t[]){cells[0], cells[1], 1, n}, false,
+                              (unsigned)below(p, 4), &a->stage[i].tensor, &a->stage[i].dtensor);
+            break;
+        case HEED_STAGE_SOFTCAP:
+            a->stage[i].cap = 0.3 + 3 * test_uniform(&p->random);
+            break;
+        case HEED_STAGE_CUSTOM:
+            if (a->params) {
+                a->stage[i].kind = HEED_STAGE_SOFTCAP;
+                a->stage[i].cap = 2;
+            } else {
+                make_custom(p, i, cells);
+            }
+            break;
+        }
+    }
+    if (chance(p, 0.25)) a->normalizer = (heed_normalizer)(1 + below(p, 2));
+    if (a->normalizer == HEED_NORMALIZER_SOFTMAX && chance(p, 0.3)) {
+        make_score_tensor(p, SINK, DSINK, (int64_t[]){cells[0], cells[1], 1, 1}, false,
+                          1 + (unsigned)below(p, 2) * 2, &a->sink, &a->dsink);
+    }
 }
 
 static void make_output(struct problem *p, int which, const int64_t size[4], bool dense) {
@@ -150,8 +242,7 @@ static void make_problem(struct problem *p, uint64_t seed) {
     a->y = p->buffer[Y].view;
     a->scale = chance(p, 0.8) ? 1 / sqrt((double)width) : test_normal(&p->random);
     if (chance(p, 0.7)) make_mask(p, batch, heads, queries, keys);
-    a->stages = chance(p, 0.5) ? 0 : 1 + (int)below(p, 2);
-    for (int i = 0; i < a->stages; i++) make_bias(p, i, cells);
+    make_stages(p, cells);
     a->threshold = chance(p, 0.6) ? 65536 : (uint32_t)below(p, 65536);
     a->random = (struct heed_random){.seed = seed, .stream = 1, .step = 3, .ordinal = 5};
     if (chance(p, 0.4)) {
@@ -160,18 +251,28 @@ static void make_problem(struct problem *p, uint64_t seed) {
         make_input(p, DWEIGHTS, cells, 1);
         if (chance(p, 0.7)) a->dweights = p->buffer[DWEIGHTS].view;
     }
-    if (!heed_has(&a->dweights) || chance(p, 0.7)) a->dy = p->buffer[DY].view;
+    if (a->normalizer == HEED_NORMALIZER_SOFTMAX && chance(p, 0.3)) {
+        const int64_t rows[4] = {1, batch, heads, queries};
+        make_output(p, LSE, rows, true);
+        a->lse = p->buffer[LSE].view;
+        make_view(p, &p->buffer[DLSE], rows, true, 0);
+        fill(p, &p->buffer[DLSE], 1);
+        if (chance(p, 0.7)) a->dlse = p->buffer[DLSE].view;
+    }
+    const bool others = heed_has(&a->dweights) || heed_has(&a->dlse);
+    if (!others || chance(p, 0.7)) a->dy = p->buffer[DY].view;
     make_gradient(p, DQ, Q, &a->dq);
     make_gradient(p, DK, K, &a->dk);
     make_gradient(p, DV, V, &a->dv);
     snprintf(p->text, sizeof p->text,
              "seed %llu: %lld x %lld (%lld) heads, %lld x %lld, width %lld %lld, mask %s, %d stages, dropout "
-             "%u, %s%s%s",
+             "%u, normaliser %d, %s%s%s%s%s%s",
              (unsigned long long)seed, (long long)batch, (long long)heads, (long long)kv_heads,
              (long long)queries, (long long)keys, (long long)width, (long long)value_width,
-             a->mask ? a->mask->kind->name : "none", a->stages, a->threshold,
-             heed_has(&a->weights) ? "weights " : "", heed_has(&a->dweights) ? "dweights " : "",
-             heed_has(&a->dy) ? "dy" : "");
+             a->mask ? a->mask->kind->name : "none", a->stages, a->threshold, (int)a->normalizer,
+             heed_has(&a->sink) ? "sink " : "", heed_has(&a->lse) ? "lse " : "",
+             heed_has(&a->dlse) ? "dlse " : "", heed_has(&a->weights) ? "weights " : "",
+             heed_has(&a->dweights) ? "dweights " : "", heed_has(&a->dy) ? "dy" : "");
 }
 
 static void drop_problem(struct problem *p) {
@@ -221,11 +322,12 @@ static void run(struct problem *p, struct heed_exec *exec, const struct heed_ker
     reset(p);
     memset(&forward.dy, 0, sizeof forward.dy);
     memset(&forward.dweights, 0, sizeof forward.dweights);
+    memset(&forward.dlse, 0, sizeof forward.dlse);
     if (kernel->sizes) kernel->sizes(exec, &forward, &sizes);
     void *saved = heed_block_new(exec->memory, sizes.saved);
     ck_assert_int_eq(heed_exec_forward(exec, kernel, &forward, saved), HEED_OK);
     struct heed_attention_args backward = p->args;
-    backward.weights.data = NULL;
+    backward.weights.data = backward.lse.data = NULL;
     ck_assert_int_eq(heed_exec_backward(exec, kernel, &backward, saved), HEED_OK);
     heed_block_free(exec->memory, saved);
 }
@@ -241,8 +343,7 @@ static double *results(const struct problem *p, int which, int64_t *count) {
 }
 
 static bool is_output(int which) {
-    return which == Y || which == WEIGHTS || which == DQ || which == DK || which == DV || which == DBIAS0 ||
-           which == DBIAS1;
+    return names[which] != NULL;
 }
 
 static heed_ctx *contexts[32];
@@ -342,7 +443,7 @@ static void check(struct problem *p) {
 
 START_TEST(random_problems) {
     const char *fuzz = getenv("HEED_FUZZ");
-    const int count = fuzz ? atoi(fuzz) : (int)test_size(300, 60);
+    const int count = fuzz ? atoi(fuzz) : (int)test_size(600, 80);
     open_contexts();
     for (int seed = 0; seed < count; seed++) {
         struct problem p;
