@@ -1,0 +1,427 @@
+/* Scores: every pair of features that change what attention computes, by the drivers of harness_ops.h; biases
+ * by distance against tables written down; rows that see nothing; extreme values; wrong use. */
+#include "harness_attention.h"
+#include "harness_ops.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Inputs; those that a row does not give are left out. */
+enum { Q, K, V, BIAS, BIAS2, T5, RELATIVE, SLOPES, SINK, CALL, HEAD, QUERY, KEY, LENGTHS, DENSE };
+
+struct wish {
+    const char *name;
+    bool softcap, alibi, causal, groups, weights, lse, ramp;
+    bool other_end; /* positions and causal aligned at the bottom right */
+    bool t5_causal;
+    double dropout, cap;
+    heed_normalizer normalizer;
+    int bias_rank;
+    int64_t bias[4];
+    bool t5, relative, slopes, sink, custom, lengths;
+    bool last;     /* a soft cap after the other stages, too */
+    bool f32_only; /* the stage without functions for f64 */
+};
+
+static heed_tensor attend(const struct wish *w, const heed_tensor *in, heed_tensor *weights,
+                          heed_tensor *lse) {
+    heed_ctx *ctx = heed_context(in[Q]);
+    const heed_align align = w->other_end ? HEED_BOTTOM_RIGHT : HEED_TOP_LEFT;
+    heed_score *score = heed_score_new(ctx);
+    if (w->softcap) heed_score_softcap(score, w->cap != 0 ? w->cap : 0.8);
+    if (in[BIAS].node) heed_score_bias(score, in[BIAS]);
+    if (in[T5].node)
+        heed_score_t5(score, in[T5],
+                      &(heed_t5_options){.causal = w->t5_causal, .max_distance = 6, .align = align});
+    if (in[CALL].node)
+        heed_score_custom(score, w->f32_only ? &test_wave_f32 : &test_wave, &in[CALL], WAVE_PARAMS, NULL);
+    if (in[RELATIVE].node) heed_score_relative(score, in[RELATIVE], align);
+    if (w->alibi || in[SLOPES].node) heed_score_alibi(score, in[SLOPES], align);
+    if (w->ramp) heed_score_custom(score, &test_ramp, NULL, 0, NULL);
+    if (in[BIAS2].node) heed_score_bias(score, in[BIAS2]);
+    if (w->last) heed_score_softcap(score, 1.5);
+    if (in[SINK].node) heed_score_sink(score, in[SINK]);
+    if (w->normalizer) heed_score_normalizer(score, w->normalizer);
+    if (w->causal) heed_score_mask(score, heed_mask_causal(ctx, align));
+    if (in[LENGTHS].node) heed_score_mask(score, heed_mask_key_lengths(in[LENGTHS]));
+    if (in[DENSE].node) heed_score_mask(score, heed_mask_dense(in[DENSE]));
+    heed_attention_options options = {.dropout = w->dropout};
+    return heed_attention_lse(in[Q], in[K], in[V], score, &options, weights, lse);
+}
+
+static void call(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
+    const struct wish *w = row->options;
+    int n = 1;
+    heed_tensor *weights = w->weights ? &out[n++] : NULL, *lse = w->lse ? &out[n++] : NULL;
+    out[0] = attend(w, in, weights, lse);
+}
+
+/* ---- pairs ---- */
+
+#define SHAPE(...)                                                                                           \
+    .bias_rank = (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), .bias = {__VA_ARGS__}
+#define B 2
+#define H 2
+#define N 3
+#define M 5
+
+static const struct wish features[] = {
+    {"nothing"},
+    {"softcap", .softcap = true},
+    {"bias", SHAPE(B, H, N, M)},
+    {"bias of cells", SHAPE(N, M)},
+    {"bias by key", SHAPE(B, 1, 1, M)},
+    {"bias by query", SHAPE(H, N, 1)},
+    {"bias by head", SHAPE(H, 1, 1)},
+    {"bias of all", SHAPE(1)},
+    {"t5", .t5 = true},
+    {"relative", .relative = true},
+    {"slopes", .slopes = true},
+    {"sink", .sink = true},
+    {"custom", .custom = true},
+    {"ramp", .ramp = true},
+    {"dropout", .dropout = 0.3},
+    {"causal", .causal = true},
+    {"key lengths", .lengths = true},
+    {"groups", .groups = true},
+    {"weights", .weights = true},
+    {"lse", .lse = true},
+    {"sigmoid", .normalizer = HEED_NORMALIZER_SIGMOID},
+    {"relu", .normalizer = HEED_NORMALIZER_RELU},
+    {"the other end", .other_end = true, .alibi = true, .causal = true, .last = true},
+};
+enum { FEATURES = sizeof features / sizeof features[0], MOST_PAIRS = FEATURES * FEATURES / 2 };
+
+static struct op_case pairs[MOST_PAIRS];
+static struct wish wishes[MOST_PAIRS];
+static char pair_names[MOST_PAIRS][64];
+
+static bool fits(const struct wish *a, const struct wish *b) {
+    const bool other = a->normalizer || b->normalizer;
+    return !(a->normalizer && b->normalizer) && !(other && (a->sink || b->sink || a->lse || b->lse));
+}
+
+static void join(struct wish *w, const struct wish *a) {
+    w->softcap |= a->softcap;
+    w->alibi |= a->alibi;
+    w->causal |= a->causal;
+    w->groups |= a->groups;
+    w->weights |= a->weights;
+    w->lse |= a->lse;
+    w->ramp |= a->ramp;
+    w->other_end |= a->other_end;
+    w->last |= a->last;
+    w->t5 |= a->t5;
+    w->relative |= a->relative;
+    w->slopes |= a->slopes;
+    w->sink |= a->sink;
+    w->custom |= a->custom;
+    w->lengths |= a->lengths;
+    if (a->dropout != 0) w->dropout = a->dropout;
+    if (a->normalizer) w->normalizer = a->normalizer;
+}
+
+static struct op_input input(bool there, int rank, const int64_t *size) {
+    struct op_input in = {.fill = there ? OP_NORMAL : OP_NONE, .rank = rank};
+    for (int i = 0; i < rank; i++) in.size[i] = size[i];
+    return in;
+}
+
+static void build(struct op_case *row, struct wish *w, const struct wish *a, const struct wish *b) {
+    const int64_t kv = w->groups ? 1 : H;
+    row->call = call;
+    row->kind = OP_ATTENTION;
+    row->options = w;
+    row->outputs = 1 + w->weights + w->lse;
+    row->random = w->dropout != 0;
+    row->in[Q] = input(true, 4, (int64_t[]){B, H, N, 2});
+    row->in[K] = input(true, 4, (int64_t[]){B, kv, M, 2});
+    row->in[V] = input(true, 4, (int64_t[]){B, kv, M, 3});
+    row->in[BIAS] = input(a->bias_rank > 0, a->bias_rank, a->bias);
+    row->in[BIAS2] = input(b->bias_rank > 0, b->bias_rank, b->bias);
+    row->in[T5] = input(w->t5, 2, (int64_t[]){H, 8});
+    row->in[RELATIVE] = input(w->relative, 2, (int64_t[]){1, 5});
+    row->in[SLOPES] = input(w->slopes, 1, (int64_t[]){H});
+    row->in[SINK] = input(w->sink, 1, (int64_t[]){H});
+    row->in[CALL] = input(w->custom, 1, (int64_t[]){2});
+    row->in[HEAD] = input(w->custom, 2, (int64_t[]){H, 1});
+    row->in[QUERY] = input(w->custom, 3, (int64_t[]){B, 1, N});
+    row->in[KEY] = input(w->custom, 2, (int64_t[]){H, M});
+    if (!w->lengths) return;
+    row->in[LENGTHS] = (struct op_input){.fill = OP_INDEX, .rank = 1, .size = {B}, .limit = M + 1};
+    if (!w->lse) return; /* no length of 0: a loss of −∞ cannot be differentiated */
+    row->in[LENGTHS] = (struct op_input){
+        .fill = OP_VALUE, .rank = 1, .size = {B}, .limit = M - 1, .other_dtype = true, .dtype = HEED_I32};
+}
+
+static int build_pairs(void) {
+    int n = 0;
+    for (int i = 0; i < FEATURES; i++) {
+        for (int j = i + 1; j < FEATURES; j++) {
+            if (!fits(&features[i], &features[j])) continue;
+            join(&wishes[n], &features[i]);
+            join(&wishes[n], &features[j]);
+            snprintf(pair_names[n], sizeof pair_names[n], "%s and %s", features[i].name, features[j].name);
+            pairs[n].name = pair_names[n];
+            build(&pairs[n], &wishes[n], &features[i], &features[j]);
+            n++;
+        }
+    }
+    return n;
+}
+
+/* ---- distances against what is written down ---- */
+
+/* Scores of zeros under a score whose results are all ≥ 0: as weights, ReLU gives them back. */
+static float *numbers_of(heed_ctx *ctx, heed_score *score, int64_t heads, int64_t queries, int64_t keys) {
+    heed_tensor q = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, heads, queries, 1)),
+                k = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, heads, keys, 1)), weights;
+    const size_t bytes = (size_t)(heads * queries * keys) * sizeof(float);
+    float *numbers = malloc(bytes);
+    heed_score_normalizer(score, HEED_NORMALIZER_RELU);
+    heed_attention(q, k, k, score, NULL, &weights);
+    test_ok(ctx);
+    ck_assert_int_eq(heed_read(weights, numbers, bytes), HEED_OK);
+    return numbers;
+}
+
+/* A table [1, n] of 1, 2, …, n. */
+static heed_tensor counting(heed_ctx *ctx, int64_t n) {
+    return heed_unsqueeze(heed_add_scalar(heed_arange(ctx, HEED_F32, n), 1), 0);
+}
+
+/* Raffel et al.'s buckets (32 of them, up to a distance of 128), worked out by hand from the formula. */
+START_TEST(t5_buckets) {
+    static const struct {
+        int away, both, past;
+    } known[] = {{0, 0, 0},    {1, 1, 1},    {7, 7, 7},    {8, 8, 8},    {11, 8, 11},   {12, 9, 12},
+                 {15, 9, 15},  {16, 10, 16}, {22, 10, 18}, {23, 11, 18}, {32, 12, 21},  {45, 12, 23},
+                 {46, 13, 24}, {64, 14, 26}, {90, 14, 29}, {91, 15, 29}, {127, 15, 31}, {300, 15, 31}};
+    enum { KEYS = 301, BEFORE = 0, PAST, AFTER, CALLS };
+    float *numbers[CALLS];
+    heed_ctx *ctx = test_cpu();
+    heed_step_begin(ctx, HEED_EVAL);
+    for (int i = 0; i < CALLS; i++) {
+        /* One query, at the last key or at the first. */
+        const heed_t5_options options = {.causal = i == PAST,
+                                         .align = i == AFTER ? HEED_TOP_LEFT : HEED_BOTTOM_RIGHT};
+        numbers[i] =
+            numbers_of(ctx, heed_score_t5(heed_score_new(ctx), counting(ctx, 32), &options), 1, 1, KEYS);
+    }
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        const int away = known[i].away;
+        ck_assert_int_eq((int)numbers[BEFORE][KEYS - 1 - away], known[i].both + 1);
+        ck_assert_int_eq((int)numbers[PAST][KEYS - 1 - away], known[i].past + 1);
+        if (away > 0) ck_assert_int_eq((int)numbers[AFTER][away], known[i].both + 17);
+    }
+    for (int i = 0; i < CALLS; i++) free(numbers[i]);
+    heed_step_end(ctx);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+START_TEST(clipped_positions) {
+    static const float expected[3][5] = {{3, 4, 5, 5, 5}, {2, 3, 4, 5, 5}, {1, 2, 3, 4, 5}},
+                       at_the_end[3][5] = {{1, 2, 3, 4, 5}, {1, 1, 2, 3, 4}, {1, 1, 1, 2, 3}};
+    heed_ctx *ctx = test_cpu();
+    heed_step_begin(ctx, HEED_EVAL);
+    for (int end = 0; end < 2; end++) {
+        const heed_align align = end ? HEED_BOTTOM_RIGHT : HEED_TOP_LEFT;
+        float *numbers =
+            numbers_of(ctx, heed_score_relative(heed_score_new(ctx), counting(ctx, 5), align), 1, 3, 5);
+        for (int i = 0; i < 15; i++)
+            ck_assert_float_eq(numbers[i], end ? at_the_end[i / 5][i % 5] : expected[i / 5][i % 5]);
+        free(numbers);
+    }
+    heed_step_end(ctx);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+/* Press et al. 2022: 1/2, 1/4, … for 8 heads; 12 heads have those and every other one of 16. */
+START_TEST(standard_slopes) {
+    static const double slopes[12] = {0.5,       0.25,       0.125,       0.0625,     0.03125,    0.015625,
+                                      0.0078125, 0.00390625, 0.707106781, 0.35355339, 0.17677670, 0.08838835};
+    heed_ctx *ctx = test_cpu();
+    heed_step_begin(ctx, HEED_EVAL);
+    for (int heads = 8; heads <= 12; heads += 4) {
+        heed_score *score = heed_score_alibi(heed_score_new(ctx), (heed_tensor){0}, HEED_TOP_LEFT);
+        heed_score_bias(score, heed_full(ctx, HEED_F32, HEED_SCALAR, 10));
+        float *numbers = numbers_of(ctx, score, heads, 2, 4);
+        for (int h = 0; h < heads; h++)
+            for (int i = 0; i < 8; i++)
+                ck_assert_double_eq_tol((double)numbers[h * 8 + i], 10 - slopes[h] * abs(i / 4 - i % 4),
+                                        1e-6);
+        free(numbers);
+    }
+    heed_step_end(ctx);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+/* ---- edges ---- */
+
+static const char *const device_names[] = {"ref", "cpu"};
+
+/* A query that sees nothing: output, weights and every gradient are 0 and lse is −∞, whatever the sink and
+ * the gradient that arrives. */
+START_TEST(nothing_seen_beside_a_sink) {
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device_names[_i]});
+    heed_step_begin(ctx, HEED_TRAIN);
+    heed_tensor q = heed_full(ctx, HEED_F32, TEST_SHAPE(1, 1, 2, 4), NAN),
+                k = heed_full(ctx, HEED_F32, TEST_SHAPE(1, 1, 3, 4), NAN),
+                sink = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1)),
+                cap = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 8)), weights, lse;
+    heed_tensor *leaf[] = {&q, &k, &sink, &cap};
+    for (int i = 0; i < 4; i++) heed_require_grad(*leaf[i], true);
+    heed_score *score = heed_score_t5(heed_score_softcap(heed_score_new(ctx), 2), cap, NULL);
+    heed_score_mask(heed_score_sink(score, sink), heed_mask_dense(heed_zeros(ctx, HEED_BOOL, TEST_SHAPE(1))));
+    heed_tensor y = heed_attention_lse(q, k, k, score, NULL, &weights, &lse);
+    test_equals(y, 8, (float[8]){0}, "output");
+    test_equals(weights, 6, (float[6]){0}, "weights");
+    test_equals(lse, 2, (float[2]){-INFINITY, -INFINITY}, "lse");
+    heed_backward_with(
+        y, &(heed_backward_options){.gradient = heed_full(ctx, HEED_F32, TEST_SHAPE(1, 1, 2, 4), NAN)});
+    for (int i = 0; i < 4; i++)
+        test_equals(heed_grad(*leaf[i]), (int64_t[]){8, 12, 1, 8}[i], (float[12]){0}, "gradient");
+    heed_step_end(ctx);
+    test_ok(ctx);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+/* Scores as large as f32 goes, and infinite ones, through a soft cap; and eight equal huge ones, whose
+ * weights are 1/8 with a sink that is as huge. */
+START_TEST(extreme_scores) {
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device_names[_i]});
+    heed_step_begin(ctx, HEED_EVAL);
+    heed_tensor one = heed_full(ctx, HEED_F32, TEST_SHAPE(1, 1, 1, 1), 1), weights;
+    const float scores[] = {-3.4e38f, 3.4e38f, -INFINITY, INFINITY};
+    heed_tensor k = heed_from(ctx, HEED_F32, TEST_SHAPE(1, 1, 4, 1), scores);
+    heed_score *score = heed_score_softcap(heed_score_scale(heed_score_new(ctx), 1), 1);
+    heed_attention(one, k, heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 1, 4, 1)), score, NULL, &weights);
+    const float e2 = expf(-2) / (2 + 2 * expf(-2)), e0 = 1 / (2 + 2 * expf(-2));
+    float found[8];
+    heed_read(weights, found, 4 * sizeof(float));
+    for (int i = 0; i < 4; i++) ck_assert_float_eq_tol(found[i], i % 2 ? e0 : e2, 1e-6f);
+    heed_tensor huge = heed_full(ctx, HEED_F32, TEST_SHAPE(1, 1, 7, 1), -3.4e38);
+    score = heed_score_sink(heed_score_scale(heed_score_new(ctx), 1),
+                            heed_full(ctx, HEED_F32, TEST_SHAPE(1), -3.4e38));
+    heed_attention(one, huge, heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 1, 7, 1)), score, NULL, &weights);
+    heed_read(weights, found, 7 * sizeof(float));
+    for (int i = 0; i < 7; i++) ck_assert_float_eq_tol(found[i], 0.125f, 1e-6f);
+    heed_step_end(ctx);
+    test_ok(ctx);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+/* ---- memory ---- */
+
+/* Forward and backward with dropout, a T5 table and a causal mask need memory linear in the length. */
+START_TEST(memory_is_linear) {
+    const int64_t longest = test_size(16384, 2048);
+    for (int64_t length = longest / 4; length <= longest; length *= 2) {
+        heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = "cpu", .threads = 2});
+        heed_step_begin(ctx, HEED_TRAIN);
+        heed_tensor q = heed_normal(ctx, HEED_F32, TEST_SHAPE(1, 1, length, 16), 0, 1),
+                    table = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 32));
+        heed_require_grad(q, true);
+        heed_require_grad(table, true);
+        heed_score *score = heed_score_t5(heed_score_new(ctx), table, NULL);
+        heed_score_mask(score, heed_mask_causal(ctx, HEED_TOP_LEFT));
+        heed_tensor y = heed_attention(q, q, q, score, &(heed_attention_options){.dropout = 0.1}, NULL);
+        heed_backward(heed_mean(y, HEED_ALL, false));
+        ck_assert(heed_is_valid(heed_grad(table)));
+        test_ok(ctx);
+        /* A matrix of one number per cell would be 4·length² bytes. */
+        ck_assert_int_lt((int64_t)heed_memory(ctx).peak, length * 1600);
+        heed_step_end(ctx);
+        heed_ctx_free(ctx);
+    }
+}
+END_TEST
+
+/* ---- wrong use ---- */
+
+/* clang-format off */
+#define X OP_NORMAL
+#define QKV [Q] = {X, SIZES(2, 2, 3, 4)}, [K] = {X, SIZES(2, 2, 5, 4)}, [V] = {X, SIZES(2, 2, 5, 4)}
+#define F64 .other_dtype = true, .dtype = HEED_F64
+#define QKV64 [Q] = {X, SIZES(2, 2, 3, 4), F64}, [K] = {X, SIZES(2, 2, 5, 4), F64}, [V] = {X, SIZES(2, 2, 5, 4), F64}
+#define WAVE64 [CALL] = {X, SIZES(2), F64}, [HEAD] = {X, SIZES(2, 1), F64}, [QUERY] = {X, SIZES(3), F64}, \
+    [KEY] = {X, SIZES(5), F64}
+#define WISH(...) .options = &(const struct wish){"", __VA_ARGS__}
+
+static const struct op_wrong wrongs[] = {
+    {{"cap below 0", call, {QKV}, WISH(.softcap = true, .cap = -1)}, HEED_ERROR_ARGUMENT, "score_softcap: cap"},
+    {{"cap is NaN", call, {QKV}, WISH(.softcap = true, .cap = NAN)}, HEED_ERROR_ARGUMENT, "score_softcap: cap"},
+    {{"odd number of buckets", call, {QKV, [T5] = {X, SIZES(2, 7)}}, WISH(0)}, HEED_ERROR_SHAPE, "score_t5: table"},
+    {{"buckets without heads", call, {QKV, [T5] = {X, SIZES(8)}}, WISH(0)}, HEED_ERROR_SHAPE, "score_t5: table"},
+    {{"table for other heads", call, {QKV, [T5] = {X, SIZES(3, 8)}}, WISH(0)}, HEED_ERROR_SHAPE, "attention: table"},
+    {{"table of another dtype", call, {QKV, [T5] = {X, SIZES(2, 8), F64}}, WISH(0)}, HEED_ERROR_DTYPE, "attention: table"},
+    {{"distance within the buckets", call, {QKV, [T5] = {X, SIZES(2, 64)}}, WISH(0)}, HEED_ERROR_ARGUMENT, "score_t5: "},
+    {{"even number of positions", call, {QKV, [RELATIVE] = {X, SIZES(2, 4)}}, WISH(0)}, HEED_ERROR_SHAPE, "score_relative: "},
+    {{"positions for other heads", call, {QKV, [RELATIVE] = {X, SIZES(4, 5)}}, WISH(0)}, HEED_ERROR_SHAPE, "attention: table"},
+    {{"slopes for other heads", call, {QKV, [SLOPES] = {X, SIZES(3)}}, WISH(0)}, HEED_ERROR_SHAPE, "attention: slopes"},
+    {{"sinks for other heads", call, {QKV, [SINK] = {X, SIZES(3)}}, WISH(0)}, HEED_ERROR_SHAPE, "attention: sink"},
+    {{"sink of two dimensions", call, {QKV, [SINK] = {X, SIZES(2, 1)}}, WISH(0)}, HEED_ERROR_SHAPE, "attention: sink"},
+    {{"sink without softmax", call, {QKV, [SINK] = {X, SIZES(2)}}, WISH(.normalizer = HEED_NORMALIZER_RELU)},
+     HEED_ERROR_ARGUMENT, "softmax only"},
+    {{"no such normaliser", call, {QKV}, WISH(.normalizer = (heed_normalizer)3)}, HEED_ERROR_ARGUMENT, "no normaliser"},
+    {{"sum without softmax", call, {QKV}, WISH(.normalizer = HEED_NORMALIZER_SIGMOID, .lse = true), .outputs = 2},
+     HEED_ERROR_ARGUMENT, "only the softmax"},
+    {{"parameter missing", call, {QKV, [CALL] = {X, SIZES(2)}}, WISH(0)}, HEED_ERROR_ARGUMENT, "no parameter given"},
+    {{"parameter of another scope", call, {QKV, [CALL] = {X, SIZES(2)}, [HEAD] = {X, SIZES(2)}, [QUERY] = {X, SIZES(3)}, [KEY] = {X, SIZES(5)}}, WISH(0)}, HEED_ERROR_SHAPE, "its scope"},
+    {{"parameter for other queries", call, {QKV, [CALL] = {X, SIZES(2)}, [HEAD] = {X, SIZES(2, 1)}, [QUERY] = {X, SIZES(4)}, [KEY] = {X, SIZES(5)}}, WISH(0)}, HEED_ERROR_SHAPE,
+     "attention: parameter"},
+    {{"stage without f64", call, {QKV64, WAVE64}, WISH(.f32_only = true)}, HEED_ERROR_UNSUPPORTED, "wave"},
+};
+/* clang-format on */
+
+static void backward_less(const heed_tile *tile) {
+    (void)tile;
+}
+
+/* Rules that are no rules, and gradients that nobody makes. */
+START_TEST(unsound_rules) {
+    heed_ctx *ctx = test_cpu();
+    const heed_stage_rule none = {.name = "none"}, aux = {.forward = backward_less, .n_aux = 9},
+                          reserved = {.forward = backward_less, .reserved = {1}},
+                          params = {.forward = backward_less, .n_params = 1},
+                          half = {.forward = backward_less, .backward_f64 = test_wave.backward_f64};
+    const heed_stage_rule *const rules[] = {NULL, &none, &aux, &reserved, &params, &half};
+    for (int i = 0; i < 6; i++) {
+        heed_score_custom(heed_score_new(ctx), rules[i], NULL, 0, NULL);
+        test_error(ctx, HEED_ERROR_ARGUMENT, "score_custom: ", "rule");
+    }
+    heed_step_begin(ctx, HEED_TRAIN);
+    heed_tensor q = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 1, 2, 2)),
+                x = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1));
+    heed_require_grad(x, true);
+    heed_attention(q, q, q, heed_score_custom(heed_score_new(ctx), &params, &x, 1, NULL), NULL, NULL);
+    test_error(ctx, HEED_ERROR_GRADIENT, "no backward function", "gradient of a parameter");
+    heed_score *score = heed_score_new(ctx);
+    for (int i = 0; i < 9; i++) heed_score_softcap(score, 1);
+    test_error(ctx, HEED_ERROR_ARGUMENT, "at most 8 stages", "nine stages");
+    score = heed_score_sink(heed_score_sink(heed_score_new(ctx), x), x);
+    test_error(ctx, HEED_ERROR_ARGUMENT, "a sink already", "two sinks");
+    heed_step_end(ctx);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("scores");
+    op_add_cases(suite, pairs, build_pairs());
+    op_add_wrong(suite, wrongs, OP_COUNT(wrongs));
+    TCase *tests = test_case(suite, "values and edges");
+    tcase_add_test(tests, t5_buckets);
+    tcase_add_test(tests, clipped_positions);
+    tcase_add_test(tests, standard_slopes);
+    tcase_add_loop_test(tests, nothing_seen_beside_a_sink, 0, 2);
+    tcase_add_loop_test(tests, extreme_scores, 0, 2);
+    tcase_add_test(tests, memory_is_linear);
+    tcase_add_test(tests, unsound_rules);
+    return test_main(suite);
+}
