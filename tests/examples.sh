@@ -79,6 +79,11 @@ custom_layer() {
     says 'difference quotient' && says '^snake' && says '^tanh'
 }
 
+custom_attention() {
+    run 0 --steps 20 --seed 3
+    says 'difference quotient' && says '^head 2 looks' && says '^mean squared error'
+}
+
 gpt() {
     yes 'And the earth was without form, and void; and darkness was upon the face of the deep.' | head -n 300 >text
     run 0 --text text --out one --steps 4

@@ -30,11 +30,12 @@ static void attention_sizes(const struct heed_exec *exec, const void *arguments,
 }
 
 /* What heed_explain tells of the last run. */
-static void note(struct heed_exec *exec, struct heed_attention_plan *p, const char *direction) {
+static void note(struct heed_exec *exec, struct heed_attention_plan *p, bool backward) {
     struct heed_last_run *last = &exec->last[HEED_PRIMITIVE_ATTENTION];
-    snprintf(last->note, sizeof last->note, "%s: %lld tiles of %d x %d, %lld skipped", direction,
-             (long long)atomic_load(&p->tiles), HEED_TILE_QUERIES, HEED_TILE_KEYS,
-             (long long)atomic_load(&p->skipped));
+    const size_t scratch = heed_attention_scratch_bytes(p, heed_threads_count(exec->threads), backward);
+    snprintf(last->note, sizeof last->note, "%s: %lld tiles of %d x %d, %lld skipped, %zu bytes of scratch",
+             backward ? "backward" : "forward", (long long)atomic_load(&p->tiles), HEED_TILE_QUERIES,
+             HEED_TILE_KEYS, (long long)atomic_load(&p->skipped), scratch);
 }
 
 struct job {
@@ -59,7 +60,7 @@ static heed_status attention_forward(struct heed_exec *exec, const void *argumen
     heed_attention_plan_make(&plan, arguments, false);
     heed_attention_plan_place(&plan, saved, scratch, heed_threads_count(exec->threads), false);
     run(exec, &plan, plan.batch * plan.heads * plan.query_chunks, heed_attention_vectors(exec->isa)->forward);
-    note(exec, &plan, "forward");
+    note(exec, &plan, false);
     return HEED_OK;
 }
 
@@ -94,7 +95,7 @@ static heed_status attention_backward(struct heed_exec *exec, const void *argume
     if (heed_has(&plan.args->dq.view) && plan.strips > 1)
         run(exec, &plan, plan.batch * plan.heads, fold_task);
     heed_attention_sums_close(&plan);
-    note(exec, &plan, "backward");
+    note(exec, &plan, true);
     return HEED_OK;
 }
 

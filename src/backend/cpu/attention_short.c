@@ -1,6 +1,8 @@
 /* The attention kernel for many short sequences: when it applies, and its two directions. */
 #include "backend/cpu/attention_short.h"
 
+#include <stdio.h>
+
 /* Beyond this many multiplications per pair the tiled kernel's matrix products are faster. */
 enum { MOST_WORK = 8192, LEAST_PAIRS = 4 };
 
@@ -92,6 +94,15 @@ static void run_task(void *arg, int64_t tile, int worker) {
     job->task(&job->plan, tile, worker);
 }
 
+/* What heed_explain tells of the last run. */
+static void note(struct heed_exec *exec, const struct heed_short_plan *p, bool backward) {
+    struct heed_last_run *last = &exec->last[HEED_PRIMITIVE_ATTENTION];
+    const size_t workers = (size_t)heed_threads_count(exec->threads) * sizeof(float);
+    snprintf(last->note, sizeof last->note, "%s: %lld tiles of %lld x %lld, 0 skipped, %zu bytes of scratch",
+             backward ? "backward" : "forward", (long long)p->pairs, (long long)p->queries,
+             (long long)p->keys, workers * (size_t)p->worker_floats);
+}
+
 static void run(struct heed_exec *exec, struct job *job, void *saved, void *scratch) {
     struct heed_short_plan *p = &job->plan;
     p->workers = scratch;
@@ -105,12 +116,14 @@ static void run(struct heed_exec *exec, struct job *job, void *saved, void *scra
 static heed_status short_forward(struct heed_exec *exec, const void *arguments, void *saved, void *scratch) {
     struct job job = {plan_of(exec, arguments, false), heed_short_vectors(exec->isa)->forward};
     run(exec, &job, saved, scratch);
+    note(exec, &job.plan, false);
     return HEED_OK;
 }
 
 static heed_status short_backward(struct heed_exec *exec, const void *arguments, void *saved, void *scratch) {
     struct job job = {plan_of(exec, arguments, true), heed_short_vectors(exec->isa)->backward};
     run(exec, &job, saved, scratch);
+    note(exec, &job.plan, true);
     return HEED_OK;
 }
 
