@@ -197,6 +197,30 @@ static void build_norm(struct kernel_call *c, int variant) {
     kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, 2, size);
 }
 
+static void build_rotary(struct kernel_call *c, int variant) {
+    struct heed_rotary_args *a = &c->args.rotary;
+    static const int64_t sizes[][4] = {{2, 3, 70, 64}, {1, 1, 1, 128}, {3, 2, 5, 6},  {1, 2, 200, 34},
+                                       {2, 1, 33, 2},  {2, 3, 0, 8},   {1, 4, 9, 100}};
+    const int64_t *size = sizes[variant % 7];
+    c->primitive = HEED_PRIMITIVE_ROTARY;
+    a->half = variant & 1;
+    a->base = 10000;
+    a->rotated = variant / 7 % 2 ? size[3] : size[3] / 4 * 2;
+    a->offset = (variant % 5 - 1) * 1001;
+    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, variant % 3 ? KERNEL_LINES : KERNEL_DENSE, 0, 4, size);
+    kernel_output(c, &a->y, KERNEL_LINES, &a->dy, variant % 2 ? KERNEL_LINES : KERNEL_DENSE, 0, 4, size);
+    if (variant % 4 == 0) return;
+    const int64_t rows = variant % 4 == 1 ? 1 : size[0];
+    a->positions = kernel_view(c, HEED_I32, KERNEL_DENSE, 0, 2, (int64_t[]){rows, size[2]});
+    for (int64_t i = 0; i < rows * size[2]; i++)
+        ((int32_t *)a->positions.data)[i] = (int32_t)(test_bits(&c->random) % 3000) - 500;
+    a->positions = (struct heed_view){.data = a->positions.data,
+                                      .dtype = HEED_I32,
+                                      .rank = 3,
+                                      .size = {size[0], size[1], size[2]},
+                                      .stride = {rows > 1 ? size[2] : 0, 0, 1}};
+}
+
 static void build_gather(struct kernel_call *c, int variant) {
     struct heed_gather_args *a = &c->args.gather;
     static const int64_t large[][3] = {{40, 30, 20}, {1, 400, 100}, {100, 3, 1},
@@ -267,6 +291,7 @@ static const struct {
     {"argmax", build_argmax, 0, 2 * ROW_SHAPES},
     {"softmax", build_softmax, 2e-6, 2 * ROW_SHAPES},
     {"norm", build_norm, 1e-5, 3 * ROW_SHAPES},
+    {"rotary", build_rotary, 1e-6, 56},
     {"gather", build_gather, 5e-6, 60},
     {"dropout", build_dropout, 2e-7, 2 * SHAPES},
     {"cross_entropy", build_cross_entropy, 2e-6, 3 * ROW_SHAPES},

@@ -246,6 +246,23 @@ START_TEST(adamw) {
 }
 END_TEST
 
+START_TEST(rotary) {
+    static const heed_rotary_options options[2] = {
+        {.half_split = false}, {.half_split = true, .base = 500, .rotated = 8, .offset = 77}};
+    for (int i = 0; i < 2; i++) {
+        struct goldens g = open_goldens(_i, "rotary");
+        g.prefix = i ? "half." : "pairs.";
+        heed_step_begin(g.ctx, HEED_TRAIN);
+        heed_tensor x = golden_leaf(&g, "x"), y = heed_rotary(x, &options[i]);
+        compare(&g, y, "", "y");
+        heed_backward_with(y, &(heed_backward_options){.gradient = golden(&g, "dy")});
+        compare(&g, heed_grad(x), "grad.", "x");
+        heed_step_end(g.ctx);
+        close_goldens(&g);
+    }
+}
+END_TEST
+
 /* ---- a whole step ---- */
 
 START_TEST(gpt_step) {
@@ -280,6 +297,7 @@ int main(void) {
     tcase_add_loop_test(tcase, layer_norm, 0, 2);
     tcase_add_loop_test(tcase, cross_entropy, 0, 2);
     tcase_add_loop_test(tcase, adamw, 0, 2);
+    tcase_add_loop_test(tcase, rotary, 0, 2);
     tcase_add_loop_test(tcase, gpt_step, 0, 2);
     return test_main(suite);
 }

@@ -132,6 +132,32 @@ static void build_norm(struct kernel_call *c, int variant) {
     kernel_hide(c, &a->bias);
 }
 
+/* Positions by place, by row, and by batch and row; pairs of both kinds; all or a part of the width turned.
+ */
+static void build_rotary(struct kernel_call *c, int variant) {
+    struct heed_rotary_args *a = &c->args.rotary;
+    const int64_t *size = variant < 12 ? SIZES(2, 3, 4, 6) : SIZES(2, 0, 3, 2);
+    c->primitive = HEED_PRIMITIVE_ROTARY;
+    a->half = variant & 1;
+    a->base = 50;
+    a->rotated = variant & 2 ? size[3] : 2;
+    a->offset = variant - 5;
+    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_LINES, 0, 4, size);
+    kernel_output(c, &a->y, KERNEL_LINES, &a->dy, KERNEL_LINES, 0, 4, size);
+    if (variant / 4 % 3 > 0) {
+        const bool by_batch = variant / 4 % 3 == 2;
+        a->positions = kernel_view(c, HEED_I32, KERNEL_DENSE, 0, 2, SIZES(by_batch ? size[0] : 1, size[2]));
+        kernel_fill_view(c, &a->positions, KERNEL_POSITIVE);
+        a->positions = (struct heed_view){.data = a->positions.data,
+                                          .dtype = HEED_I32,
+                                          .rank = 3,
+                                          .size = {size[0], size[1], size[2]},
+                                          .stride = {by_batch ? size[2] : 0, 0, 1}};
+    }
+    kernel_hide(c, &a->x);
+    kernel_hide(c, &a->y);
+}
+
 /* ---- products ---- */
 
 static void build_matmul(struct kernel_call *c, int variant) {
@@ -307,6 +333,7 @@ static const struct {
               {"reduce", build_reduce, 18},
               {"softmax", build_softmax, 8},
               {"norm", build_norm, 16},
+              {"rotary", build_rotary, 16},
               {"matmul", build_matmul, 25},
               {"linear", build_linear, 35},
               {"gather", build_gather, 9},

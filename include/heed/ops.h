@@ -87,6 +87,30 @@ HEED_API heed_tensor heed_layer_norm(heed_tensor x, heed_tensor weight, heed_ten
  *  x / sqrt(mean(x²) + eps) · weight. @param weight [width] or none  @param eps 0 means 1e-5 */
 HEED_API heed_tensor heed_rms_norm(heed_tensor x, heed_tensor weight, double eps);
 
+/* ---- rotary positions ---- */
+
+/** Options of heed_rotary(). */
+typedef struct heed_rotary_options {
+    bool half_split;       /**< pairs (i, i + rotated / 2), as in Llama's files; default (2i, 2i + 1) */
+    double base;           /**< of the angles; 0: 10000 */
+    int64_t rotated;       /**< how many of a row's first elements are rotated, even; 0: all */
+    int64_t offset;        /**< added to every position: what came before, with a cache */
+    heed_tensor positions; /**< i32 [length] or [batch.., length]; none: 0, 1, 2, … */
+    uint64_t reserved[4];  /**< must be zero */
+} heed_rotary_options;
+
+/**
+ * Rotary position embedding (Su et al. 2021, "RoFormer", eq. 34): turns pair i of each row by the angle
+ * position · base^(−2i / rotated), so that products of queries and keys depend on the distance of their
+ * positions. The gradient is turned back by the same angle.
+ *
+ * @param x [.., length, width]; queries or keys, [batch.., heads, length, width]
+ * @param options NULL for the defaults. Dimensions of `positions` before its last stand for x's first ones
+ *        (or are 1); x's dimensions between them and `length` share positions
+ * @return the shape of x. No gradient flows to positions.
+ */
+HEED_API heed_tensor heed_rotary(heed_tensor x, const heed_rotary_options *options);
+
 /* ---- products ---- */
 
 /** Matrix product of the last two dimensions, [.., m, k] · [.., k, n]; leading ones broadcast. Both

@@ -35,6 +35,7 @@
     X(ARGMAX, "argmax", heed_argmax_args)                                                                    \
     X(SOFTMAX, "softmax", heed_softmax_args)                                                                 \
     X(NORM, "norm", heed_norm_args)                                                                          \
+    X(ROTARY, "rotary", heed_rotary_args)                                                                    \
     X(MATMUL, "matmul", heed_matmul_args)                                                                    \
     X(LINEAR, "linear", heed_linear_args)                                                                    \
     X(GATHER, "gather", heed_gather_args)                                                                    \
@@ -172,6 +173,22 @@ struct heed_norm_args {
     struct heed_view x, weight, bias, y;
     struct heed_view dy;
     struct heed_grad_view dx, dweight, dbias;
+};
+
+/* Rotary positions. x [.., length, width] and y of one shape, rank ≥ 2; each row's first `rotated` (even)
+ * elements are cut into pairs, (2i, 2i + 1), or (i, i + rotated / 2) with `half`; pair i is turned by the
+ * angle position · base^(−2i / rotated); the rest is copied. The position of a row is `offset` plus its
+ * element of `positions`, i32, in x's shape without the last dimension (strides into a contiguous tensor, 0
+ * where it repeats), or plus its place along `length` where that is absent. All with contiguous rows
+ * (last stride 1, or at most one element). Backward has positions, and turns dy back. */
+struct heed_rotary_args {
+    bool half;
+    double base;
+    int64_t rotated, offset;
+    struct heed_view positions;
+    struct heed_view x, y;
+    struct heed_view dy;
+    struct heed_grad_view dx;
 };
 
 /* y = a · b over the last two dimensions. All of one rank ≥ 2; batch dimensions of a and b are expanded to

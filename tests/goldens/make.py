@@ -171,6 +171,21 @@ def adamw():
     save("adamw", tensors)
 
 
+def rotary():
+    """By complex numbers: pair i of position p times e^(i·p·theta_i)."""
+    tensors = {}
+    for prefix, half, base, rotated, offset in (("pairs.", False, 10000.0, 12, 0), ("half.", True, 500.0, 8, 77)):
+        x, dy = leaf(2, 3, 9, 12), rounded(2, 3, 9, 12)
+        angles = torch.outer(torch.arange(9) + float(offset), base ** (-torch.arange(0, rotated, 2) / rotated))
+        turned, rest = x[..., :rotated], x[..., rotated:]
+        pairs = turned.unflatten(-1, (2, -1)).transpose(-1, -2) if half else turned.unflatten(-1, (-1, 2))
+        pairs = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * torch.polar(torch.ones_like(angles), angles))
+        y = torch.cat(((pairs.transpose(-1, -2) if half else pairs).flatten(-2), rest), -1)
+        (y * dy).sum().backward()
+        tensors.update({prefix + "x": x, prefix + "dy": dy, prefix + "y": y, prefix + "grad.x": x.grad})
+    save("rotary", tensors)
+
+
 # ---- a whole step of a GPT ----
 
 class Block(nn.Module):
@@ -229,6 +244,6 @@ def gpt():
 
 
 if __name__ == "__main__":
-    for seed, make in enumerate((mha, encoder, layer_norm, cross_entropy, adamw, gpt)):
+    for seed, make in enumerate((mha, encoder, layer_norm, cross_entropy, adamw, gpt, rotary)):
         torch.manual_seed(seed)
         make()

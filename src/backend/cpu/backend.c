@@ -23,6 +23,7 @@ static const struct heed_backend cpu = {
             SLOT(ARGMAX, heed_cpu_argmax),
             SLOT(SOFTMAX, heed_cpu_softmax),
             SLOT(NORM, heed_cpu_norm),
+            SLOT(ROTARY, heed_cpu_rotary),
             SLOT(MATMUL, heed_cpu_matmul),
             SLOT(LINEAR, heed_cpu_linear),
             SLOT(GATHER, heed_cpu_gather),

@@ -56,6 +56,7 @@ extern const struct heed_kernel heed_cpu_reduce;
 extern const struct heed_kernel heed_cpu_argmax;
 extern const struct heed_kernel heed_cpu_softmax;
 extern const struct heed_kernel heed_cpu_norm;
+extern const struct heed_kernel heed_cpu_rotary;
 extern const struct heed_kernel heed_cpu_matmul;
 extern const struct heed_kernel heed_cpu_linear;
 extern const struct heed_kernel heed_cpu_gather;

@@ -87,6 +87,7 @@ extern const struct heed_kernel heed_ref_reduce;
 extern const struct heed_kernel heed_ref_argmax;
 extern const struct heed_kernel heed_ref_softmax;
 extern const struct heed_kernel heed_ref_norm;
+extern const struct heed_kernel heed_ref_rotary;
 extern const struct heed_kernel heed_ref_matmul;
 extern const struct heed_kernel heed_ref_linear;
 extern const struct heed_kernel heed_ref_gather;
