@@ -15,15 +15,8 @@
 #include <heed/io.h>
 #include <heed/kit.h>
 
-enum {
-    LENGTH = 64,
-    BATCH = 12,
-    LAYERS = 4,
-    HEADS = 4,
-    WIDTH = 128,
-    SAMPLE = 1000,
-    SENTENCE = 48 /* at most LENGTH */
-};
+enum { LENGTH = 64, BATCH = 12, LAYERS = 4, HEADS = 4, WIDTH = 128, SAMPLE = 1000 };
+enum { SENTENCE = 48 }; /* at most LENGTH */
 
 static struct {
     const char *text, *out, *device;
@@ -113,20 +106,24 @@ static int64_t train(const struct run *r, int64_t first) {
     return step;
 }
 
-/* Lets the model go on writing until the sample is full. Its first `used` bytes are given. */
+/* Lets the model go on writing until the sample is full. Its first `used` bytes are given. While all of it
+ * fits the model, a cache holds what was read before. */
 static void write_on(const struct run *r, unsigned char *sample, int64_t used, int64_t size) {
+    heed_gpt_cache *cache = heed_gpt_cache_new(r->gpt, 1, LENGTH);
     for (; used < size; used++) {
-        int64_t seen = used < LENGTH ? used : LENGTH;
+        bool fits = used <= LENGTH;
+        int64_t seen = fits ? used - heed_gpt_cache_position(cache) : LENGTH;
         float logits[256];
         heed_step_begin(r->ctx, HEED_EVAL);
         heed_tensor x = heed_text_tokens(r->ctx, sample + used - seen, seen);
-        x = heed_gpt_forward(r->gpt, x, &(heed_gpt_call_options){.last_only = true}, NULL);
-        heed_read(x, logits, sizeof logits);
+        const heed_gpt_call_options call = {.last_only = true, .cache = fits ? cache : NULL};
+        heed_read(heed_gpt_forward(r->gpt, x, &call, NULL), logits, sizeof logits);
         if (heed_step_end(r->ctx) != HEED_OK) break;
         double unit = heed_random_unit((uint64_t)o.seed, (uint64_t)used);
         const heed_sample_options options = {.temperature = 0.8, .top_k = 40};
         sample[used] = (unsigned char)heed_sample(logits, 256, unit, &options);
     }
+    heed_gpt_cache_free(cache);
 }
 
 /* The attention maps of the middle block over the beginning of the text. */

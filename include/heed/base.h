@@ -91,6 +91,12 @@ typedef struct heed_score heed_score;
 /** Which queries may attend to which keys: a small immutable object. */
 typedef struct heed_mask heed_mask;
 
+/** Keys and values of earlier positions. */
+typedef struct heed_cache heed_cache;
+
+/** One cache for each layer of a GPT. */
+typedef struct heed_gpt_cache heed_gpt_cache;
+
 /** The version of the library that is linked, e.g. "0.1.0". The string is static. */
 HEED_API const char *heed_version(void);
 

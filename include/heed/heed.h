@@ -17,6 +17,7 @@
 #include <heed/attention.h>
 #include <heed/autograd.h>
 #include <heed/module.h>
+#include <heed/cache.h>
 #include <heed/layers.h>
 #include <heed/transformer.h>
 #include <heed/optim.h>

@@ -9,6 +9,7 @@
 #define HEED_LAYERS_H
 
 #include <heed/attention.h>
+#include <heed/cache.h>
 #include <heed/module.h>
 #include <heed/ops.h>
 
@@ -66,29 +67,47 @@ HEED_API heed_module *heed_sequential_new(heed_ctx *ctx, int count, heed_module 
  * .v_width = qkv, .out_width = out; (q, k, v) ⇒ (qk, v') ⇒ out → all six.
  */
 typedef struct heed_mha_options {
-    int64_t width;        /**< of query, and the default of what follows */
-    int64_t heads;        /**< divides qk_width and v_width */
-    int64_t kv_heads;     /**< 0: heads; fewer share keys and values among query heads */
-    int64_t query_width;  /**< of the query input; 0: width */
-    int64_t key_width;    /**< of the key input; 0: width */
-    int64_t value_width;  /**< of the value input; 0: key_width if given, else width */
-    int64_t qk_width;     /**< all heads of the projected query together; 0: width */
-    int64_t v_width;      /**< all heads of the projected value together; 0: qk_width */
-    int64_t out_width;    /**< of the result; 0: width */
-    bool no_bias;         /**< no bias in any projection */
-    double dropout;       /**< of the attention weights */
-    heed_init init;       /**< of the weights; default Glorot uniform; biases start at 0 */
-    uint64_t reserved[6]; /**< must be zero */
+    int64_t width;          /**< of query, and the default of what follows */
+    int64_t heads;          /**< divides qk_width and v_width */
+    int64_t kv_heads;       /**< 0: heads; fewer share keys and values among query heads */
+    int64_t query_width;    /**< of the query input; 0: width */
+    int64_t key_width;      /**< of the key input; 0: width */
+    int64_t value_width;    /**< of the value input; 0: key_width if given, else width */
+    int64_t qk_width;       /**< all heads of the projected query together; 0: width */
+    int64_t v_width;        /**< all heads of the projected value together; 0: qk_width */
+    int64_t out_width;      /**< of the result; 0: width */
+    bool no_bias;           /**< no bias in any projection */
+    double dropout;         /**< of the attention weights */
+    heed_init init;         /**< of the weights; default Glorot uniform; biases start at 0 */
+    bool qk_norm;           /**< RMS norm of each head's query and key, with a gain that heads share (as the
+                                 layer norm of Dehghani et al. 2023, section 2.2) */
+    double eps;             /**< of these norms; 0: 1e-5 */
+    bool rotary;            /**< heed_rotary() of queries and keys, after the norms; heads of even width */
+    bool rotary_half_split; /**< as in heed_rotary_options */
+    double rotary_base;     /**< likewise; 0: 10000 */
+    uint64_t reserved[6];   /**< must be zero */
 } heed_mha_options;
 
-/** Multi-head attention with parameters `q.weight`, `q.bias`, `k.…`, `v.…`, `out.…`. Its single-input form
- *  is plain self-attention; use heed_mha_forward() for more. */
+/** Multi-head attention with parameters `q.weight`, `q.bias`, `k.…`, `v.…`, `out.…`, and with `qk_norm`
+ *  `q_norm.weight` and `k_norm.weight` [width of a head]. Its single-input form is plain self-attention; use
+ *  heed_mha_forward() for more. With `rotary` queries and keys count their positions from 0 each. */
 HEED_API heed_module *heed_mha_new(heed_ctx *ctx, const heed_mha_options *options);
 
 /** heed_multi_head_attention() with the module's parameters. key or value none as there.
  *  @param score NULL for plain scaled dot products  @param[out] weights may be NULL */
 HEED_API heed_tensor heed_mha_forward(heed_module *mha, heed_tensor query, heed_tensor key, heed_tensor value,
                                       const heed_score *score, heed_tensor *weights);
+
+/**
+ * Self-attention of x that goes on from what a cache holds: its keys and values are appended, and its queries
+ * attend to all that the cache gives back (heed_cache_append()). Rotary positions go on likewise.
+ *
+ * @param x [batch.., length, width] @param cache of this layer alone
+ * @param score of [length × keys]: causal masks are of HEED_BOTTOM_RIGHT here  @param[out] weights may be
+ * NULL
+ */
+HEED_API heed_tensor heed_mha_forward_cached(heed_module *mha, heed_tensor x, heed_cache *cache,
+                                             const heed_score *score, heed_tensor *weights);
 
 /** Options of heed_feed_forward_new(). */
 typedef struct heed_feed_forward_options {

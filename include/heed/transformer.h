@@ -31,6 +31,10 @@ typedef struct heed_transformer_options {
     bool no_bias;               /**< no biases in products */
     double dropout;             /**< of attention weights, hidden units and residual branches */
     double eps;                 /**< of the norms; 0: 1e-5 */
+    bool qk_norm;               /**< as in heed_mha_options */
+    bool rotary;                /**< likewise, in self-attention */
+    bool rotary_half_split;     /**< likewise */
+    double rotary_base;         /**< likewise */
     uint64_t reserved[6];       /**< must be zero */
 } heed_transformer_options;
 
@@ -92,6 +96,10 @@ typedef struct heed_gpt_options {
     heed_activation activation; /**< default GELU (tanh form) */
     heed_norm_kind norm;        /**< default layer norm */
     bool sinusoidal;            /**< positions (tokens are then scaled by sqrt(width)); default learned */
+    bool rotary;                /**< rotary positions in every block instead of either */
+    bool rotary_half_split;     /**< as in heed_mha_options */
+    double rotary_base;         /**< likewise */
+    bool qk_norm;               /**< likewise */
     bool untied;                /**< an output projection of its own instead of the token table */
     bool no_bias;               /**< no biases in products */
     double dropout;             /**< everywhere GPT-2 has it */
@@ -100,20 +108,38 @@ typedef struct heed_gpt_options {
 
 /** A pre-norm decoder-only language model as GPT-2 (Radford et al. 2019), initialised as there (normal 0.02,
  *  residual projections divided by sqrt(2 · layers)). tokens i32 [batch.., length] → logits [batch.., length,
- *  vocabulary]. Children `tokens`, `positions`, `layers.N`, `norm` (and `head` if untied). */
+ *  vocabulary]. Children `tokens`, `positions` (none if rotary), `layers.N`, `norm` (and `head` if untied).
+ */
 HEED_API heed_module *heed_gpt_new(heed_ctx *ctx, const heed_gpt_options *options);
 
 /** Options of heed_gpt_forward(). */
 typedef struct heed_gpt_call_options {
     bool last_only;        /**< logits of the last position only: [batch.., 1, vocabulary] */
     int64_t weights_layer; /**< of which block to return weights */
-    uint64_t reserved[4];  /**< must be zero */
+    heed_gpt_cache
+        *cache; /**< the tokens go on from what it holds, and are added to it; NULL: from the start */
+    uint64_t reserved[4]; /**< must be zero */
 } heed_gpt_call_options;
 
-/** The model with options. @param[out] weights attention weights [batch.., heads, length, length] of
- *  one block; NULL if not wanted */
+/** The model with options. @param[out] weights attention weights [batch.., heads, length, keys] of
+ *  one block; NULL if not wanted. keys is length, with a cache all positions so far. */
 HEED_API heed_tensor heed_gpt_forward(heed_module *gpt, heed_tensor tokens,
                                       const heed_gpt_call_options *options, heed_tensor *weights);
+
+/** A cache for each layer of a GPT, empty. Never NULL; to be freed by heed_gpt_cache_free() before the
+ * context.
+ *  @param batch sequences, the product of the tokens' batch sizes  @param capacity most positions of each; 0:
+ *  the model's length, which is also the most */
+HEED_API heed_gpt_cache *heed_gpt_cache_new(heed_module *gpt, int64_t batch, int64_t capacity);
+
+/** NULL is fine. The model may have been freed before. */
+HEED_API void heed_gpt_cache_free(heed_gpt_cache *cache);
+
+/** Tokens that it holds: the position of the next one. 0 for NULL. */
+HEED_API int64_t heed_gpt_cache_position(const heed_gpt_cache *cache);
+
+/** Forgets all tokens from `position` on. */
+HEED_API heed_status heed_gpt_cache_truncate(heed_gpt_cache *cache, int64_t position);
 
 #ifdef __cplusplus
 }

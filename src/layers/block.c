@@ -18,7 +18,7 @@ bool heed_block_plan_from(heed_ctx *ctx, const char *where, const heed_transform
     return true;
 }
 
-heed_module *heed_block_attention(heed_ctx *ctx, const struct heed_block_plan *plan) {
+static heed_module *make_attention(heed_ctx *ctx, const struct heed_block_plan *plan, bool rotary) {
     const heed_transformer_options *o = &plan->options;
     return heed_mha_make(ctx,
                          &(heed_mha_options){.width = o->width,
@@ -26,8 +26,21 @@ heed_module *heed_block_attention(heed_ctx *ctx, const struct heed_block_plan *p
                                              .kv_heads = o->kv_heads,
                                              .no_bias = o->no_bias,
                                              .dropout = o->dropout,
-                                             .init = plan->weight},
+                                             .init = plan->weight,
+                                             .qk_norm = o->qk_norm,
+                                             .eps = o->eps,
+                                             .rotary = rotary,
+                                             .rotary_half_split = o->rotary_half_split,
+                                             .rotary_base = o->rotary_base},
                          plan->residual);
+}
+
+heed_module *heed_block_attention(heed_ctx *ctx, const struct heed_block_plan *plan) {
+    return make_attention(ctx, plan, plan->options.rotary);
+}
+
+heed_module *heed_block_cross_attention(heed_ctx *ctx, const struct heed_block_plan *plan) {
+    return make_attention(ctx, plan, false);
 }
 
 heed_module *heed_block_feed_forward(heed_ctx *ctx, const struct heed_block_plan *plan) {
@@ -60,10 +73,11 @@ static heed_tensor after(const struct heed_part *part, heed_tensor x, heed_tenso
 }
 
 heed_tensor heed_part_attend(const struct heed_part *part, heed_tensor x, heed_tensor memory,
-                             const heed_score *score, heed_tensor *weights) {
+                             heed_cache *cache, const heed_score *score, heed_tensor *weights) {
     heed_ctx *ctx = part->module->ctx;
     heed_scope_begin(ctx);
-    heed_tensor branch = heed_mha_forward(part->module, before(part, x), memory, HEED_NONE, score, weights);
+    heed_tensor branch =
+        heed_mha_run(part->module, before(part, x), memory, HEED_NONE, cache, score, weights);
     return heed_scope_end_two(ctx, after(part, x, branch), weights);
 }
 

@@ -18,6 +18,8 @@ bool heed_block_plan_from(heed_ctx *ctx, const char *where, const heed_transform
                           struct heed_block_plan *plan);
 
 heed_module *heed_block_attention(heed_ctx *ctx, const struct heed_block_plan *plan);
+/* Without rotary positions: queries and keys are of different sequences. */
+heed_module *heed_block_cross_attention(heed_ctx *ctx, const struct heed_block_plan *plan);
 heed_module *heed_block_feed_forward(heed_ctx *ctx, const struct heed_block_plan *plan);
 heed_module *heed_block_norm(heed_ctx *ctx, const struct heed_block_plan *plan);
 
@@ -29,9 +31,9 @@ struct heed_part {
     double dropout;
 };
 
-/* The part as attention of x to `memory` (none: to itself). */
+/* The part as attention of x to `memory` (none: to itself, and to what `cache` holds; it may be NULL). */
 heed_tensor heed_part_attend(const struct heed_part *part, heed_tensor x, heed_tensor memory,
-                             const heed_score *score, heed_tensor *weights);
+                             heed_cache *cache, const heed_score *score, heed_tensor *weights);
 
 /* The part as a module of one input. */
 heed_tensor heed_part_apply(const struct heed_part *part, heed_tensor x);
@@ -40,9 +42,9 @@ heed_tensor heed_part_apply(const struct heed_part *part, heed_tensor x);
 
 heed_module *heed_encoder_layer_make(heed_ctx *ctx, const struct heed_block_plan *plan);
 
-/* The block with the attention weights, NULL if not wanted. */
-heed_tensor heed_encoder_layer_run(heed_module *module, heed_tensor x, const heed_score *score,
-                                   heed_tensor *weights);
+/* The block with a cache and the attention weights; each NULL if not wanted. */
+heed_tensor heed_encoder_layer_run(heed_module *module, heed_tensor x, heed_cache *cache,
+                                   const heed_score *score, heed_tensor *weights);
 
 /* Fills a stack: children `layers.0` … made by `make`, and `norm` where the plan has one. Returns the list.
  */

@@ -19,7 +19,7 @@ static heed_module *make_layer(heed_ctx *ctx, const struct heed_block_plan *plan
     layer->attention.module = heed_module_child(module, "attention", heed_block_attention(ctx, plan));
     layer->attention.norm = heed_module_child(module, "norm1", heed_block_norm(ctx, plan));
     layer->cross_attention.module =
-        heed_module_child(module, "cross_attention", heed_block_attention(ctx, plan));
+        heed_module_child(module, "cross_attention", heed_block_cross_attention(ctx, plan));
     layer->cross_attention.norm = heed_module_child(module, "norm2", heed_block_norm(ctx, plan));
     layer->feed_forward.module =
         heed_module_child(module, "feed_forward", heed_block_feed_forward(ctx, plan));
@@ -46,8 +46,8 @@ heed_tensor heed_decoder_layer_forward(heed_module *module, heed_tensor x, heed_
     if (!ready(module, &layer_class, "decoder_layer", x, memory)) return heed_module_refused(module, x);
     const struct decoder_layer *layer = heed_module_self(module, &layer_class);
     heed_scope_begin(module->ctx);
-    x = heed_part_attend(&layer->attention, x, HEED_NONE, score, NULL);
-    x = heed_part_attend(&layer->cross_attention, x, memory, cross_score, NULL);
+    x = heed_part_attend(&layer->attention, x, HEED_NONE, NULL, score, NULL);
+    x = heed_part_attend(&layer->cross_attention, x, memory, NULL, cross_score, NULL);
     return heed_scope_end(module->ctx, heed_part_apply(&layer->feed_forward, x));
 }
 

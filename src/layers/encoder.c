@@ -6,7 +6,7 @@ struct encoder_layer {
 };
 
 static heed_tensor layer_forward(heed_module *module, heed_tensor x) {
-    return heed_encoder_layer_run(module, x, NULL, NULL);
+    return heed_encoder_layer_run(module, x, NULL, NULL, NULL);
 }
 
 static const heed_module_class layer_class = {
@@ -34,18 +34,18 @@ heed_module *heed_encoder_layer_new(heed_ctx *ctx, const heed_transformer_option
     return heed_encoder_layer_make(ctx, &plan);
 }
 
-heed_tensor heed_encoder_layer_run(heed_module *module, heed_tensor x, const heed_score *score,
-                                   heed_tensor *weights) {
+heed_tensor heed_encoder_layer_run(heed_module *module, heed_tensor x, heed_cache *cache,
+                                   const heed_score *score, heed_tensor *weights) {
     if (weights) *weights = heed_module_refused(module, x);
     if (!heed_module_ready(module, &layer_class, "encoder_layer", x)) return heed_module_refused(module, x);
     const struct encoder_layer *layer = heed_module_self(module, &layer_class);
     heed_scope_begin(module->ctx);
-    heed_tensor attended = heed_part_attend(&layer->attention, x, HEED_NONE, score, weights);
+    heed_tensor attended = heed_part_attend(&layer->attention, x, HEED_NONE, cache, score, weights);
     return heed_scope_end_two(module->ctx, heed_part_apply(&layer->feed_forward, attended), weights);
 }
 
 heed_tensor heed_encoder_layer_forward(heed_module *layer, heed_tensor x, const heed_score *score) {
-    return heed_encoder_layer_run(layer, x, score, NULL);
+    return heed_encoder_layer_run(layer, x, NULL, score, NULL);
 }
 
 /* ---- the stack ---- */
@@ -79,7 +79,7 @@ heed_tensor heed_encoder_forward(heed_module *module, heed_tensor x, const heed_
     const struct encoder *encoder = heed_module_self(module, &encoder_class);
     heed_scope_begin(module->ctx);
     for (heed_module *layer = encoder->layers->first; layer; layer = layer->sibling) {
-        heed_tensor y = heed_encoder_layer_run(layer, x, score, NULL);
+        heed_tensor y = heed_encoder_layer_run(layer, x, NULL, score, NULL);
         heed_layer_replace(module->ctx, x, y);
         x = y;
     }

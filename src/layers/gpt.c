@@ -4,10 +4,18 @@
 #include <math.h>
 
 struct gpt {
-    heed_module *tokens, *positions, *layers, *norm;
+    heed_module *tokens, *positions, *layers, *norm; /* positions: NULL if rotary */
     heed_tensor head; /* what logits are products with: the token table if tied */
     double token_scale, dropout;
-    int64_t length, count; /* the longest sequence, the number of layers */
+    int64_t length, count;        /* the longest sequence, the number of layers */
+    int64_t kv_heads, head_width; /* of each layer */
+};
+
+struct heed_gpt_cache {
+    heed_ctx *ctx;          /* NULL for the inert one */
+    const heed_module *gpt; /* whose keys these are; only compared */
+    int64_t count;
+    heed_cache **layer;
 };
 
 static heed_tensor gpt_forward(heed_module *module, heed_tensor x) {
@@ -27,6 +35,9 @@ static bool plan_from(heed_ctx *ctx, const heed_gpt_options *o, struct heed_bloc
         !heed_layer_not_negative(ctx, where, "length", (double)o->length) ||
         !heed_layer_positive(ctx, where, "layers", o->layers))
         return false;
+    if (o->rotary && o->sinusoidal)
+        return heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where,
+                               "positions are sinusoidal or rotary, not both");
     const heed_transformer_options options = {
         .layers = o->layers,
         .width = o->width,
@@ -37,6 +48,10 @@ static bool plan_from(heed_ctx *ctx, const heed_gpt_options *o, struct heed_bloc
         .norm = o->norm,
         .no_bias = o->no_bias,
         .dropout = o->dropout,
+        .qk_norm = o->qk_norm,
+        .rotary = o->rotary,
+        .rotary_half_split = o->rotary_half_split,
+        .rotary_base = o->rotary_base,
     };
     if (!heed_block_plan_from(ctx, where, &options, plan)) return false;
     plan->hidden_dropout = 0; /* GPT-2 drops weights, residual branches and embeddings only */
@@ -51,6 +66,7 @@ static void add_embeddings(heed_module *module, struct gpt *gpt, const heed_gpt_
         module, "tokens",
         heed_embedding_new(ctx, &(heed_embedding_options){
                                     .rows = o->vocabulary, .width = o->width, .weight_init = gpt_init}));
+    if (o->rotary) return;
     gpt->positions = heed_module_child(
         module, "positions",
         heed_positions_new(ctx, &(heed_positions_options){
@@ -76,6 +92,8 @@ heed_module *heed_gpt_new(heed_ctx *ctx, const heed_gpt_options *options) {
     gpt->length = heed_size_or(options->length, 1024);
     gpt->count = options->layers;
     gpt->dropout = options->dropout;
+    gpt->kv_heads = heed_size_or(options->kv_heads, options->heads);
+    gpt->head_width = options->width / options->heads;
     /* Rows of deviation 0.02 would drown in sines of amplitude 1 (Vaswani et al. 2017, section 3.4). */
     gpt->token_scale = options->sinusoidal ? sqrt((double)options->width) : 1;
     add_embeddings(module, gpt, options);
@@ -99,6 +117,8 @@ static bool call_is_sound(heed_module *module, const struct gpt *gpt, heed_tenso
     if (!heed_is_valid(tokens)) return true; /* the first operation says what is wrong */
     if (heed_rank(tokens) < 1) return heed_layer_fail(ctx, HEED_ERROR_SHAPE, where, "tokens have rank 0");
     int64_t length = heed_size(tokens, -1);
+    if (o->cache && o->cache->gpt != module)
+        return heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "the cache is that of another model");
     if (length > gpt->length)
         return heed_layer_fail(ctx, HEED_ERROR_SHAPE, where, "length %lld exceeds the model's %lld",
                                (long long)length, (long long)gpt->length);
@@ -107,20 +127,23 @@ static bool call_is_sound(heed_module *module, const struct gpt *gpt, heed_tenso
     return true;
 }
 
-static heed_tensor embed(heed_module *module, const struct gpt *gpt, heed_tensor tokens) {
+static heed_tensor embed(heed_module *module, const struct gpt *gpt, heed_tensor tokens, int64_t position) {
     heed_scope_begin(module->ctx);
     heed_tensor x = heed_forward(gpt->tokens, tokens);
     if (gpt->token_scale != 1) x = heed_mul_scalar(x, gpt->token_scale);
-    return heed_scope_end(module->ctx, heed_dropout(heed_forward(gpt->positions, x), gpt->dropout));
+    if (gpt->positions) x = heed_positions_add(gpt->positions, x, position);
+    return heed_scope_end(module->ctx, heed_dropout(x, gpt->dropout));
 }
 
 static heed_tensor run_blocks(heed_module *module, const struct gpt *gpt, heed_tensor x,
-                              int64_t weights_layer, heed_tensor *weights) {
+                              const heed_gpt_call_options *o, heed_tensor *weights) {
     heed_ctx *ctx = module->ctx;
-    const heed_score *score = heed_score_mask(heed_score_new(ctx), heed_mask_causal(ctx, HEED_TOP_LEFT));
+    const heed_score *score = heed_score_mask(heed_score_new(ctx), heed_mask_causal(ctx, HEED_BOTTOM_RIGHT));
     int64_t i = 0;
     for (heed_module *layer = gpt->layers->first; layer; layer = layer->sibling, i++) {
-        heed_tensor y = heed_encoder_layer_run(layer, x, score, i == weights_layer ? weights : NULL);
+        heed_cache *cache = o->cache ? o->cache->layer[i] : NULL;
+        heed_tensor y =
+            heed_encoder_layer_run(layer, x, cache, score, i == o->weights_layer ? weights : NULL);
         heed_layer_replace(ctx, x, y);
         x = y;
     }
@@ -142,7 +165,82 @@ heed_tensor heed_gpt_forward(heed_module *module, heed_tensor tokens, const heed
     const struct gpt *gpt = heed_module_self(module, &gpt_class);
     if (!call_is_sound(module, gpt, tokens, options, weights != NULL))
         return heed_module_refused(module, tokens);
+    const int64_t position = heed_gpt_cache_position(options->cache);
     heed_scope_begin(module->ctx);
-    heed_tensor x = run_blocks(module, gpt, embed(module, gpt, tokens), options->weights_layer, weights);
-    return heed_scope_end_two(module->ctx, logits_of(gpt, x, options->last_only), weights);
+    heed_tensor x = run_blocks(module, gpt, embed(module, gpt, tokens, position), options, weights);
+    x = heed_scope_end_two(module->ctx, logits_of(gpt, x, options->last_only), weights);
+    if (options->cache && heed_failed(module->ctx)) heed_gpt_cache_truncate(options->cache, position);
+    return x;
+}
+
+/* ---- its caches ---- */
+
+static heed_gpt_cache inert_cache;
+
+static heed_gpt_cache *make_cache(heed_module *module, const struct gpt *gpt, int64_t batch,
+                                  int64_t capacity) {
+    heed_ctx *ctx = module->ctx;
+    heed_gpt_cache *cache =
+        heed_block_zeroed(ctx->exec.memory, sizeof *cache + (size_t)gpt->count * sizeof *cache->layer);
+    if (!cache) {
+        heed_fail(ctx, HEED_ERROR_MEMORY, "gpt_cache", "out of memory");
+        return &inert_cache;
+    }
+    *cache = (heed_gpt_cache){.ctx = ctx, .gpt = module, .layer = (heed_cache **)(cache + 1)};
+    ctx->modules++;
+    const heed_cache_options options = {
+        .batch = batch, .kv_heads = gpt->kv_heads, .width = gpt->head_width, .capacity = capacity};
+    for (; cache->count < gpt->count; cache->count++)
+        cache->layer[cache->count] = heed_cache_new(ctx, &options);
+    if (!heed_failed(ctx)) return cache;
+    heed_gpt_cache_free(cache);
+    return &inert_cache;
+}
+
+heed_gpt_cache *heed_gpt_cache_new(heed_module *module, int64_t batch, int64_t capacity) {
+    static const char where[] = "gpt_cache";
+    heed_ctx *ctx = heed_module_ctx(module);
+    const struct gpt *gpt = heed_module_self(module, &gpt_class);
+    if (heed_failed(ctx)) return &inert_cache;
+    if (!gpt) {
+        heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "the module is no GPT");
+        return &inert_cache;
+    }
+    if (!heed_layer_positive(ctx, where, "batch", batch) ||
+        !heed_layer_not_negative(ctx, where, "capacity", (double)capacity) || !heed_enter(ctx))
+        return &inert_cache;
+    heed_gpt_cache *cache = &inert_cache;
+    if (capacity > gpt->length)
+        heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "capacity %lld exceeds the model's length %lld",
+                        (long long)capacity, (long long)gpt->length);
+    else
+        cache = make_cache(module, gpt, batch, heed_size_or(capacity, gpt->length));
+    heed_leave(ctx);
+    return cache;
+}
+
+void heed_gpt_cache_free(heed_gpt_cache *cache) {
+    if (!cache || !cache->ctx || !heed_enter(cache->ctx)) return;
+    heed_ctx *ctx = cache->ctx;
+    for (int64_t i = 0; i < cache->count; i++) heed_cache_free(cache->layer[i]);
+    heed_block_free(ctx->exec.memory, cache);
+    ctx->modules--;
+    heed_leave(ctx);
+}
+
+int64_t heed_gpt_cache_position(const heed_gpt_cache *cache) {
+    return cache && cache->count > 0 ? heed_cache_position(cache->layer[0]) : 0;
+}
+
+/* After a failed call the layers may differ: each goes back as far as it has to. */
+heed_status heed_gpt_cache_truncate(heed_gpt_cache *cache, int64_t position) {
+    if (!cache || !cache->ctx) return HEED_ERROR_ARGUMENT;
+    if (position < 0 || position > heed_gpt_cache_position(cache))
+        heed_layer_fail(cache->ctx, HEED_ERROR_ARGUMENT, "gpt_cache_truncate",
+                        "position %lld is not in 0 to %lld", (long long)position,
+                        (long long)heed_gpt_cache_position(cache));
+    for (int64_t i = 0; i < cache->count; i++)
+        if (position >= 0 && position <= heed_cache_position(cache->layer[i]))
+            heed_cache_truncate(cache->layer[i], position);
+    return heed_error_status(cache->ctx);
 }

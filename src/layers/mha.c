@@ -3,19 +3,14 @@
  * The weights of q, k and v that read inputs of one width lie in one storage, in this order and without gaps,
  * and so do their biases: where query, key and value are the same tensor a backend can make one product of
  * them. Their gradients lie likewise, here or in the optimiser's buffer. */
-#include "layers/layer.h"
+#include "layers/mha.h"
 
 enum { Q, K, V, PARTS };
-
-struct mha {
-    heed_mha_weights weights;
-    heed_mha_call_options options;
-};
 
 static heed_tensor mha_forward(heed_module *module, heed_tensor x);
 
 static const heed_module_class mha_class = {
-    .name = "MultiHeadAttention", .self_bytes = sizeof(struct mha), .forward = mha_forward};
+    .name = "MultiHeadAttention", .self_bytes = sizeof(struct heed_mha), .forward = mha_forward};
 
 /* ---- options ---- */
 
@@ -49,8 +44,14 @@ static bool resolve_widths(heed_ctx *ctx, const heed_mha_options *o, struct widt
         !heed_layer_divides(ctx, "mha", "heads", o->heads, "qk_width", qk) ||
         !heed_layer_divides(ctx, "mha", "heads", o->heads, "v_width", w->joined) ||
         !heed_layer_divides(ctx, "mha", "kv_heads", w->kv_heads, "heads", o->heads) ||
-        !heed_layer_probability(ctx, "mha", "dropout", o->dropout))
+        !heed_layer_probability(ctx, "mha", "dropout", o->dropout) ||
+        !heed_layer_not_negative(ctx, "mha", "eps", o->eps) ||
+        !heed_layer_not_negative(ctx, "mha", "rotary_base", o->rotary_base))
         return false;
+    if (o->rotary && qk / o->heads % 2 != 0)
+        return heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, "mha",
+                               "rotary positions need heads of even width, not %lld",
+                               (long long)(qk / o->heads));
     w->out[Q] = qk;
     w->out[K] = qk / o->heads * w->kv_heads;
     w->out[V] = w->joined / o->heads * w->kv_heads;
@@ -132,14 +133,25 @@ static void add_projections(heed_module *module, const heed_mha_options *options
     add_projection(module, "out", &dense, (struct heed_place){0}, (struct heed_place){0});
 }
 
+static void add_norms(heed_module *module, struct heed_mha *mha, const heed_mha_options *options,
+                      int64_t head_width) {
+    const heed_norm_options norm = {.width = head_width, .eps = options->eps};
+    mha->q_norm = heed_module_child(module, "q_norm", heed_rms_norm_new(module->ctx, &norm));
+    mha->k_norm = heed_module_child(module, "k_norm", heed_rms_norm_new(module->ctx, &norm));
+}
+
 heed_module *heed_mha_make(heed_ctx *ctx, const heed_mha_options *options, heed_init out_init) {
     struct widths w;
     if (!HEED_LAYER_BEGIN(ctx, "mha", options) || !resolve_widths(ctx, options, &w))
         return heed_inert_module();
     heed_module *module = heed_module_new(ctx, &mha_class);
-    struct mha *mha = heed_module_self(module, &mha_class);
+    struct heed_mha *mha = heed_module_self(module, &mha_class);
     if (!mha || !heed_enter(ctx)) return module;
     add_projections(module, options, &w, out_init);
+    if (options->qk_norm) add_norms(module, mha, options, w.out[Q] / options->heads);
+    mha->rotary = options->rotary;
+    mha->rotation =
+        (heed_rotary_options){.half_split = options->rotary_half_split, .base = options->rotary_base};
     mha->options =
         (heed_mha_call_options){.heads = options->heads, .kv_heads = w.kv_heads, .dropout = options->dropout};
     mha->weights = (heed_mha_weights){
@@ -181,18 +193,34 @@ static void adjoin_gradients(heed_ctx *ctx, const heed_tensor *part) {
     heed_storage_drop(buffer);
 }
 
-heed_tensor heed_mha_forward(heed_module *module, heed_tensor query, heed_tensor key, heed_tensor value,
-                             const heed_score *score, heed_tensor *weights) {
+heed_tensor heed_mha_run(heed_module *module, heed_tensor query, heed_tensor key, heed_tensor value,
+                         heed_cache *cache, const heed_score *score, heed_tensor *weights) {
     if (weights) *weights = heed_module_refused(module, query);
     if (!heed_module_ready(module, &mha_class, "mha", query)) return heed_module_refused(module, query);
-    const struct mha *mha = heed_module_self(module, &mha_class);
+    const struct heed_mha *mha = heed_module_self(module, &mha_class);
     const heed_mha_weights *w = &mha->weights;
     if (module->ctx->flags & HEED_RECORD && heed_enter(module->ctx)) {
         adjoin_gradients(module->ctx, (heed_tensor[]){w->q, w->k, w->v});
         adjoin_gradients(module->ctx, (heed_tensor[]){w->q_bias, w->k_bias, w->v_bias});
         heed_leave(module->ctx);
     }
+    if (cache || mha->rotary || mha->q_norm)
+        return heed_mha_in_parts(module->ctx, mha, (heed_tensor[]){query, key, value}, cache, score, weights);
     return heed_multi_head_attention(query, key, value, w, score, &mha->options, weights);
+}
+
+heed_tensor heed_mha_forward(heed_module *module, heed_tensor query, heed_tensor key, heed_tensor value,
+                             const heed_score *score, heed_tensor *weights) {
+    return heed_mha_run(module, query, key, value, NULL, score, weights);
+}
+
+heed_tensor heed_mha_forward_cached(heed_module *module, heed_tensor x, heed_cache *cache,
+                                    const heed_score *score, heed_tensor *weights) {
+    if (cache) return heed_mha_run(module, x, HEED_NONE, HEED_NONE, cache, score, weights);
+    if (weights) *weights = heed_module_refused(module, x);
+    if (heed_module_ready(module, &mha_class, "mha", x))
+        heed_layer_fail(module->ctx, HEED_ERROR_ARGUMENT, "mha", "the cache is missing");
+    return heed_module_refused(module, x);
 }
 
 static heed_tensor mha_forward(heed_module *module, heed_tensor x) {

@@ -44,9 +44,9 @@ static void positions_destroy(heed_module *module) {
     if (positions->constant) heed_free(positions->table);
 }
 
-static heed_tensor positions_forward(heed_module *module, heed_tensor x) {
+heed_tensor heed_positions_add(heed_module *module, heed_tensor x, int64_t offset) {
     const struct positions *positions = heed_module_self(module, &positions_class);
-    int64_t length = heed_size(x, -2), longest = heed_size(positions->table, 0);
+    int64_t length = offset + heed_size(x, -2), longest = heed_size(positions->table, 0);
     if (heed_is_valid(x) && heed_rank(x) < 2)
         heed_layer_fail(module->ctx, HEED_ERROR_SHAPE, "positions", "rank %d of x is less than 2",
                         heed_rank(x));
@@ -54,7 +54,11 @@ static heed_tensor positions_forward(heed_module *module, heed_tensor x) {
         heed_layer_fail(module->ctx, HEED_ERROR_SHAPE, "positions", "length %lld exceeds the table's %lld",
                         (long long)length, (long long)longest);
     heed_scope_begin(module->ctx);
-    return heed_scope_end(module->ctx, heed_add(x, heed_slice(positions->table, 0, 0, length, 1)));
+    return heed_scope_end(module->ctx, heed_add(x, heed_slice(positions->table, 0, offset, length, 1)));
+}
+
+static heed_tensor positions_forward(heed_module *module, heed_tensor x) {
+    return heed_positions_add(module, x, 0);
 }
 
 static heed_tensor constant_table(heed_ctx *ctx, int64_t length, int64_t width) {
