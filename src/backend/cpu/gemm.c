@@ -16,6 +16,9 @@ enum { TASK_ROWS = 192, TASK_COLUMNS = 512 };
 enum { TASKS = 16 };
 #define LEAST_TASK 2e6 /* floating-point operations */
 
+/* Elements that a task copies at least. */
+enum { GRAIN = 16384 };
+
 /* Below these sizes copying costs more than it brings. */
 enum { LEAST_ROWS = 32, LEAST_COLUMNS = 32, LEAST_DEPTH = 16 };
 
@@ -49,22 +52,38 @@ static int64_t panels(int64_t lines, int width) {
     return ceil_div(lines, width);
 }
 
-/* Panels of A, then, if it is not there yet, those of B. */
+/* Panels that one task copies. */
+static int64_t panels_of(const struct gemm *g, int width) {
+    const int64_t panel = width * g->depth;
+    return panel < GRAIN ? GRAIN / panel : 1;
+}
+
+static int64_t pack_tasks(const struct gemm *g, int64_t lines, int width) {
+    return ceil_div(panels(lines, width), panels_of(g, width));
+}
+
+static void pack_lines(const struct gemm *g, heed_gemm_pack *pack, int width, int64_t task, int64_t lines,
+                       const float *x, int64_t line, int64_t inner, float *to) {
+    const int64_t each = panels_of(g, width) * width, end = least(lines, (task + 1) * each);
+    x += g->inner * inner;
+    for (int64_t first = task * each; first < end; first += width) {
+        pack(x + first * line, line, inner, least(width, lines - first), g->depth, to + first * g->depth);
+    }
+}
+
+/* Panels of A, then, if they are not there yet, those of B. */
 static void pack_task(void *arg, int64_t task, int worker) {
     const struct gemm *g = arg;
     const struct heed_cpu_product *x = g->product;
-    const int rows = g->vectors->rows, columns = g->vectors->columns;
-    const int64_t of_a = panels(g->rows, rows);
+    const struct heed_gemm_vectors *v = g->vectors;
+    const int64_t of_a = pack_tasks(g, g->rows, v->rows);
     (void)worker;
     if (task < of_a) {
-        const int64_t first = task * rows;
-        g->vectors->pack(x->a + (g->row + first) * x->a_row + g->inner * x->a_column, x->a_row, x->a_column,
-                         least(rows, g->rows - first), g->depth, rows, g->a + first * g->depth);
+        pack_lines(g, v->pack_a, v->rows, task, g->rows, x->a + g->row * x->a_row, x->a_row, x->a_column,
+                   g->a);
     } else {
-        const int64_t first = (task - of_a) * columns;
-        g->vectors->pack(x->b + (g->column + first) * x->b_column + g->inner * x->b_row, x->b_column,
-                         x->b_row, least(columns, g->columns - first), g->depth, columns,
-                         g->b + first * g->depth);
+        pack_lines(g, v->pack_b, v->columns, task - of_a, g->columns, x->b + g->column * x->b_column,
+                   x->b_column, x->b_row, g->b);
     }
 }
 
@@ -119,8 +138,8 @@ static void cut(struct gemm *g) {
 /* ---- all of it ---- */
 
 static void run_slab(struct heed_exec *exec, struct gemm *g) {
-    const int64_t of_a = panels(g->rows, g->vectors->rows),
-                  of_b = g->pack_b ? panels(g->columns, g->vectors->columns) : 0;
+    const int64_t of_a = pack_tasks(g, g->rows, g->vectors->rows),
+                  of_b = g->pack_b ? pack_tasks(g, g->columns, g->vectors->columns) : 0;
     heed_threads_run(exec->threads, of_a + of_b, pack_task, g);
     cut(g);
     heed_threads_run(exec->threads, ceil_div(g->rows, g->task_rows) * g->across, block_task, g);

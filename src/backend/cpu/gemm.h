@@ -23,12 +23,14 @@ struct heed_gemm_block {
     bool add;
 };
 
+/* Copies `count` lines into one panel: to[p·width + i] = x[i·line + p·inner], 0 for count ≤ i < width. One of
+ * the two strides is 1. */
+typedef void heed_gemm_pack(const float *x, int64_t line, int64_t inner, int64_t count, int64_t depth,
+                            float *to);
+
 struct heed_gemm_vectors {
     int rows, columns; /* width of a panel of A, of B */
-    /* Copies `count` ≤ width lines into one panel: to[p·width + i] = x[i·line + p·inner], 0 for i ≥ count.
-     * One of the two strides is 1. */
-    void (*pack)(const float *x, int64_t line, int64_t inner, int64_t count, int64_t depth, int width,
-                 float *to);
+    heed_gemm_pack *pack_a, *pack_b;
     void (*block)(const struct heed_gemm_block *block);
 };
 

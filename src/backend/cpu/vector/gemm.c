@@ -21,35 +21,41 @@ enum { PANEL = COLUMNS * HEED_LANES };
 
 typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
 
-static void pack_in_order(const float *x, int64_t inner, int64_t count, int64_t depth, int width, float *to) {
+/* A whole panel whose lines are neighbours in memory. */
+HEED_INLINE void copy_panel(int width, const float *x, int64_t inner, int64_t depth, float *to) {
+    for (int64_t p = 0; p < depth; p++, x += inner, to += width) {
+        memcpy(to, x, (size_t)width * sizeof(float));
+    }
+}
+
+static void copy_part(int width, const float *x, int64_t inner, int64_t count, int64_t depth, float *to) {
     for (int64_t p = 0; p < depth; p++, x += inner, to += width) {
         int64_t i = 0;
-        for (; i + HEED_LANES <= count; i += HEED_LANES) vf_store(to + i, vf_load(x + i));
         for (; i + 4 <= count; i += 4) *(four *)(to + i) = *(const four *)(x + i);
         for (; i < count; i++) to[i] = x[i];
         for (; i < width; i++) to[i] = 0;
     }
 }
 
-/* Four lines, four inner elements. */
-static inline void transpose_four(const float *x, int64_t line, float *to, int width) {
-    const four a = *(const four *)x, b = *(const four *)(x + line), c = *(const four *)(x + 2 * line),
-               d = *(const four *)(x + 3 * line);
-    const four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-    const four ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7),
-               cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    *(four *)to = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
-    *(four *)(to + width) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-    *(four *)(to + 2 * width) = __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5);
-    *(four *)(to + 3 * width) = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
+/* Four lines, HEED_LANES inner elements. */
+static inline void transpose_block(const float *x, int64_t line, float *to, int width) {
+    const int64_t offset[4] = {0, 4 * width, 8 * width, 12 * width};
+    vf v[4];
+    HEED_UNROLL
+    for (int i = 0; i < 4; i++) v[i] = vf_load(x + i * line);
+    vf_transpose_groups(v);
+    HEED_UNROLL
+    for (int i = 0; i < 4; i++) vf_scatter_groups(to + i * width, offset, 1, v[i]);
 }
 
-static void pack_transposed(const float *x, int64_t line, int64_t count, int64_t depth, int width,
-                            float *to) {
-    const int64_t lines = count / 4 * 4, whole = depth / 4 * 4;
-    for (int64_t p = 0; p < whole; p += 4) {
-        for (int64_t i = 0; i < lines; i += 4)
-            transpose_four(x + i * line + p, line, to + p * width + i, width);
+/* Lines that go through memory along the inner dimension. */
+HEED_INLINE void transpose_panel(int width, const float *x, int64_t line, int64_t count, int64_t depth,
+                                 float *to) {
+    const int64_t lines = count / 4 * 4, whole = depth / HEED_LANES * HEED_LANES;
+    for (int64_t p = 0; p < whole; p += HEED_LANES) {
+        for (int64_t i = 0; i < lines; i += 4) {
+            transpose_block(x + i * line + p, line, to + p * width + i, width);
+        }
     }
     for (int64_t p = 0; p < depth; p++) {
         for (int64_t i = p < whole ? lines : 0; i < count; i++) to[p * width + i] = x[i * line + p];
@@ -57,13 +63,23 @@ static void pack_transposed(const float *x, int64_t line, int64_t count, int64_t
     }
 }
 
-static void pack(const float *x, int64_t line, int64_t inner, int64_t count, int64_t depth, int width,
-                 float *to) {
-    if (line == 1 || count == 1) {
-        pack_in_order(x, inner, count, depth, width, to);
+HEED_INLINE void pack_panel(int width, const float *x, int64_t line, int64_t inner, int64_t count,
+                            int64_t depth, float *to) {
+    if (line != 1 && count > 1) {
+        transpose_panel(width, x, line, count, depth, to);
+    } else if (count == width) {
+        copy_panel(width, x, inner, depth, to);
     } else {
-        pack_transposed(x, line, count, depth, width, to);
+        copy_part(width, x, inner, count, depth, to);
     }
+}
+
+static void pack_a(const float *x, int64_t line, int64_t inner, int64_t count, int64_t depth, float *to) {
+    pack_panel(ROWS, x, line, inner, count, depth, to);
+}
+
+static void pack_b(const float *x, int64_t line, int64_t inner, int64_t count, int64_t depth, float *to) {
+    pack_panel(PANEL, x, line, inner, count, depth, to);
 }
 
 /* ---- the register block ---- */
@@ -137,4 +153,4 @@ static void block(const struct heed_gemm_block *x) {
     }
 }
 
-const struct heed_gemm_vectors HEED_VECTOR_NAME(heed_gemm_vectors) = {ROWS, PANEL, pack, block};
+const struct heed_gemm_vectors HEED_VECTOR_NAME(heed_gemm_vectors) = {ROWS, PANEL, pack_a, pack_b, block};
