@@ -79,6 +79,9 @@ struct heed_mask_text {
 
 void heed_mask_say(struct heed_mask_text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* ∞ if it is farther than any length. */
+void heed_mask_say_number(struct heed_mask_text *t, int64_t number);
+
 /* A mask that stands beside an operator: in parentheses if it has one of its own that `inside` is not. */
 void heed_mask_say_operand(struct heed_mask_text *t, const heed_mask *mask,
                            const struct heed_mask_form *inside);

@@ -10,9 +10,11 @@ static int64_t block_rows(const heed_mask *mask, const struct heed_problem *prob
 }
 
 static void describe_blocks(struct heed_mask_text *text, const heed_mask *mask) {
-    heed_mask_say(text, "%s(%lld, %lld)", mask->form->kind->name,
-                  (long long)mask->bound.number[HEED_BLOCK_QUERIES],
-                  (long long)mask->bound.number[HEED_BLOCK_KEYS]);
+    heed_mask_say(text, "%s(", mask->form->kind->name);
+    heed_mask_say_number(text, mask->bound.number[HEED_BLOCK_QUERIES]);
+    heed_mask_say(text, ", ");
+    heed_mask_say_number(text, mask->bound.number[HEED_BLOCK_KEYS]);
+    heed_mask_say(text, ")");
 }
 
 static heed_mask *block_mask(const char *where, const struct heed_mask_form *form, heed_tensor t,

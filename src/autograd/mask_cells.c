@@ -25,7 +25,7 @@ static bool prepare_patch(struct heed_prepare *p, const heed_mask *mask) {
 
 static void describe_patch(struct heed_mask_text *text, const heed_mask *mask) {
     const int64_t *number = mask->bound.number;
-    heed_mask_say(text, "dense(%lld, %lld%s)", (long long)number[HEED_PATCH_QUERY],
+    heed_mask_say(text, "patch(%lld, %lld%s)", (long long)number[HEED_PATCH_QUERY],
                   (long long)number[HEED_PATCH_KEY], number[HEED_PATCH_OUTSIDE] ? ", visible outside" : "");
 }
 

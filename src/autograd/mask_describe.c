@@ -10,6 +10,15 @@ void heed_mask_say(struct heed_mask_text *t, const char *format, ...) {
     if (n > 0) t->used += (size_t)n;
 }
 
+void heed_mask_say_number(struct heed_mask_text *t, int64_t number) {
+    if (number >= HEED_MASK_FAR)
+        heed_mask_say(t, "∞");
+    else if (number <= -HEED_MASK_FAR)
+        heed_mask_say(t, "-∞");
+    else
+        heed_mask_say(t, "%lld", (long long)number);
+}
+
 static void say(struct heed_mask_text *t, const heed_mask *mask) {
     if (mask->form->describe)
         mask->form->describe(t, mask);

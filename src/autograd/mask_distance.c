@@ -1,13 +1,6 @@
 /* Masks of the distance from query to key. */
 #include "autograd/mask.h"
 
-static void say_limit(struct heed_mask_text *text, int64_t limit) {
-    if (limit >= HEED_MASK_FAR)
-        heed_mask_say(text, "∞");
-    else
-        heed_mask_say(text, "%lld", (long long)limit);
-}
-
 static void describe_causal(struct heed_mask_text *text, const heed_mask *mask) {
     heed_mask_say(text, "causal%s", heed_mask_is_at_end(mask) ? " (bottom-right)" : "");
 }
@@ -16,9 +9,9 @@ static void describe_limits(struct heed_mask_text *text, const heed_mask *mask) 
     const bool band = mask->form->kind == &heed_mask_kind_band;
     const int64_t low = mask->bound.number[HEED_DISTANCE_LOW];
     heed_mask_say(text, "%s(", mask->form->kind->name);
-    say_limit(text, band ? low : -low);
+    heed_mask_say_number(text, band ? low : -low);
     heed_mask_say(text, ", ");
-    say_limit(text, mask->bound.number[HEED_DISTANCE_HIGH]);
+    heed_mask_say_number(text, mask->bound.number[HEED_DISTANCE_HIGH]);
     heed_mask_say(text, "%s)", heed_mask_is_at_end(mask) ? ", bottom-right" : "");
 }
 

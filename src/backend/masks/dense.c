@@ -106,5 +106,5 @@ static void patch_bounds(const struct heed_bound_mask *self, struct heed_region 
     heed_region_keys(r, k, k + self->tensor[0].size[3]);
 }
 
-const struct heed_mask_kind heed_mask_kind_patch = {"dense", patch_test, patch_cover, patch_bits,
+const struct heed_mask_kind heed_mask_kind_patch = {"patch", patch_test, patch_cover, patch_bits,
                                                     patch_bounds};

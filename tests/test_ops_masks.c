@@ -1,0 +1,262 @@
+/* heed_attention() under every kind of mask and under random trees of kinds: gradients on ref, cpu against
+ * ref. */
+#include "harness_ops.h"
+
+#include <stdlib.h>
+
+/* Inputs of every row: q, k, v, and up to two tensors that the mask is made of. */
+enum { Q, K, V, M, M2 };
+
+struct wish {
+    heed_mask *(*make)(heed_ctx *ctx, const heed_tensor *in);
+    double dropout;
+};
+
+static heed_tensor attend(const heed_tensor *in, heed_mask *mask, double dropout, heed_tensor *weights) {
+    heed_score *score = heed_score_mask(heed_score_new(heed_context(in[Q])), mask);
+    const heed_attention_options options = {.dropout = dropout};
+    return heed_attention(in[Q], in[K], in[V], score, &options, weights);
+}
+
+static void call_masked(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
+    const struct wish *wish = row->options;
+    out[0] =
+        attend(in, wish->make(heed_context(in[Q]), in), wish->dropout, row->outputs > 1 ? &out[1] : NULL);
+}
+
+/* ---- every kind ---- */
+
+#define MAKE(name, ...)                                                                                      \
+    static heed_mask *name(heed_ctx *ctx, const heed_tensor *in) {                                           \
+        (void)ctx, (void)in;                                                                                 \
+        return __VA_ARGS__;                                                                                  \
+    }
+
+static bool user_test(void *user, int64_t batch, int64_t head, int64_t query, int64_t key) {
+    (void)user;
+    return (3 * query + 5 * key + batch + head) % 4 != 0;
+}
+
+static const heed_mask_predicate_options user = {.test = user_test};
+
+MAKE(window, heed_mask_window(ctx, 2, 1, HEED_TOP_LEFT))
+MAKE(window_end, heed_mask_window(ctx, 70, 0, HEED_BOTTOM_RIGHT))
+MAKE(band, heed_mask_band(ctx, -3, -1, HEED_TOP_LEFT))
+MAKE(band_end, heed_mask_band(ctx, 1, 60, HEED_BOTTOM_RIGHT))
+MAKE(query_lengths, heed_mask_query_lengths(in[M]))
+MAKE(prefix, heed_mask_prefix(in[M], HEED_TOP_LEFT))
+MAKE(prefix_end, heed_mask_prefix(in[M], HEED_BOTTOM_RIGHT))
+MAKE(segments, heed_mask_segments(in[M], in[M2]))
+MAKE(intervals, heed_mask_key_intervals(in[M], in[M2]))
+MAKE(flashmask, heed_mask_and(heed_mask_causal(ctx, HEED_TOP_LEFT), heed_mask_not(intervals(ctx, in))))
+MAKE(blocks, heed_mask_blocks(in[M], 2, 3))
+MAKE(large_blocks, heed_mask_blocks(in[M], 40, 64))
+MAKE(lists, heed_mask_block_lists(in[M], 2, 3))
+MAKE(large_lists, heed_mask_block_lists(in[M], 32, 50))
+MAKE(patch, heed_mask_patch(in[M], &(heed_mask_patch_options){.query = 1, .key = 3}))
+MAKE(patch_outside,
+     heed_mask_patch(in[M], &(heed_mask_patch_options){.query = -1, .key = 2, .visible_outside = true}))
+MAKE(random_cells, heed_mask_random(ctx, 0.6, 3, NULL))
+MAKE(random_shared,
+     heed_mask_random(ctx, 0.3, 4,
+                      &(heed_mask_random_options){.same_for_batch = true, .same_for_heads = true}))
+MAKE(predicate, heed_mask_predicate(ctx, &user))
+MAKE(not_lengths, heed_mask_not(heed_mask_key_lengths(in[M])))
+MAKE(either, heed_mask_or(window(ctx, in), heed_mask_key_lengths(in[M])))
+MAKE(global_window,
+     heed_mask_and(heed_mask_causal(ctx, HEED_TOP_LEFT), heed_mask_or(window_end(ctx, in), prefix(ctx, in))))
+MAKE(nothing, heed_mask_and(prefix(ctx, in), heed_mask_not(prefix(ctx, in))))
+
+static heed_mask *tree_of(heed_ctx *ctx, int64_t nodes, int64_t keys) {
+    int32_t *end = malloc((size_t)nodes * sizeof *end);
+    for (int64_t i = 0; i < nodes; i++) { /* each node has a child next to it and two leaves after that */
+        const int64_t last = i % 3 == 0 ? nodes : i + 1 + (i % 3 == 1);
+        end[i] = (int32_t)(last < nodes ? last : nodes);
+    }
+    heed_mask *mask = heed_mask_tree(heed_from(ctx, HEED_I32, TEST_SHAPE(nodes), end), keys - nodes);
+    free(end);
+    return mask;
+}
+
+MAKE(tree, tree_of(ctx, heed_size(in[Q], -2), heed_size(in[K], -2)))
+
+/* ---- random trees of kinds ---- */
+
+struct maker {
+    struct test_random random;
+    heed_ctx *ctx;
+    int64_t batch, heads, queries, keys;
+};
+
+static int64_t below(struct maker *m, int64_t n) {
+    return (int64_t)(test_bits(&m->random) % (uint64_t)n);
+}
+
+/* [batch or 1, heads or 1, rows, columns] of low … low + n − 1, without the sizes that are 0. */
+static heed_tensor numbers(struct maker *m, heed_dtype dtype, bool heads, int64_t rows, int64_t columns,
+                           int64_t low, int64_t n) {
+    int rank = 0;
+    int64_t size[4], count = 1;
+    size[rank++] = below(m, 2) ? m->batch : 1;
+    if (heads) size[rank++] = below(m, 2) ? m->heads : 1;
+    if (rows > 0) size[rank++] = rows;
+    if (columns > 0) size[rank++] = columns;
+    for (int d = 0; d < rank; d++) count *= size[d];
+    int32_t *data = malloc((size_t)count * sizeof *data);
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t value = low + below(m, n);
+        if (dtype == HEED_BOOL)
+            ((uint8_t *)data)[i] = value != 0;
+        else
+            data[i] = (int32_t)value;
+    }
+    heed_tensor t = heed_from(m->ctx, dtype, rank, size, data);
+    free(data);
+    return t;
+}
+
+static heed_mask *random_kind(struct maker *m) {
+    const heed_align align = below(m, 2) ? HEED_TOP_LEFT : HEED_BOTTOM_RIGHT;
+    const int64_t q = 1 + below(m, m->queries), k = 1 + below(m, m->keys);
+    const int64_t rows = (m->queries + q - 1) / q, columns = (m->keys + k - 1) / k;
+    switch (below(m, 14)) {
+    case 0:
+        return heed_mask_causal(m->ctx, align);
+    case 1:
+        return heed_mask_window(m->ctx, below(m, m->keys) - 1, below(m, m->keys) - 1, align);
+    case 2:
+        return heed_mask_band(m->ctx, -k, k, align);
+    case 3:
+        return heed_mask_key_lengths(numbers(m, HEED_I32, false, 0, 0, 0, m->keys + 1));
+    case 4:
+        return heed_mask_query_lengths(numbers(m, HEED_I32, false, 0, 0, 0, m->queries + 1));
+    case 5:
+        return heed_mask_prefix(numbers(m, HEED_I32, false, 0, 0, 0, m->keys + 1), align);
+    case 6:
+        return heed_mask_segments(numbers(m, HEED_I32, false, 0, m->queries, -1, 4),
+                                  numbers(m, HEED_I32, false, 0, m->keys, -1, 4));
+    case 7:
+        return heed_mask_key_intervals(numbers(m, HEED_I32, true, 0, m->keys, 0, m->queries + 1),
+                                       numbers(m, HEED_I32, true, 0, m->keys, 0, m->queries + 1));
+    case 8:
+        return heed_mask_blocks(numbers(m, HEED_BOOL, true, rows, columns, 0, 2), q, k);
+    case 9:
+        return heed_mask_block_lists(numbers(m, HEED_I32, true, rows, 2, -1, columns + 1), q, k);
+    case 10:
+        return heed_mask_dense(numbers(m, HEED_BOOL, true, m->queries, m->keys, 0, 3));
+    case 11:
+        return heed_mask_patch(numbers(m, HEED_BOOL, true, q, k, 0, 2),
+                               &(heed_mask_patch_options){.query = below(m, m->queries),
+                                                          .key = below(m, m->keys),
+                                                          .visible_outside = below(m, 2)});
+    case 12:
+        return heed_mask_random(m->ctx, 0.7, test_bits(&m->random), NULL);
+    default:
+        return heed_mask_predicate(m->ctx, &user);
+    }
+}
+
+static heed_mask *random_tree(struct maker *m, int depth) {
+    if (depth == 0 || below(m, 5) == 0) return random_kind(m);
+    heed_mask *a = random_tree(m, depth - 1);
+    const int64_t which = below(m, 5);
+    if (which == 0) return heed_mask_not(a);
+    heed_mask *b = random_tree(m, depth - 1);
+    return which <= 2 ? heed_mask_and(a, b) : heed_mask_or(a, b);
+}
+
+/* The row's count is the seed. */
+static void call_tree(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
+    struct maker m = {.random = {(uint64_t)row->count},
+                      .ctx = heed_context(in[Q]),
+                      .batch = heed_size(in[Q], 0),
+                      .heads = heed_size(in[Q], 1),
+                      .queries = heed_size(in[Q], 2),
+                      .keys = heed_size(in[K], 2)};
+    out[0] = attend(in, random_tree(&m, 3), 0, NULL);
+}
+
+/* ---- the table ---- */
+
+/* A row is a line where it fits, which clang-format would not have. */
+/* clang-format off */
+#define N OP_NORMAL
+#define QKV(b, h, q, k, d) {N, SIZES(b, h, q, d)}, {N, SIZES(b, h, k, d)}, {N, SIZES(b, h, k, d)}
+#define LARGE QKV(2, 2, 150, 201, 20)
+#define BELOW(n, ...) {OP_INDEX, SIZES(__VA_ARGS__), .limit = n}
+#define BOOL(...) {OP_MASK, SIZES(__VA_ARGS__)}
+#define BY(...) .options = &(const struct wish){__VA_ARGS__}
+#define CALL(name, ...) name, call_masked, {__VA_ARGS__}, OP_ATTENTION
+
+static const struct op_case kinds[] = {
+    {CALL("window", QKV(2, 3, 5, 7, 4)), BY(window)},
+    {CALL("window, two batch dimensions", {N, SIZES(2, 2, 1, 3, 4)}, {N, SIZES(2, 2, 1, 5, 4)}, {N, SIZES(2, 2, 1,
+     5, 4)}), BY(window)},
+    {CALL("band: empty rows", QKV(2, 2, 5, 7, 4)), BY(band)},
+    {CALL("query lengths", QKV(2, 3, 5, 7, 4), BELOW(6, 2)), BY(query_lengths)},
+    {CALL("prefix", QKV(2, 3, 5, 7, 4), BELOW(8, 2)), BY(prefix)},
+    {CALL("prefix at the end, weights", QKV(2, 3, 5, 7, 4), BELOW(8, 2)), .outputs = 2, BY(prefix_end)},
+    {CALL("segments", QKV(2, 3, 5, 7, 4), BELOW(3, 2, 5), BELOW(3, 7)), BY(segments)},
+    {CALL("segments, two batch dimensions", {N, SIZES(2, 2, 1, 3, 4)}, {N, SIZES(2, 2, 1, 5, 4)}, {N, SIZES(2, 2, 1,
+     5, 4)}, BELOW(2, 2, 1, 3), BELOW(2, 2, 5)), BY(segments)},
+    {CALL("segments, strided", QKV(2, 3, 5, 7, 4), {OP_INDEX, SIZES(2, 5), OP_TRANSPOSED, .limit = 3}, {OP_INDEX,
+     SIZES(2, 7), OP_SLICED, .limit = 3}), BY(segments)},
+    {CALL("key intervals", QKV(2, 3, 5, 7, 4), BELOW(5, 3, 7), BELOW(6, 2, 3, 7)), BY(intervals)},
+    {CALL("flashmask", QKV(2, 3, 5, 7, 4), BELOW(5, 3, 7), BELOW(6, 2, 1, 7)), BY(flashmask)},
+    {CALL("tree", QKV(2, 2, 6, 6, 4)), BY(tree)},
+    {CALL("tree after a prefix", QKV(2, 2, 6, 9, 4)), BY(tree)},
+    {CALL("blocks", QKV(2, 3, 5, 7, 4), BOOL(2, 3, 3, 3)), BY(blocks)},
+    {CALL("blocks of all heads", QKV(2, 3, 5, 7, 4), BOOL(3, 3)), BY(blocks)},
+    {CALL("block lists", QKV(2, 3, 5, 7, 4), BELOW(3, 3, 3, 2)), BY(lists)},
+    {CALL("patch", QKV(2, 3, 5, 7, 4), BOOL(2, 1, 3, 3)), BY(patch)},
+    {CALL("patch, visible outside", QKV(2, 3, 5, 7, 4), BOOL(3, 3)), BY(patch_outside)},
+    {CALL("random", QKV(2, 3, 5, 7, 4)), BY(random_cells)},
+    {CALL("random, dropout", QKV(2, 3, 5, 7, 4)), .random = true, BY(random_shared, .dropout = 0.3)},
+    {CALL("predicate", QKV(2, 3, 5, 7, 4)), BY(predicate)},
+    {CALL("not lengths", QKV(2, 3, 5, 7, 4), BELOW(8, 2)), BY(not_lengths)},
+    {CALL("window or lengths", QKV(2, 3, 5, 7, 4), BELOW(8, 2)), BY(either)},
+    {CALL("nothing visible", QKV(2, 2, 3, 7, 4), BELOW(8, 2)), .outputs = 2, BY(nothing)},
+    {CALL("segments, no keys", QKV(2, 2, 3, 0, 4), BELOW(3, 3), BELOW(3, 0)), BY(segments)},
+    {CALL("blocks, no queries", QKV(2, 2, 0, 7, 4), BOOL(0, 3)), BY(blocks)},
+    {CALL("large, window", LARGE), .big = true, BY(window_end)},
+    {CALL("large, narrow window", LARGE), .big = true, .outputs = 2, BY(window)},
+    {CALL("large, band", QKV(1, 2, 201, 150, 20)), .big = true, BY(band_end)},
+    {CALL("large, query lengths", LARGE, BELOW(151, 2)), .big = true, BY(query_lengths)},
+    {CALL("large, prefix", LARGE, BELOW(202, 2)), .big = true, BY(prefix)},
+    {CALL("large, segments", LARGE, BELOW(3, 2, 150), BELOW(3, 201)), .big = true, BY(segments)},
+    {CALL("large, key intervals", LARGE, BELOW(151, 2, 201), BELOW(151, 201)), .big = true, BY(intervals)},
+    {CALL("large, flashmask", LARGE, BELOW(151, 2, 201), BELOW(151, 201)), .big = true, BY(flashmask)},
+    {CALL("large, tree", LARGE), .big = true, BY(tree)},
+    {CALL("large, blocks", LARGE, BOOL(2, 2, 4, 4)), .big = true, BY(large_blocks)},
+    {CALL("large, block lists", LARGE, BELOW(5, 2, 5, 2)), .big = true, BY(large_lists)},
+    {CALL("large, patch", LARGE, BOOL(100, 120)), .big = true, BY(patch)},
+    {CALL("large, patch, visible outside", LARGE, BOOL(100, 120)), .big = true, BY(patch_outside)},
+    {CALL("large, random", LARGE), .big = true, BY(random_shared)},
+    {CALL("large, predicate", LARGE), .big = true, BY(predicate)},
+    {CALL("large, global and local", LARGE, BELOW(50, 2)), .big = true, .outputs = 2, BY(global_window)},
+    {CALL("large, groups", {N, SIZES(2, 4, 90, 16)}, {N, SIZES(2, 2, 130, 16)}, {N, SIZES(2, 2, 130, 16)}, BELOW(91,
+     2, 4, 130), BELOW(91, 130)), .big = true, BY(intervals)},
+};
+/* clang-format on */
+
+enum { SMALL_TREES = 60, LARGE_TREES = 20 };
+static struct op_case cases[OP_COUNT(kinds) + SMALL_TREES + LARGE_TREES];
+static char names[SMALL_TREES + LARGE_TREES][24];
+
+static const struct op_case small_tree = {NULL, call_tree, {QKV(2, 3, 6, 7, 3)}, OP_ATTENTION};
+static const struct op_case large_tree = {
+    NULL, call_tree, {QKV(2, 2, 110, 140, 12)}, OP_ATTENTION, .big = true};
+
+int main(void) {
+    Suite *suite = suite_create("masked attention");
+    int count = 0;
+    for (; count < OP_COUNT(kinds); count++) cases[count] = kinds[count];
+    for (int i = 0; i < SMALL_TREES + LARGE_TREES; i++, count++) {
+        snprintf(names[i], sizeof names[i], "tree of seed %d", i);
+        cases[count] = i < SMALL_TREES ? small_tree : large_tree;
+        cases[count].name = names[i];
+        cases[count].count = i;
+    }
+    op_add_cases(suite, cases, count);
+    return test_main(suite);
+}
