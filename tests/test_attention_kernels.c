@@ -225,8 +225,12 @@ static void make_problem(struct problem *p, uint64_t seed) {
     const int64_t batch = many ? 1 + below(p, 7) : 1 + below(p, 3),
                   kv_heads = many ? 1 + below(p, 20) : 1 + below(p, 3);
     const int64_t group = chance(p, 0.7) ? 1 : 1 + below(p, 3), heads = kv_heads * group;
-    const int64_t queries = pick(p, lengths, many ? 8 : few);
-    const int64_t keys = chance(p, 0.5) ? queries : pick(p, lengths, many ? 8 : few);
+    int64_t queries = pick(p, lengths, many ? 8 : few);
+    int64_t keys = chance(p, 0.5) ? queries : pick(p, lengths, many ? 8 : few);
+    if (!many && chance(p, 0.25)) { /* a sequence written on */
+        queries = 1 + below(p, 4);
+        keys = 40 + below(p, test_size(1400, 300));
+    }
     const int64_t width = pick(p, widths, many ? 7 : 12),
                   value_width = chance(p, 0.6) ? width : pick(p, widths, many ? 7 : 12);
     const int64_t cells[4] = {batch, heads, queries, keys};

@@ -159,6 +159,12 @@ static const struct op_case cases[] = {
     {CALL("large, weights", QKV(1, 2, 70, 131, 32)), .big = true, .outputs = 2},
     {CALL("many short", QKV(128, 8, 8, 8, 4)), .big = true},
     {CALL("one query", QKV(2, 4, 1, 513, 64)), .big = true, WISH(.bottom_right = true)},
+    {CALL("one query, groups", {N, SIZES(1, 8, 1, 40)}, {N, SIZES(1, 2, 40, 40)}, {N, SIZES(1, 2, 40, 9)}),
+     .big = true},
+    {CALL("few queries, groups, bias", {N, SIZES(2, 8, 3, 33)}, {N, SIZES(2, 2, 1300, 33)}, {N, SIZES(2, 2,
+     1300, 47)}, {N, SIZES(8, 1, 1300)}), .big = true, WISH(.bottom_right = true)},
+    {CALL("few queries, lengths", {N, SIZES(2, 2, 4, 16)}, {N, SIZES(2, 2, 150, 16)}, {N, SIZES(2, 2, 150,
+     16)}, {0}, {0}, {0}, {OP_INDEX, SIZES(2), .limit = 151}), .big = true},
     {CALL("wide heads", QKV(1, 1, 40, 50, 300)), .big = true},
     {CALL("long", QKV(1, 1, 33, 1100, 16)), .big = true},
 };

@@ -1,4 +1,4 @@
-/* Attention alone. size = batch, heads, length, width. */
+/* Attention alone. Where nothing else is said size = batch, heads, length, width. */
 #include "cases/cases.h"
 
 /* What a case does beside q·kᵀ, softmax and ·v. */
@@ -34,6 +34,19 @@ static void attention_run(struct bench *b) {
     heed_step_end(b->ctx);
 }
 
+/* One query of each head to what a cache holds: size = heads, key/value heads, keys, width. */
+static void decode_setup(struct bench *b) {
+    const int64_t *s = b->row->size;
+    b->tensor[0] = bench_normal(b, 4, (int64_t[]){1, s[0], 1, s[3]});
+    for (int i = 1; i < 3; i++) b->tensor[i] = bench_normal(b, 4, (int64_t[]){1, s[1], s[2], s[3]});
+}
+
+static void decode_run(struct bench *b) {
+    heed_step_begin(b->ctx, HEED_EVAL);
+    heed_attention(b->tensor[0], b->tensor[1], b->tensor[2], NULL, NULL, NULL);
+    heed_step_end(b->ctx);
+}
+
 #define CASE(name, what, flags, ...)                                                                         \
     { name, what, attention_setup, attention_run, __VA_ARGS__, flags }
 
@@ -50,5 +63,11 @@ const struct bench_case bench_attention_cases[] = {
          {1, 4, 4096, 64}),
     CASE("attn_bias_4096_fwdbwd", "4 heads, length 4096, a full bias with gradient", BIAS | BACKWARD,
          {1, 4, 4096, 64}),
+    {"decode_32h_4096",
+     "one query, 32 heads on 8 of keys and values, 4096 keys, width 128",
+     decode_setup,
+     decode_run,
+     {32, 8, 4096, 128},
+     0},
     {0},
 };

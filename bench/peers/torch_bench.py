@@ -82,6 +82,15 @@ def attention(batch, heads, length, width, backward, causal=True, dropout=0.0, b
     return both if backward else forward_only
 
 
+def decode(heads, kv_heads, keys, width):
+    q, k, v = torch.randn(1, heads, 1, width), torch.randn(1, kv_heads, keys, width), torch.randn(1, kv_heads, keys, width)
+
+    def run():
+        with torch.inference_mode():
+            F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    return run
+
+
 class Block(nn.Module):
     """A pre-norm block of GPT-2."""
 
@@ -144,6 +153,7 @@ CASES = {
     "mha_seed_fwdbwd": lambda: mha_seed(True),
     "attn_dropout_4096_fwdbwd": lambda: attention(1, 4, 4096, 64, True, dropout=0.1),
     "attn_bias_4096_fwdbwd": lambda: attention(1, 4, 4096, 64, True, causal=False, bias=True),
+    "decode_32h_4096": lambda: decode(32, 8, 4096, 128),
     "gpt_nano_step": lambda: gpt_step(4, 4, 128, 64, 12, 65),
     "gpt_mini_step": lambda: gpt_step(6, 6, 384, 256, 8, 256),
     "gpt2_124m_step": lambda: gpt_step(12, 12, 768, 64, 4, 50257),

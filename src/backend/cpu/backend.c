@@ -31,7 +31,8 @@ static const struct heed_backend cpu = {
             SLOT(CROSS_ENTROPY, heed_cpu_cross_entropy),
             SLOT(PAIR_LOSS, heed_cpu_pair_loss),
             [HEED_PRIMITIVE_ATTENTION] =
-                (const struct heed_kernel *const[]){&heed_cpu_attention_short, &heed_cpu_attention, NULL},
+                (const struct heed_kernel *const[]){&heed_cpu_attention_short, &heed_cpu_attention_decode,
+                                                    &heed_cpu_attention, NULL},
             SLOT(GRAD_NORM, heed_cpu_grad_norm),
             SLOT(UPDATE, heed_cpu_update),
         },

@@ -65,6 +65,7 @@ extern const struct heed_kernel heed_cpu_cross_entropy;
 extern const struct heed_kernel heed_cpu_pair_loss;
 extern const struct heed_kernel heed_cpu_attention;
 extern const struct heed_kernel heed_cpu_attention_short;
+extern const struct heed_kernel heed_cpu_attention_decode;
 extern const struct heed_kernel heed_cpu_grad_norm;
 extern const struct heed_kernel heed_cpu_update;
 
