@@ -227,7 +227,9 @@ static void make_problem(struct problem *p, uint64_t seed) {
     const int64_t group = chance(p, 0.7) ? 1 : 1 + below(p, 3), heads = kv_heads * group;
     int64_t queries = pick(p, lengths, many ? 8 : few);
     int64_t keys = chance(p, 0.5) ? queries : pick(p, lengths, many ? 8 : few);
-    if (!many && chance(p, 0.25)) { /* a sequence written on */
+    const bool decoding = !many && chance(p, 0.25); /* a sequence written on */
+    const bool plain = decoding && chance(p, 0.6);  /* with nothing but what its kernel knows */
+    if (decoding) {
         queries = 1 + below(p, 4);
         keys = 40 + below(p, test_size(1400, 300));
     }
@@ -246,16 +248,21 @@ static void make_problem(struct problem *p, uint64_t seed) {
     a->y = p->buffer[Y].view;
     a->scale = chance(p, 0.8) ? 1 / sqrt((double)width) : test_normal(&p->random);
     if (chance(p, 0.7)) make_mask(p, batch, heads, queries, keys);
-    make_stages(p, cells);
-    a->threshold = chance(p, 0.6) ? 65536 : (uint32_t)below(p, 65536);
+    if (plain) {
+        a->stages = (int)below(p, 3);
+        for (int i = 0; i < a->stages; i++) make_bias(p, i, cells, true);
+    } else {
+        make_stages(p, cells);
+    }
+    a->threshold = plain || chance(p, 0.6) ? 65536 : (uint32_t)below(p, 65536);
     a->random = (struct heed_random){.seed = seed, .stream = 1, .step = 3, .ordinal = 5};
-    if (chance(p, 0.4)) {
+    if (!plain && chance(p, 0.4)) {
         make_output(p, WEIGHTS, cells, true);
         a->weights = p->buffer[WEIGHTS].view;
         make_input(p, DWEIGHTS, cells, 1);
         if (chance(p, 0.7)) a->dweights = p->buffer[DWEIGHTS].view;
     }
-    if (a->normalizer == HEED_NORMALIZER_SOFTMAX && chance(p, 0.3)) {
+    if (!plain && a->normalizer == HEED_NORMALIZER_SOFTMAX && chance(p, 0.3)) {
         const int64_t rows[4] = {1, batch, heads, queries};
         make_output(p, LSE, rows, true);
         a->lse = p->buffer[LSE].view;
@@ -405,6 +412,8 @@ static void compare_bits(const struct problem *p, float *const bits[BUFFERS], co
     }
 }
 
+static int tried[HEED_MAX_KERNELS]; /* problems that the kernel at each place of the slot applied to */
+
 /* What is masked reaches nothing; the logarithm of an empty row's sum is −∞. */
 static void check_finite(const struct problem *p, double *const *expected) {
     for (int i = 0; i < BUFFERS; i++) {
@@ -434,6 +443,7 @@ static void check(struct problem *p, bool poisoned) {
             char device[64];
             if (!kernel || kernel == heed_ref_kernels[HEED_PRIMITIVE_ATTENTION]) break;
             if (kernel->applies && !kernel->applies(exec, &p->args, &why)) break;
+            tried[k]++;
             run(p, exec, kernel);
             compare(p, expected, test_device_name(&devices[d], device, sizeof device), kernel->name);
             if (devices[d].threads == 1) {
@@ -467,6 +477,10 @@ START_TEST(random_problems) {
         if (poisoned) poison(&p);
         check(&p, poisoned);
         drop_problem(&p);
+    }
+    for (int k = 0; contexts[1]->exec.kernel[HEED_PRIMITIVE_ATTENTION][k + 1] && count >= 80; k++) {
+        ck_assert_msg(tried[k] > 0, "no problem was for %s",
+                      contexts[1]->exec.kernel[HEED_PRIMITIVE_ATTENTION][k]->name);
     }
     close_contexts();
 }

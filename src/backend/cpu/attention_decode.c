@@ -58,13 +58,16 @@ static struct heed_decode_plan plan_of(const struct heed_attention_args *a) {
     return p;
 }
 
+static size_t scratch_bytes(const struct heed_exec *exec, const struct heed_decode_plan *p) {
+    const int64_t workers = heed_threads_count(exec->threads);
+    return (size_t)(workers * p->worker_floats + p->pairs * p->chunks * p->partial_floats) * sizeof(float);
+}
+
 /* What is saved, and the memory of backward, are the tiled kernel's. */
 static void decode_sizes(const struct heed_exec *exec, const void *arguments, struct heed_sizes *sizes) {
     const struct heed_decode_plan p = plan_of(arguments);
     heed_cpu_attention.sizes(exec, arguments, sizes);
-    sizes->forward_scratch = (size_t)(heed_threads_count(exec->threads) * p.worker_floats +
-                                      p.pairs * p.chunks * p.partial_floats) *
-                             sizeof(float);
+    sizes->forward_scratch = scratch_bytes(exec, &p);
 }
 
 struct job {
@@ -73,7 +76,7 @@ struct job {
 };
 
 static void run_chunk(void *arg, int64_t task, int worker) {
-    const struct job *job = arg;
+    struct job *job = arg;
     job->vectors->chunk(&job->plan, task, worker);
 }
 
@@ -98,8 +101,10 @@ static heed_status decode_forward(struct heed_exec *exec, const void *arguments,
     p->partial = p->workers + heed_threads_count(exec->threads) * p->worker_floats;
     heed_threads_run(exec->threads, p->pairs * p->chunks, run_chunk, &job);
     heed_threads_run(exec->threads, p->pairs, run_merge, &job);
-    snprintf(last->note, sizeof last->note, "forward: %lld rows to %lld chunks of %lld keys",
-             (long long)p->rows, (long long)p->chunks, (long long)p->chunk);
+    snprintf(last->note, sizeof last->note,
+             "forward: %lld tiles of %lld x %d, %lld skipped, %zu bytes of scratch",
+             (long long)atomic_load(&p->tiles), (long long)p->rows, HEED_DECODE_TILE,
+             (long long)atomic_load(&p->skipped), scratch_bytes(exec, p));
     return HEED_OK;
 }
 

@@ -23,6 +23,7 @@ struct heed_decode_plan {
     int64_t partial_floats;
     float *workers; /* queries [rows, width_row] and scores [rows, chunk] of each */
     int64_t worker_floats;
+    atomic_llong tiles, skipped; /* for the note */
 };
 
 static inline float *heed_decode_partial(const struct heed_decode_plan *p, int64_t pair, int64_t chunk) {
@@ -30,7 +31,7 @@ static inline float *heed_decode_partial(const struct heed_decode_plan *p, int64
 }
 
 struct heed_decode_vectors {
-    void (*chunk)(const struct heed_decode_plan *plan, int64_t task, int worker); /* pair · chunks + chunk */
+    void (*chunk)(struct heed_decode_plan *plan, int64_t task, int worker); /* pair · chunks + chunk */
     void (*merge)(const struct heed_decode_plan *plan, int64_t pair);
 };
 

@@ -265,15 +265,19 @@ static void exact_output(const struct task *t, int64_t tile) {
     }
 }
 
-static void do_chunk(const struct heed_decode_plan *p, int64_t index, int worker) {
+static void do_chunk(struct heed_decode_plan *p, int64_t index, int worker) {
     struct task t;
+    int64_t used = 0;
     task_open(&t, p, index, worker);
     const size_t bytes = (size_t)(p->rows * p->value_row) * sizeof(float);
     load_queries(&t);
     for (int64_t i = 0; i < t.tiles; i++) {
         t.used[i] = look(&t, i, t.seen[i]);
+        used += t.used[i];
         if (t.used[i]) score_tile(&t, i);
     }
+    atomic_fetch_add_explicit(&p->tiles, used, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->skipped, t.tiles - used, memory_order_relaxed);
     for (int64_t r = 0; r < p->rows; r++) softmax_row(&t, r);
     memset(t.output, 0, bytes);
     for (int64_t i = 0; i < t.tiles; i++)
