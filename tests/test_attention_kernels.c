@@ -469,7 +469,7 @@ static void check(struct problem *p, bool poisoned) {
 
 START_TEST(random_problems) {
     const char *fuzz = getenv("HEED_FUZZ");
-    const int count = fuzz ? atoi(fuzz) : (int)test_size(600, 80);
+    const int count = fuzz ? atoi(fuzz) : (int)test_size(300, 60);
     open_contexts();
     for (int seed = 0; seed < count; seed++) {
         struct problem p;

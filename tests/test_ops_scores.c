@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Inputs; those that a row does not give are left out. */
 enum { Q, K, V, BIAS, BIAS2, T5, RELATIVE, SLOPES, SINK, CALL, HEAD, QUERY, KEY, LENGTHS, DENSE };
@@ -316,6 +317,118 @@ START_TEST(extreme_scores) {
 }
 END_TEST
 
+/* ---- chosen weights ---- */
+
+/* Chosen heads and queries, in any order, twice, as runs and alone; and the sums of their columns: against
+ * the whole matrix. */
+START_TEST(chosen_weights) {
+    enum { HEADS = 4, QUERIES = 70, KEYS = 131, CHOSEN = 9 };
+    static const int64_t head[] = {3, 0, 3}, query[CHOSEN] = {5, 69, 0, 1, 2, 3, 3, 40, 41};
+    static float whole[2][HEADS][QUERIES][KEYS], chosen[2][3][CHOSEN][KEYS], sums[2][3][KEYS],
+        all_sums[2][HEADS][KEYS];
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device_names[_i % 2], .threads = 3});
+    const heed_attention_options options = {.dropout = 0.3};
+    heed_tensor q = test_tensor(ctx, HEED_F32, 1, TEST_SHAPE(2, HEADS, QUERIES, 7)),
+                k = test_tensor(ctx, HEED_F32, 2, TEST_SHAPE(2, 2, KEYS, 7)),
+                sink = test_tensor(ctx, HEED_F32, 3, TEST_SHAPE(HEADS));
+    for (int all = 0; all < 2; all++) {
+        /* The same place in the stream of random numbers. */
+        for (int call = 0; call < 2; call++) {
+            heed_random_set(ctx, &(heed_random_state){.seed = 5});
+            heed_step_begin(ctx, call ? HEED_TRAIN : HEED_RANDOM);
+            heed_score *score = heed_score_softcap(heed_score_new(ctx), 2);
+            heed_score_custom(score, &test_ramp, NULL, 0, NULL);
+            if (_i < 2)
+                heed_score_sink(score, sink);
+            else
+                heed_score_normalizer(score, HEED_NORMALIZER_SIGMOID);
+            heed_score_mask(score, heed_mask_causal(ctx, HEED_TOP_LEFT));
+            heed_tensor weights, columns;
+            const heed_weights_request some = {.head = head, .heads = 3, .query = query, .queries = CHOSEN};
+            if (!call) {
+                heed_attention(q, k, k, score, &options, &weights);
+                heed_read(weights, whole, sizeof whole);
+            } else if (all) {
+                heed_attention_weights(q, k, k, score, &options, NULL, NULL, &columns);
+                heed_read(columns, all_sums, sizeof all_sums);
+            } else {
+                heed_attention_weights(q, k, k, score, &options, &some, &weights, &columns);
+                heed_read(weights, chosen, sizeof chosen);
+                heed_read(columns, sums, sizeof sums);
+            }
+            test_ok(ctx);
+            heed_step_end(ctx);
+        }
+    }
+    for (int i = 0; i < 2 * 3 * KEYS; i++) {
+        const int b = i / KEYS / 3, h = i / KEYS % 3, c = i % KEYS;
+        double sum = 0;
+        for (int r = 0; r < CHOSEN; r++) {
+            const float expected = whole[b][head[h]][query[r]][c];
+            ck_assert_float_eq_tol(chosen[b][h][r][c], expected, 1e-6f);
+            sum += expected;
+        }
+        ck_assert_double_eq_tol(sums[b][h][c], sum, 1e-5);
+    }
+    for (int i = 0; i < 2 * HEADS * KEYS; i++) {
+        const int b = i / KEYS / HEADS, h = i / KEYS % HEADS, c = i % KEYS;
+        double sum = 0;
+        for (int r = 0; r < QUERIES; r++) sum += whole[b][h][r][c];
+        ck_assert_double_eq_tol(all_sums[b][h][c], sum, 1e-4);
+    }
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+START_TEST(chosen_weights_wrongly) {
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device_names[_i]});
+    heed_step_begin(ctx, HEED_TRAIN);
+    heed_tensor q = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 2, 3, 4)), weights;
+    heed_require_grad(q, true);
+    const int64_t bad[] = {0, 3}, below[] = {-1};
+    const heed_weights_request requests[] = {{.head = bad, .heads = 2},
+                                             {.query = bad, .queries = 2},
+                                             {.query = below, .queries = 1},
+                                             {.head = bad, .heads = -1},
+                                             {.reserved = {1}}};
+    for (int i = 0; i < 5; i++) {
+        heed_tensor y = heed_attention_weights(q, q, q, NULL, NULL, &requests[i], &weights, NULL);
+        ck_assert(!heed_is_valid(y) && !heed_is_valid(weights));
+        test_error(ctx, HEED_ERROR_ARGUMENT, "attention: ", "request");
+    }
+    heed_tensor y = heed_attention_weights(q, q, q, NULL, NULL, NULL, &weights, NULL);
+    heed_backward(heed_sum(y, HEED_ALL, false));
+    test_ok(ctx);
+    heed_attention_weights(q, q, q, NULL, NULL, NULL, &weights, NULL);
+    heed_backward(heed_sum(weights, HEED_ALL, false));
+    test_error(ctx, HEED_ERROR_GRADIENT, "chosen weights", "gradient");
+    heed_step_end(ctx);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+/* What a call did is told: kernel, tiles, scratch. */
+START_TEST(explained) {
+    heed_ctx *ctx = test_cpu();
+    char text[8000];
+    heed_step_begin(ctx, HEED_EVAL);
+    heed_tensor q = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 1, 480, 8));
+    heed_attention(q, q, q, heed_score_mask(heed_score_new(ctx), heed_mask_causal(ctx, HEED_TOP_LEFT)), NULL,
+                   NULL);
+    heed_step_end(ctx);
+    heed_explain(ctx, text, sizeof text);
+    const char *line = strstr(text, "forward: ");
+    int tiles = 0, skipped = 0, bytes = 0;
+    ck_assert_msg(line != NULL, "%s", text);
+    ck_assert_int_eq(sscanf(line, "forward: %d tiles of 48 x 64, %d skipped, %d bytes of scratch", &tiles,
+                            &skipped, &bytes),
+                     3);
+    ck_assert_int_eq(tiles + skipped, 10 * 8);
+    ck_assert(tiles >= 40 && skipped >= 28 && bytes > 0);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
 /* ---- memory ---- */
 
 /* Forward and backward with dropout, a T5 table and a causal mask need memory linear in the length. */
@@ -421,6 +534,9 @@ int main(void) {
     tcase_add_test(tests, standard_slopes);
     tcase_add_loop_test(tests, nothing_seen_beside_a_sink, 0, 2);
     tcase_add_loop_test(tests, extreme_scores, 0, 2);
+    tcase_add_loop_test(tests, chosen_weights, 0, 4);
+    tcase_add_loop_test(tests, chosen_weights_wrongly, 0, 2);
+    tcase_add_test(tests, explained);
     tcase_add_test(tests, memory_is_linear);
     tcase_add_test(tests, unsound_rules);
     return test_main(suite);

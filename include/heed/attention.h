@@ -50,6 +50,27 @@ HEED_API heed_tensor heed_attention_lse(heed_tensor q, heed_tensor k, heed_tenso
                                         const heed_attention_options *options, heed_tensor *weights,
                                         heed_tensor *lse);
 
+/** Which weights heed_attention_weights() returns. */
+typedef struct heed_weights_request {
+    const int64_t *head;  /**< which heads, in any order; NULL: all */
+    int64_t heads;        /**< how many of them */
+    const int64_t *query; /**< which queries, in any order; NULL: all */
+    int64_t queries;      /**< how many of them */
+    uint64_t reserved[4]; /**< must be zero */
+} heed_weights_request;
+
+/** heed_attention() with some of the weights: they are made once more from each row's maximum and sum, so
+ *  nothing larger than what is asked for is ever held. No gradient flows through them (heed_attention()'s
+ *  whole matrix has one); asking for it is an error of backward.
+ *  @param request NULL: of all heads and queries
+ *  @param[out] weights NULL, or where to put [batch.., chosen heads, chosen queries, keys]
+ *  @param[out] column_sums NULL, or where to put the sum of those weights over the chosen queries, [batch..,
+ *  chosen heads, keys]: how much attention each key gets */
+HEED_API heed_tensor heed_attention_weights(heed_tensor q, heed_tensor k, heed_tensor v,
+                                            const heed_score *score, const heed_attention_options *options,
+                                            const heed_weights_request *request, heed_tensor *weights,
+                                            heed_tensor *column_sums);
+
 /** The projections of a multi-head attention, each [outputs, inputs] as in heed_linear(). */
 typedef struct heed_mha_weights {
     heed_tensor q;        /**< [heads · head_width, query_width] */

@@ -16,6 +16,15 @@ static heed_status attention_backward(struct heed_backward *b) {
     if (args->weights.rank > 0) args->dweights = heed_dy_dense(b, output++);
     if (args->lse.rank > 0) args->dlse = heed_dy_dense(b, output++);
     args->weights.data = args->lse.data = NULL;
+    while (output < b->entry->outputs) {
+        const struct heed_view dy = heed_dy(b, output++);
+        if (heed_has(&dy))
+            return heed_fail(
+                b->ctx, HEED_ERROR_GRADIENT, "attention_weights",
+                "no gradient flows through chosen weights and their sums (that of the output, or "
+                "of heed_attention()'s whole matrix, does)");
+    }
+    args->chosen.data = args->column_sums.data = args->head_list.data = args->query_list.data = NULL;
     args->dq = heed_dx(b, Q);
     args->dk = heed_dx(b, K);
     args->dv = heed_dx(b, V);
@@ -33,9 +42,49 @@ static struct heed_view with_dense_rows(struct heed_call *c, int i) {
     return v.stride[3] == 1 ? v : heed_call_dense(c, i);
 }
 
+/* What a call gives beside the output; NULL where not asked for. */
+struct extra {
+    heed_tensor *weights, *lse, *chosen, *column_sums;
+    const heed_weights_request *request;
+};
+
+/* A list of places below `below`, for the duration of the call; absent for NULL. */
+static struct heed_view choose(struct heed_call *c, const char *name, const int64_t *from, int64_t count,
+                               int64_t below) {
+    struct heed_view list = {0};
+    if (!from || !c->ok) return list;
+    if (count < 0) {
+        heed_call_fail(c, HEED_ERROR_ARGUMENT, "%lld is no number of chosen %s", (long long)count, name);
+        return list;
+    }
+    list = heed_call_temp(c, HEED_I32, 1, &count);
+    for (int64_t i = 0; c->ok && i < count; i++) {
+        if (from[i] < 0 || from[i] >= below)
+            heed_call_fail(c, HEED_ERROR_ARGUMENT, "%lld of the chosen %s is not in 0 to %lld",
+                           (long long)from[i], name, (long long)below - 1);
+        else
+            ((int32_t *)list.data)[i] = (int32_t)from[i];
+    }
+    return list;
+}
+
+static void choose_weights(struct heed_call *c, const struct extra *extra, const struct heed_problem *problem,
+                           struct heed_attention_args *args) {
+    static const heed_weights_request everything;
+    const heed_weights_request *r = extra->request ? extra->request : &everything;
+    if (!heed_reserved_zero(r->reserved, 4))
+        heed_call_fail(c, HEED_ERROR_ARGUMENT, "reserved words of the request are not zero");
+    args->head_list = choose(c, "heads", r->head, r->heads, problem->heads);
+    args->query_list = choose(c, "queries", r->query, r->queries, problem->queries);
+    int64_t size[4] = {problem->batch, heed_attention_chosen_count(&args->head_list, problem->heads),
+                       heed_attention_chosen_count(&args->query_list, problem->queries), problem->keys};
+    if (extra->chosen) args->chosen = heed_call_output(c, problem->dtype, 4, size);
+    size[2] = problem->keys;
+    if (extra->column_sums) args->column_sums = heed_call_output(c, problem->dtype, 3, size);
+}
+
 static heed_tensor attention4(const heed_tensor qkv[3], const struct heed_prepared_score *prepared,
-                              const struct heed_problem *problem, double dropout, heed_tensor *weights,
-                              heed_tensor *lse) {
+                              const struct heed_problem *problem, double dropout, const struct extra *extra) {
     struct heed_call c;
     heed_tensor input[HEED_MAX_INPUTS];
     memcpy(input, qkv, 3 * sizeof *qkv);
@@ -50,8 +99,9 @@ static heed_tensor attention4(const heed_tensor qkv[3], const struct heed_prepar
     int64_t size[4] = {problem->batch, problem->heads, problem->queries, args.v.size[3]};
     args.y = heed_call_output(&c, args.q.dtype, 4, size);
     size[3] = problem->keys;
-    if (weights) args.weights = heed_call_output(&c, args.q.dtype, 4, size);
-    if (lse) args.lse = heed_call_output(&c, args.q.dtype, 3, size);
+    if (extra->weights) args.weights = heed_call_output(&c, args.q.dtype, 4, size);
+    if (extra->lse) args.lse = heed_call_output(&c, args.q.dtype, 3, size);
+    if (extra->chosen || extra->column_sums) choose_weights(&c, extra, problem, &args);
     if (!heed_score_bind(&c, SCORE, prepared, problem, args.q.size[3], &args) ||
         !heed_attention_dropout(&c, dropout, &args))
         return heed_call_end(&c);
@@ -60,8 +110,9 @@ static heed_tensor attention4(const heed_tensor qkv[3], const struct heed_prepar
     heed_call_save(&c, &args.v);
     heed_call_save_output(&c, 0);
     heed_tensor y = heed_call_run(&c, HEED_PRIMITIVE_ATTENTION, &args, sizeof args);
-    if (weights) *weights = heed_call_result(&c, 1);
-    if (lse) *lse = heed_call_result(&c, weights ? 2 : 1);
+    heed_tensor *const others[] = {extra->weights, extra->lse, extra->chosen, extra->column_sums};
+    for (int i = 0, output = 1; i < 4; i++)
+        if (others[i]) *others[i] = heed_call_result(&c, output++);
     return y;
 }
 
@@ -145,10 +196,9 @@ static bool is_folded(heed_tensor t, const struct heed_problem *problem) {
     return problem->batch_rank == 1 && heed_size(t, 0) == problem->batch;
 }
 
-static heed_tensor failed(heed_ctx *ctx, heed_tensor *weights, heed_tensor *lse) {
+static heed_tensor failed(heed_ctx *ctx, heed_tensor *weights) {
     heed_tensor inert = heed_handle(ctx, NULL);
     if (weights) *weights = inert;
-    if (lse) *lse = inert;
     return inert;
 }
 
@@ -178,23 +228,27 @@ static bool check_lse(heed_ctx *ctx, const heed_score *score, const heed_tensor 
     return false;
 }
 
-heed_tensor heed_attention_lse(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
-                               const heed_attention_options *options, heed_tensor *weights,
-                               heed_tensor *lse) {
-    heed_tensor qkv[3] = {q, k, v};
+static heed_tensor attend(const heed_tensor *inputs, const heed_score *score,
+                          const heed_attention_options *options, const struct extra *extra) {
+    heed_tensor qkv[3] = {inputs[0], inputs[1], inputs[2]};
+    heed_tensor *const others[] = {extra->weights, extra->lse, extra->chosen, extra->column_sums};
+    const int kept[] = {3, 2, 3, 2}; /* dimensions behind the batch */
     struct heed_problem problem;
     struct heed_prepared_score prepared;
     heed_ctx *ctx = begin("attention", 3, qkv);
-    if (!ctx) return failed(q.node ? q.node->ctx : heed_inert_ctx(), weights, lse);
-    heed_tensor y = failed(ctx, weights, lse);
+    heed_tensor y = heed_handle(ctx ? ctx : heed_ctx_of(qkv[0]), NULL);
+    for (int i = 0; i < 4; i++)
+        if (others[i]) *others[i] = y;
+    if (!ctx) return y;
     if (check_attention(ctx, qkv, options, &problem) &&
-        heed_score_prepare(ctx, "attention", score, &problem, &prepared) && check_lse(ctx, score, lse)) {
+        heed_score_prepare(ctx, "attention", score, &problem, &prepared) &&
+        check_lse(ctx, score, extra->lse)) {
         for (int i = 0; i < 3; i++)
             if (!is_folded(qkv[i], &problem)) qkv[i] = fold_batch(qkv[i], &problem, 3);
-        y = attention4(qkv, &prepared, &problem, options ? options->dropout : 0.0, weights, lse);
+        y = attention4(qkv, &prepared, &problem, options ? options->dropout : 0.0, extra);
         y = unfold_batch(y, &problem, 3);
-        if (weights) *weights = unfold_batch(*weights, &problem, 3);
-        if (lse) *lse = unfold_batch(*lse, &problem, 2);
+        for (int i = 0; i < 4; i++)
+            if (others[i]) *others[i] = unfold_batch(*others[i], &problem, kept[i]);
     }
     heed_leave(ctx);
     return y;
@@ -203,6 +257,20 @@ heed_tensor heed_attention_lse(heed_tensor q, heed_tensor k, heed_tensor v, cons
 heed_tensor heed_attention(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
                            const heed_attention_options *options, heed_tensor *weights) {
     return heed_attention_lse(q, k, v, score, options, weights, NULL);
+}
+
+heed_tensor heed_attention_lse(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
+                               const heed_attention_options *options, heed_tensor *weights,
+                               heed_tensor *lse) {
+    const struct extra extra = {.weights = weights, .lse = lse};
+    return attend((heed_tensor[]){q, k, v}, score, options, &extra);
+}
+
+heed_tensor heed_attention_weights(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
+                                   const heed_attention_options *options, const heed_weights_request *request,
+                                   heed_tensor *weights, heed_tensor *column_sums) {
+    const struct extra extra = {.chosen = weights, .column_sums = column_sums, .request = request};
+    return attend((heed_tensor[]){q, k, v}, score, options, &extra);
 }
 
 /* ---- multi-head attention on rank 3 ---- */
@@ -379,8 +447,8 @@ heed_tensor heed_multi_head_attention(heed_tensor query, heed_tensor key, heed_t
     heed_tensor input[HEED_MAX_INPUTS + MHA_SCORE] = {
         query, key, value, p->q, p->k, p->v, p->out, p->q_bias, p->k_bias, p->v_bias, p->out_bias};
     heed_ctx *ctx = begin(mha_where, MHA_SCORE, input);
-    if (!ctx) return failed(heed_ctx_of(query), weights, NULL);
-    heed_tensor y = failed(ctx, weights, NULL);
+    if (!ctx) return failed(heed_ctx_of(query), weights);
+    heed_tensor y = failed(ctx, weights);
     if (check_mha(ctx, input, options, &problem) &&
         heed_score_prepare(ctx, mha_where, score, &problem, &prepared)) {
         for (int i = QUERY; i <= VALUE; i++)

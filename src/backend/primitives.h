@@ -292,11 +292,15 @@ struct heed_stage_param {
  * kv_heads). sink [batch, heads, 1, 1], strided, absent if there is none: e^sink is in the softmax's sum. lse
  * [batch, heads, queries] contiguous, absent if not asked for: the logarithm of that sum, −∞ for a query that
  * sees nothing. sink and lse are for the softmax only.
+ * chosen [batch, chosen heads, chosen queries, keys] and column_sums [batch, chosen heads, keys], contiguous,
+ * each absent if not asked for: the weights of some heads and queries, and their sums over those queries.
+ * Lists (i32) say which, an absent one means all. Forward only.
  * Backward has q, k, v, y, stage tensors, params, sink, mask, (not weights or lse); dy, dweights and dlse,
  * each absent if no gradient arrived there (not all), dy and dweights with stride[3] = 1, dlse contiguous;
  * dq, dk, dv as q, k, v, stride[3] = 1, no repeats. */
 struct heed_attention_args {
     struct heed_view q, k, v, y, weights, lse;
+    struct heed_view chosen, column_sums, head_list, query_list;
     double scale;
     int stages;
     struct heed_stage stage[HEED_MAX_STAGES];
@@ -310,6 +314,17 @@ struct heed_attention_args {
     struct heed_view dy, dweights, dlse;
     struct heed_grad_view dq, dk, dv, dsink;
 };
+
+/* The chosen heads and queries: how many, and which the i-th is. */
+static inline bool heed_attention_chooses(const struct heed_attention_args *a) {
+    return heed_has(&a->chosen) || heed_has(&a->column_sums);
+}
+static inline int64_t heed_attention_chosen_count(const struct heed_view *list, int64_t all) {
+    return heed_has(list) ? list->size[0] : all;
+}
+static inline int64_t heed_attention_chosen_at(const struct heed_view *list, int64_t i) {
+    return heed_has(list) ? ((const int32_t *)list->data)[i] : i;
+}
 
 /* Whether a gradient of anything but q, k and v is wanted. */
 static inline bool heed_attention_wants_score(const struct heed_attention_args *a) {

@@ -60,6 +60,7 @@ static heed_status attention_forward(struct heed_exec *exec, const void *argumen
     heed_attention_plan_make(&plan, arguments, false);
     heed_attention_plan_place(&plan, saved, scratch, heed_threads_count(exec->threads), false);
     run(exec, &plan, plan.batch * plan.heads * plan.query_chunks, heed_attention_vectors(exec->isa)->forward);
+    run(exec, &plan, heed_attention_chosen_tasks(&plan), heed_attention_vectors(exec->isa)->chosen);
     note(exec, &plan, false);
     return HEED_OK;
 }

@@ -52,7 +52,7 @@ struct heed_attention_plan {
     uint32_t threshold;
     float keep_scale;
     struct heed_attention_random random;
-    float *maximum, *reciprocal; /* saved, [batch, heads, queries] */
+    float *maximum, *reciprocal; /* saved, [batch, heads, queries]; or scratch, where weights are chosen */
 
     int64_t key_block, key_blocks; /* keys that are packed at a time, a multiple of 128 */
     /* Forward: a task is a batch, a head and a chunk of queries. */
@@ -78,6 +78,9 @@ void heed_attention_plan_make(struct heed_attention_plan *plan, const struct hee
 
 size_t heed_attention_saved_bytes(const struct heed_attention_plan *plan);
 size_t heed_attention_scratch_bytes(const struct heed_attention_plan *plan, int workers, bool backward);
+
+/* Tasks that make the chosen weights: a batch, a chosen head and HEED_TILE_KEYS keys. */
+int64_t heed_attention_chosen_tasks(const struct heed_attention_plan *plan);
 
 /* Lays saved and scratch out. */
 void heed_attention_plan_place(struct heed_attention_plan *plan, void *saved, void *scratch, int workers,
@@ -135,6 +138,7 @@ static inline int64_t heed_attention_offset(const struct heed_view *v, int64_t b
 /* What the vector halves do; the second argument is the task. */
 struct heed_attention_vectors {
     void (*forward)(struct heed_attention_plan *plan, int64_t task, int worker);
+    void (*chosen)(struct heed_attention_plan *plan, int64_t task, int worker);
     void (*delta)(struct heed_attention_plan *plan, int64_t task, int worker);
     void (*backward)(struct heed_attention_plan *plan, int64_t task, int worker);
 };

@@ -147,12 +147,19 @@ int64_t heed_attention_worker_floats(const struct heed_attention_plan *p, bool b
            HEED_TILE_QUERIES * (2 * p->width_row + p->value_row) + (2 + p->aux_tiles) * tile;
 }
 
+int64_t heed_attention_chosen_tasks(const struct heed_attention_plan *p) {
+    if (!heed_attention_chooses(p->args)) return 0;
+    return p->batch * heed_attention_chosen_count(&p->args->head_list, p->heads) *
+           ceil_div(p->keys, HEED_TILE_KEYS);
+}
+
 size_t heed_attention_saved_bytes(const struct heed_attention_plan *p) {
     return 2 * (size_t)row_floats(p) * sizeof(float);
 }
 
 size_t heed_attention_scratch_bytes(const struct heed_attention_plan *p, int workers, bool backward) {
     int64_t floats = workers * heed_attention_worker_floats(p, backward);
+    if (!backward && heed_attention_chooses(p->args)) floats += 2 * row_floats(p);
     if (backward) {
         floats += row_floats(p) + slab_floats(p);
         for (int i = 0; i < HEED_SUMS; i++) floats += heed_attention_sum_floats(p, &p->sum[i]);
@@ -170,6 +177,10 @@ void heed_attention_plan_place(struct heed_attention_plan *p, void *saved, void 
     p->workers = at;
     p->worker_floats = heed_attention_worker_floats(p, backward);
     at += workers * p->worker_floats;
+    if (!backward && !saved && heed_attention_chooses(p->args)) {
+        p->maximum = at;
+        p->reciprocal = at + row_floats(p);
+    }
     if (!backward) return;
     p->delta = at;
     at += row_floats(p);

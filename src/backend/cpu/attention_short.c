@@ -24,6 +24,7 @@ static bool short_applies(const struct heed_exec *exec, const void *arguments, s
     if (a->normalizer != HEED_NORMALIZER_SOFTMAX) return refuse(why, "the normaliser is not the softmax");
     if (heed_has(&a->sink)) return refuse(why, "there is a sink");
     if (heed_has(&a->lse)) return refuse(why, "the sum of a row is asked for");
+    if (heed_attention_chooses(a)) return refuse(why, "some of the weights are asked for");
     if (a->q.size[1] != a->k.size[1]) return refuse(why, "heads share keys and values");
     if (queries > HEED_SHORT_QUERIES || keys > HEED_SHORT_KEYS) return refuse(why, "sequences are not short");
     if (width > HEED_SHORT_WIDTH || value_width > HEED_SHORT_WIDTH) return refuse(why, "heads are wide");

@@ -79,6 +79,25 @@ static void row_probabilities(struct heed_ref_row *r) {
     }
 }
 
+/* Hands a row's weights to those who asked for some. */
+static void row_chosen(const struct heed_ref_row *r) {
+    const struct heed_attention_args *args = r->args;
+    const int64_t keys = args->k.size[2],
+                  heads = heed_attention_chosen_count(&args->head_list, args->q.size[1]),
+                  queries = heed_attention_chosen_count(&args->query_list, args->q.size[2]);
+    for (int64_t h = 0; h < heads; h++) {
+        for (int64_t q = 0; q < queries && heed_attention_chosen_at(&args->head_list, h) == r->head; q++) {
+            if (heed_attention_chosen_at(&args->query_list, q) != r->query) continue;
+            const int64_t row = r->batch * heads + h;
+            for (int64_t key = 0; key < keys; key++) {
+                r->columns[row * keys + key] += r->probability[key];
+                if (heed_has(&args->chosen))
+                    heed_ref_store(&args->chosen, (row * queries + q) * keys + key, r->probability[key]);
+            }
+        }
+    }
+}
+
 static void row_forward(struct heed_ref_row *r) {
     const struct heed_attention_args *args = r->args;
     int64_t keys = args->k.size[2];
@@ -94,6 +113,7 @@ static void row_forward(struct heed_ref_row *r) {
             heed_ref_store(&args->weights, heed_ref_cell_offset(r, &args->weights, key), weight[key]);
         }
     }
+    if (heed_attention_chooses(args)) row_chosen(r);
     for (int64_t i = 0; i < args->v.size[3]; i++) {
         double y = 0;
         for (int64_t key = 0; key < keys; key++) {
@@ -220,13 +240,19 @@ static int64_t row_doubles(const struct heed_attention_args *args) {
            (args->params > 0 ? 2 * HEED_STAGE_MAX_PARAMS * heed_ref_param_line(args) : 0);
 }
 
+static int64_t column_doubles(const struct heed_attention_args *args) {
+    if (!heed_attention_chooses(args)) return 0;
+    return args->q.size[0] * heed_attention_chosen_count(&args->head_list, args->q.size[1]) * args->k.size[2];
+}
+
 static void attention_sizes(const struct heed_exec *exec, const void *p, struct heed_sizes *sizes) {
     (void)exec;
     const struct heed_attention_args *args = p;
     struct heed_ref_sums sums;
     struct sum list[MOST_SUMS];
     const size_t row = (size_t)row_doubles(args) * sizeof(double);
-    sizes->forward_scratch = sizes->backward_scratch = row;
+    sizes->forward_scratch = row + (size_t)column_doubles(args) * sizeof(double);
+    sizes->backward_scratch = row;
     const int count = list_sums(args, &sums, list);
     for (int i = 0; i < count; i++) sizes->backward_scratch += heed_ref_sum_bytes(list[i].gradient);
 }
@@ -243,6 +269,7 @@ static void each_row(const struct heed_attention_args *args, double *scratch,
                              .allowed = (uint8_t *)(scratch + 3 * line),
                              .aux = scratch + 4 * line};
     r.custom = r.aux + heed_ref_aux_lines(args) * line;
+    r.columns = scratch + row_doubles(args);
     r.random = heed_attention_random(&args->random);
     struct heed_walk w;
     for (heed_walk_start(&w, 3, args->q.size); w.more; heed_walk_next(&w)) {
@@ -260,7 +287,13 @@ static void each_row(const struct heed_attention_args *args, double *scratch,
 
 static heed_status attention_forward(struct heed_exec *exec, const void *p, void *saved, void *scratch) {
     (void)exec, (void)saved;
-    each_row(p, scratch, NULL);
+    const struct heed_attention_args *args = p;
+    double *columns = (double *)scratch + row_doubles(args);
+    const int64_t count = column_doubles(args);
+    for (int64_t i = 0; i < count; i++) columns[i] = 0;
+    each_row(args, scratch, NULL);
+    for (int64_t i = 0; i < count && heed_has(&args->column_sums); i++)
+        heed_ref_store(&args->column_sums, i, columns[i]);
     return HEED_OK;
 }
 

@@ -17,6 +17,7 @@ struct heed_ref_row {
     double *gradient;    /* backward: of the probabilities, then of s */
     double *aux;         /* lines that stages keep from forward to backward */
     double *custom;      /* parameters of one user's stage and their gradients, a line each */
+    double *columns;     /* forward: [batch, chosen heads, keys], sums of weights */
     bool sees;           /* any key */
     double maximum, sum; /* of the softmax: Σ e^(s − maximum), with the sink */
     double sink;         /* its probability */

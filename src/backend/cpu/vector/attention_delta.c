@@ -122,5 +122,5 @@ void HEED_VECTOR_NAME(heed_attention_delta_task)(struct heed_attention_plan *p, 
 }
 
 const struct heed_attention_vectors HEED_VECTOR_NAME(heed_attention_vectors) = {
-    HEED_VECTOR_NAME(heed_attention_forward_task), HEED_VECTOR_NAME(heed_attention_delta_task),
-    HEED_VECTOR_NAME(heed_attention_backward_task)};
+    HEED_VECTOR_NAME(heed_attention_forward_task), HEED_VECTOR_NAME(heed_attention_chosen_task),
+    HEED_VECTOR_NAME(heed_attention_delta_task), HEED_VECTOR_NAME(heed_attention_backward_task)};

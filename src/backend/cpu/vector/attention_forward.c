@@ -5,7 +5,7 @@
  * maximum moves, sum and output are rescaled (Milakov and Gimelshein 2018, "Online normalizer calculation for
  * softmax"). */
 #include "backend/cpu/vector/attention_dropout.h"
-#include "backend/cpu/vector/attention_stages.h"
+#include "backend/cpu/vector/attention_recompute.h"
 #include "backend/cpu/vector/attention_vectors.h"
 
 enum { MOST_TILES = 512 / HEED_TILE_KEYS };
@@ -103,11 +103,6 @@ static inline void softmax_row(const struct task *t, int64_t query, vf factor, f
         vf_store(s + j * HEED_LANES, e);
     }
     vf_store(sum, total);
-}
-
-/* Scores to weights that need no other score: sigmoid and ReLU. A score of −∞ gives 0 in both. */
-static inline vf weight_alone(heed_normalizer normalizer, vf s) {
-    return normalizer == HEED_NORMALIZER_SIGMOID ? vf_sigmoid(s) : vf_relu(s);
 }
 
 static void weigh_row(const struct task *t, vf factor, float *s, const uint64_t *kept, uint64_t *seen) {

@@ -15,6 +15,11 @@ static inline struct row_state row_state_of(const struct heed_attention_plan *p,
     return (struct row_state){vf_set(p->maximum[at]), vf_set(p->reciprocal[at]), vf_set(p->delta[at])};
 }
 
+/* Scores to weights that need no other score: sigmoid and ReLU. A score of −∞ gives 0 in both. */
+static inline vf weight_alone(heed_normalizer normalizer, vf s) {
+    return normalizer == HEED_NORMALIZER_SIGMOID ? vf_sigmoid(s) : vf_relu(s);
+}
+
 /* The scores of a tile; they are still to be multiplied with the factor that is returned. */
 static inline float recompute_scores(const struct tile *t, const struct heed_attention_plan *p,
                                      const float *keys, float *s, float *aux) {

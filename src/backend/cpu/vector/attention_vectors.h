@@ -7,6 +7,7 @@
 
 void HEED_VECTOR_NAME(heed_attention_forward_task)(struct heed_attention_plan *plan, int64_t task,
                                                    int worker);
+void HEED_VECTOR_NAME(heed_attention_chosen_task)(struct heed_attention_plan *plan, int64_t task, int worker);
 void HEED_VECTOR_NAME(heed_attention_delta_task)(struct heed_attention_plan *plan, int64_t task, int worker);
 void HEED_VECTOR_NAME(heed_attention_backward_task)(struct heed_attention_plan *plan, int64_t task,
                                                     int worker);
