@@ -163,6 +163,7 @@ static const struct op_case cases[] = {
      .big = true},
     {CALL("few queries, groups, bias", {N, SIZES(2, 8, 3, 33)}, {N, SIZES(2, 2, 1300, 33)}, {N, SIZES(2, 2,
      1300, 47)}, {N, SIZES(8, 1, 1300)}), .big = true, WISH(.bottom_right = true)},
+    {CALL("one query, many heads", QKV(1, 32, 1, 1100, 8)), .big = true},
     {CALL("few queries, lengths", {N, SIZES(2, 2, 4, 16)}, {N, SIZES(2, 2, 150, 16)}, {N, SIZES(2, 2, 150,
      16)}, {0}, {0}, {0}, {OP_INDEX, SIZES(2), .limit = 151}), .big = true},
     {CALL("wide heads", QKV(1, 1, 40, 50, 300)), .big = true},
