@@ -22,7 +22,7 @@ static bool decode_applies(const struct heed_exec *exec, const void *arguments, 
     if (a->normalizer != HEED_NORMALIZER_SOFTMAX) return refuse(why, "the normaliser is not the softmax");
     if (heed_has(&a->sink)) return refuse(why, "there is a sink");
     if (heed_has(&a->lse)) return refuse(why, "the sum of a row is asked for");
-    if (heed_has(&a->weights)) return refuse(why, "weights are asked for");
+    if (heed_has(&a->weights) || heed_attention_chooses(a)) return refuse(why, "weights are asked for");
     if (a->threshold < 65536) return refuse(why, "weights are dropped");
     if (kv_heads == 0 || queries > HEED_DECODE_ROWS || queries * (heads / kv_heads) > HEED_DECODE_ROWS)
         return refuse(why, "there are many queries");
