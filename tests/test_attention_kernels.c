@@ -158,7 +158,7 @@ static void make_custom(struct problem *p, int i, const int64_t cells[4]) {
     const int64_t size[WAVE_PARAMS][4] = {
         {batch, heads, 1, 2}, {batch, heads, 1, 1}, {batch, heads, cells[2], 1}, {batch, heads, 1, cells[3]}};
     const unsigned repeats[WAVE_PARAMS] = {3, 1, (unsigned)below(p, 8), (unsigned)below(p, 4)};
-    a->stage[i].rule = &test_wave;
+    a->stage[i].rule = chance(p, 0.3) ? &test_wave_f32 : &test_wave;
     a->params = WAVE_PARAMS;
     for (int j = 0; j < WAVE_PARAMS; j++) {
         a->param[j].scope = test_wave.scope[j];

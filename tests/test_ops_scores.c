@@ -10,6 +10,15 @@
 /* Inputs; those that a row does not give are left out. */
 enum { Q, K, V, BIAS, BIAS2, T5, RELATIVE, SLOPES, SINK, CALL, HEAD, QUERY, KEY, LENGTHS, DENSE };
 
+/* Batch, heads, queries and keys of the rows. */
+#define B 2
+#define H 2
+#define N 3
+#define M 5
+
+#define SHAPE(...)                                                                                           \
+    .bias_rank = (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), .bias = {__VA_ARGS__}
+
 struct wish {
     const char *name;
     bool softcap, alibi, causal, groups, weights, lse, ramp;
@@ -24,8 +33,7 @@ struct wish {
     bool f32_only; /* the stage without functions for f64 */
 };
 
-static heed_tensor attend(const struct wish *w, const heed_tensor *in, heed_tensor *weights,
-                          heed_tensor *lse) {
+static heed_score *score_of(const struct wish *w, const heed_tensor *in) {
     heed_ctx *ctx = heed_context(in[Q]);
     const heed_align align = w->other_end ? HEED_BOTTOM_RIGHT : HEED_TOP_LEFT;
     heed_score *score = heed_score_new(ctx);
@@ -46,25 +54,31 @@ static heed_tensor attend(const struct wish *w, const heed_tensor *in, heed_tens
     if (w->causal) heed_score_mask(score, heed_mask_causal(ctx, align));
     if (in[LENGTHS].node) heed_score_mask(score, heed_mask_key_lengths(in[LENGTHS]));
     if (in[DENSE].node) heed_score_mask(score, heed_mask_dense(in[DENSE]));
-    heed_attention_options options = {.dropout = w->dropout};
-    return heed_attention_lse(in[Q], in[K], in[V], score, &options, weights, lse);
+    return score;
 }
 
 static void call(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
     const struct wish *w = row->options;
+    const heed_attention_options options = {.dropout = w->dropout};
     int n = 1;
     heed_tensor *weights = w->weights ? &out[n++] : NULL, *lse = w->lse ? &out[n++] : NULL;
-    out[0] = attend(w, in, weights, lse);
+    out[0] = heed_attention_lse(in[Q], in[K], in[V], score_of(w, in), &options, weights, lse);
+}
+
+/* Multi-head attention with such a score. Query and key are inputs Q and K; the projections take the places
+ * of tensors that the score does not have. */
+static void call_block(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
+    const struct wish *w = row->options;
+    heed_tensor of_score[OP_INPUTS];
+    for (int i = 0; i < OP_INPUTS; i++) of_score[i] = in[i];
+    of_score[RELATIVE] = of_score[SLOPES] = of_score[BIAS2] = (heed_tensor){0};
+    const heed_mha_weights projections = {.q = in[V], .k = in[RELATIVE], .v = in[SLOPES], .out = in[BIAS2]};
+    out[0] = heed_multi_head_attention(in[Q], in[K], (heed_tensor){0}, &projections, score_of(w, of_score),
+                                       &(heed_mha_call_options){.heads = H, .dropout = w->dropout},
+                                       w->weights ? &out[1] : NULL);
 }
 
 /* ---- pairs ---- */
-
-#define SHAPE(...)                                                                                           \
-    .bias_rank = (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), .bias = {__VA_ARGS__}
-#define B 2
-#define H 2
-#define N 3
-#define M 5
 
 static const struct wish features[] = {
     {"nothing"},
@@ -155,6 +169,22 @@ static void build(struct op_case *row, struct wish *w, const struct wish *a, con
         .fill = OP_VALUE, .rank = 1, .size = {B}, .limit = M - 1, .other_dtype = true, .dtype = HEED_I32};
 }
 
+/* Multi-head attention with all kinds of stages at once, with and without its weights. */
+static void build_block(struct op_case *row, struct wish *w, bool weights) {
+    *w = (struct wish){
+        .softcap = true, .t5 = true, .custom = true, .sink = true, .last = true, .lengths = true};
+    w->weights = weights;
+    w->dropout = weights ? 0 : 0.2;
+    build(row, w, &(struct wish){"", SHAPE(N, M)}, &(struct wish){""});
+    row->name = weights ? "block with weights" : "block";
+    row->call = call_block;
+    row->in[Q] = input(true, 3, (int64_t[]){B, N, 3});
+    row->in[K] = input(true, 3, (int64_t[]){B, M, 2});
+    row->in[V] = input(true, 2, (int64_t[]){H * 2, 3});
+    row->in[RELATIVE] = row->in[SLOPES] = input(true, 2, (int64_t[]){H * 2, 2});
+    row->in[BIAS2] = input(true, 2, (int64_t[]){3, H * 2});
+}
+
 static int build_pairs(void) {
     int n = 0;
     for (int i = 0; i < FEATURES; i++) {
@@ -168,6 +198,7 @@ static int build_pairs(void) {
             n++;
         }
     }
+    for (int i = 0; i < 2; i++, n++) build_block(&pairs[n], &wishes[n], i == 1);
     return n;
 }
 

@@ -116,17 +116,17 @@ typedef struct heed_tile {
 /** The same in double. */
 typedef struct heed_tile_f64 {
     int64_t batch, head;        /**< as in heed_tile, like all that follows */
-    int64_t query, key;         /**< */
-    int64_t queries, keys;      /**< */
-    int rows, columns;          /**< */
-    int64_t row_stride;         /**< */
-    const uint64_t *visible;    /**< */
-    double *s;                  /**< */
-    double *g;                  /**< */
-    double *const *aux;         /**< */
-    const double *const *param; /**< */
-    double *const *dparam;      /**< */
-    void *user;                 /**< */
+    int64_t query, key;
+    int64_t queries, keys;
+    int rows, columns;
+    int64_t row_stride;
+    const uint64_t *visible;
+    double *s;
+    double *g;
+    double *const *aux;
+    const double *const *param;
+    double *const *dparam;
+    void *user;
 } heed_tile_f64;
 
 /**
