@@ -2,13 +2,16 @@
 #include "cases/cases.h"
 
 /* What a case does beside q·kᵀ, softmax and ·v. */
-enum { CAUSAL = 1, DROPOUT = 2, BIAS = 4, BACKWARD = 8 };
+enum { CAUSAL = 1, DROPOUT = 2, BIAS = 4, BACKWARD = 8, WINDOW = 16, T5 = 32 };
+
+enum { WINDOW_KEYS = 256, T5_BUCKETS = 32 };
 
 static void attention_setup(struct bench *b) {
     const int64_t *size = b->row->size;
     for (int i = 0; i < 4; i++) b->tensor[i] = bench_normal(b, 4, size);
     if (b->row->what_else & BIAS)
         b->tensor[4] = bench_normal(b, 4, (int64_t[]){1, size[1], size[2], size[2]});
+    if (b->row->what_else & T5) b->tensor[4] = bench_normal(b, 2, (int64_t[]){size[1], T5_BUCKETS});
     for (int i = 0; i < 5 && b->row->what_else & BACKWARD; i++) {
         if (i != 3 && !heed_is_none(b->tensor[i])) heed_require_grad(b->tensor[i], true);
     }
@@ -18,7 +21,9 @@ static heed_tensor attend(struct bench *b) {
     const int what = b->row->what_else;
     heed_score *score = heed_score_new(b->ctx);
     if (what & CAUSAL) heed_score_mask(score, heed_mask_causal(b->ctx, HEED_TOP_LEFT));
+    if (what & WINDOW) heed_score_mask(score, heed_mask_window(b->ctx, WINDOW_KEYS - 1, 0, HEED_TOP_LEFT));
     if (what & BIAS) heed_score_bias(score, b->tensor[4]);
+    if (what & T5) heed_score_t5(score, b->tensor[4], NULL);
     return heed_attention(b->tensor[0], b->tensor[1], b->tensor[2], score,
                           &(heed_attention_options){.dropout = what & DROPOUT ? 0.1 : 0}, NULL);
 }
@@ -63,6 +68,10 @@ const struct bench_case bench_attention_cases[] = {
          {1, 4, 4096, 64}),
     CASE("attn_bias_4096_fwdbwd", "4 heads, length 4096, a full bias with gradient", BIAS | BACKWARD,
          {1, 4, 4096, 64}),
+    CASE("attn_t5_4096_fwdbwd", "4 heads, length 4096, a table of 32 relative positions with gradient",
+         T5 | BACKWARD, {1, 4, 4096, 64}),
+    CASE("attn_window_2048_fwd", "4 heads, length 2048, a causal window of 256 keys", WINDOW,
+         {1, 4, 2048, 64}),
     {"decode_32h_4096",
      "one query, 32 heads on 8 of keys and values, 4096 keys, width 128",
      decode_setup,

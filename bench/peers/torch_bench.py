@@ -4,6 +4,7 @@
 """
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -91,6 +92,43 @@ def decode(heads, kv_heads, keys, width):
     return run
 
 
+def t5_buckets(length, buckets=32, most=128):
+    """The bucket of every distance key − query (Raffel et al. 2020, section 2.1), both directions."""
+    distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]
+    half, far = buckets // 2, distance.abs()
+    exact = half // 2
+    log = exact + (torch.log(far.clamp(min=1) / exact) / math.log(most / exact) * (half - exact)).long()
+    return torch.where(distance > 0, half, 0) + torch.where(far < exact, far, log.clamp(max=half - 1))
+
+
+def attention_t5(heads, length, width):
+    """A table that learns, gathered to a dense bias: PyTorch has no other way."""
+    q, k, v, gradient = (torch.randn(1, heads, length, width) for _ in range(4))
+    table, bucket = torch.randn(heads, 32), t5_buckets(length)
+    inputs = [q, k, v, table]
+    for t in inputs:
+        t.requires_grad_(True)
+
+    def run():
+        for t in inputs:
+            t.grad = None
+        F.scaled_dot_product_attention(q, k, v, attn_mask=table[:, bucket][None]).backward(gradient)
+    return run
+
+
+def attention_window(heads, length, width, keys):
+    """FlexAttention, compiled; PyTorch's fused attention knows no windows."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    q, k, v = (torch.randn(1, heads, length, width) for _ in range(3))
+    mask = create_block_mask(lambda b, h, i, j: (j <= i) & (i - j < keys), None, None, length, length, device="cpu")
+    compiled = torch.compile(flex_attention)
+
+    def run():
+        with torch.no_grad():
+            compiled(q, k, v, block_mask=mask)
+    return run
+
+
 class Block(nn.Module):
     """A pre-norm block of GPT-2."""
 
@@ -154,6 +192,8 @@ CASES = {
     "attn_dropout_4096_fwdbwd": lambda: attention(1, 4, 4096, 64, True, dropout=0.1),
     "attn_bias_4096_fwdbwd": lambda: attention(1, 4, 4096, 64, True, causal=False, bias=True),
     "decode_32h_4096": lambda: decode(32, 8, 4096, 128),
+    "attn_t5_4096_fwdbwd": lambda: attention_t5(4, 4096, 64),
+    "attn_window_2048_fwd": lambda: attention_window(4, 2048, 64, 256),
     "gpt_nano_step": lambda: gpt_step(4, 4, 128, 64, 12, 65),
     "gpt_mini_step": lambda: gpt_step(6, 6, 384, 256, 8, 256),
     "gpt2_124m_step": lambda: gpt_step(12, 12, 768, 64, 4, 50257),

@@ -1,7 +1,7 @@
 /* How a large matrix product is cut: by its shape alone.
  *
  * For every slab of columns and slice of the inner dimension B is packed once; then, slab of rows by slab of
- * rows, A is packed and multiplied. Slabs bound the memory of the copies. */
+ * rows, A is packed, if it must be, and multiplied. Slabs bound the memory of the copies. */
 #include "backend/cpu/gemm.h"
 
 #include "tensor/memory.h"
@@ -31,7 +31,7 @@ struct gemm {
     int64_t rows, columns, depth;
     /* Blocks of C in the slab. */
     int64_t task_rows, task_columns, across;
-    bool pack_b, last;
+    bool pack_a, pack_b, last;
 };
 
 bool heed_cpu_gemm_fits(int64_t m, int64_t n, int64_t k) {
@@ -44,6 +44,15 @@ static int64_t ceil_div(int64_t a, int64_t b) {
 
 static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
+}
+
+/* Whether copying A costs less than reading it where it is: it is read once for every panel of B. Lines that
+ * are a multiple of 4096 bytes apart share the few places of one set of the cache. */
+enum { MOST_PANELS = 4, ALIAS = 1024 };
+
+static bool should_pack_a(const struct heed_cpu_product *x, const struct heed_gemm_vectors *v) {
+    const int64_t apart = x->a_column == 1 ? x->a_row : x->a_column;
+    return x->n > MOST_PANELS * v->columns || apart % ALIAS == 0 || x->m < v->rows;
 }
 
 /* ---- copying ---- */
@@ -76,7 +85,7 @@ static void pack_task(void *arg, int64_t task, int worker) {
     const struct gemm *g = arg;
     const struct heed_cpu_product *x = g->product;
     const struct heed_gemm_vectors *v = g->vectors;
-    const int64_t of_a = pack_tasks(g, g->rows, v->rows);
+    const int64_t of_a = g->pack_a ? pack_tasks(g, g->rows, v->rows) : 0;
     (void)worker;
     if (task < of_a) {
         pack_lines(g, v->pack_a, v->rows, task, g->rows, x->a + g->row * x->a_row, x->a_row, x->a_column,
@@ -95,14 +104,25 @@ static void block_task(void *arg, int64_t task, int worker) {
     const int64_t row = task / g->across * g->task_rows, column = task % g->across * g->task_columns;
     const int64_t c_row = g->row + row, c_column = g->column + column;
     (void)worker;
-    const struct heed_gemm_block block = {.rows = least(g->task_rows, g->rows - row),
-                                          .columns = least(g->task_columns, g->columns - column),
-                                          .depth = g->depth,
-                                          .a = g->a + row * g->depth,
-                                          .b = g->b + column * g->depth,
-                                          .c = x->c + c_row * x->c_row + c_column,
-                                          .c_row = x->c_row,
-                                          .add = x->add || g->inner > 0};
+    struct heed_gemm_block block = {.rows = least(g->task_rows, g->rows - row),
+                                    .columns = least(g->task_columns, g->columns - column),
+                                    .depth = g->depth,
+                                    .b = g->b + column * g->depth,
+                                    .c = x->c + c_row * x->c_row + c_column,
+                                    .c_row = x->c_row,
+                                    .add = x->add || g->inner > 0};
+    if (g->pack_a) {
+        block.a = g->a + row * g->depth;
+        block.a_row = 1;
+        block.a_inner = g->vectors->rows;
+        block.a_panel = g->vectors->rows * g->depth;
+        block.padded = true;
+    } else {
+        block.a = x->a + c_row * x->a_row + g->inner * x->a_column;
+        block.a_row = x->a_row;
+        block.a_inner = x->a_column;
+        block.a_panel = g->vectors->rows * x->a_row;
+    }
     g->vectors->block(&block);
     if (g->last && x->finish) x->finish(x->finish_arg, c_row, c_column, block.rows, block.columns);
 }
@@ -138,7 +158,7 @@ static void cut(struct gemm *g) {
 /* ---- all of it ---- */
 
 static void run_slab(struct heed_exec *exec, struct gemm *g) {
-    const int64_t of_a = pack_tasks(g, g->rows, g->vectors->rows),
+    const int64_t of_a = g->pack_a ? pack_tasks(g, g->rows, g->vectors->rows) : 0,
                   of_b = g->pack_b ? pack_tasks(g, g->columns, g->vectors->columns) : 0;
     heed_threads_run(exec->threads, of_a + of_b, pack_task, g);
     cut(g);
@@ -147,8 +167,9 @@ static void run_slab(struct heed_exec *exec, struct gemm *g) {
 
 heed_status heed_cpu_gemm_run(struct heed_exec *exec, const struct heed_cpu_product *x) {
     struct gemm g = {.product = x, .vectors = heed_gemm_vectors(exec->isa)};
-    const int64_t depth = least(x->k, HEED_GEMM_DEPTH);
-    const int64_t rows = panels(least(x->m, SLAB), g.vectors->rows) * g.vectors->rows,
+    const int64_t depth = ceil_div(x->k, ceil_div(x->k, HEED_GEMM_DEPTH)); /* equal slices */
+    g.pack_a = should_pack_a(x, g.vectors);
+    const int64_t rows = g.pack_a ? panels(least(x->m, SLAB), g.vectors->rows) * g.vectors->rows : 0,
                   columns = panels(least(x->n, SLAB), g.vectors->columns) * g.vectors->columns;
     const int64_t of_a = (rows * depth + 15) / 16 * 16; /* B begins on a cache line */
     g.a = heed_block_new(exec->memory, (size_t)(of_a + columns * depth) * sizeof(float));
@@ -156,8 +177,8 @@ heed_status heed_cpu_gemm_run(struct heed_exec *exec, const struct heed_cpu_prod
     g.b = g.a + of_a;
     for (g.column = 0; g.column < x->n; g.column += SLAB) {
         g.columns = least(SLAB, x->n - g.column);
-        for (g.inner = 0; g.inner < x->k; g.inner += HEED_GEMM_DEPTH) {
-            g.depth = least(HEED_GEMM_DEPTH, x->k - g.inner);
+        for (g.inner = 0; g.inner < x->k; g.inner += depth) {
+            g.depth = least(depth, x->k - g.inner);
             g.last = g.inner + g.depth == x->k;
             for (g.row = 0; g.row < x->m; g.row += SLAB) {
                 g.rows = least(SLAB, x->m - g.row);

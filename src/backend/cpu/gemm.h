@@ -1,8 +1,9 @@
 /* Large matrix products by heed's own kernel.
  *
- * Both operands are copied into panels, a slice of the inner dimension at a time (Goto and van de Geijn 2008,
- * "Anatomy of high-performance matrix multiplication"): a register block of C then reads memory in order,
- * whatever the strides of A and B were, and threads share what has been copied once.
+ * B is copied into panels, a slice of the inner dimension at a time (Goto and van de Geijn 2008, "Anatomy of
+ * high-performance matrix multiplication"): a register block of C then reads memory in order, whatever the
+ * strides of B were, and threads share what has been copied once. A is copied too where its rows are so far
+ * apart that they would push each other out of the cache.
  *
  * gemm.c         how a product is cut
  * vector/gemm.c  copying, and the register block */
@@ -12,12 +13,17 @@
 #include "backend/cpu/product.h"
 
 /* Inner elements of a slice: a panel of A stays in the first-level cache. */
-enum { HEED_GEMM_DEPTH = 384 };
+enum { HEED_GEMM_DEPTH = 512 };
 
-/* A block of C [rows, columns] (+)= panels of A · panels of B, each panel [depth, its width]. */
+/* A block of C [rows, columns] (+)= A · panels of B, each panel [depth, its width]. A is packed into panels
+ * likewise, or is where it was: its first element, its strides (one of them 1), and what lies between the
+ * first elements of two panels. There are at least as many rows of A before the block's end as a panel has.
+ */
 struct heed_gemm_block {
     int64_t rows, columns, depth;
     const float *a, *b;
+    int64_t a_row, a_inner, a_panel;
+    bool padded; /* the last panel of A has rows of zeros beyond the last */
     float *c;
     int64_t c_row;
     bool add;

@@ -5,8 +5,8 @@
 
 /* As many sums as registers hold beside a row of B and an element of A. */
 #if HEED_VECTOR_BYTES == 64
-#define ROWS 12
-#define COLUMNS 2
+#define ROWS 8
+#define COLUMNS 3
 #elif HEED_VECTOR_BYTES == 32
 #define ROWS 4
 #define COLUMNS 3
@@ -84,70 +84,129 @@ static void pack_b(const float *x, int64_t line, int64_t inner, int64_t count, i
 
 /* ---- the register block ---- */
 
-/* c [ROWS, columns vectors] (+)= panel of a · panel of b. */
-HEED_INLINE void multiply(int columns, int64_t depth, const float *a, const float *b, float *c, int64_t c_row,
-                          bool add) {
+/* One register block of C, and what is to be fetched meanwhile. */
+struct tile {
+    int64_t depth;
+    const float *a; /* ROWS rows, a_row apart, or 1 apart with inner elements a_inner apart */
+    int64_t a_row, a_inner;
+    const float *b; /* a panel */
+    float *c;
+    int64_t c_row;
+    bool add;
+    /* A part of the next panel of B, which comes from far away: `lines` cache lines for every STEPS inner
+     * elements, from `next` on. Measured (Xeon with AVX-512, B beyond the second-level cache): 115 GFLOP/s
+     * without, 135 with. */
+    const float *next;
+    int64_t next_step;
+    int lines;
+};
+
+enum { STEPS = 8, LINE = 16 };
+
+HEED_INLINE void step(int columns, const float *a, int64_t a_row, const float *b, vf sum[ROWS][COLUMNS]) {
+    vf right[COLUMNS];
+    HEED_UNROLL
+    for (int j = 0; j < columns; j++) right[j] = vf_load(b + j * HEED_LANES);
+    HEED_UNROLL
+    for (int i = 0; i < ROWS; i++) {
+        const vf left = vf_set(a[i * a_row]);
+        HEED_UNROLL
+        for (int j = 0; j < columns; j++) sum[i][j] = vf_fma(left, right[j], sum[i][j]);
+    }
+}
+
+/* c [ROWS, columns vectors] (+)= rows of a · panel of b. One of a's two strides is 1, which the compiler is
+ * told. */
+HEED_INLINE void multiply(int columns, int64_t a_row, int64_t a_inner, const struct tile *t) {
+    const float *a = t->a, *b = t->b, *next = t->next;
+    float *c = t->c;
     vf sum[ROWS][COLUMNS];
     HEED_UNROLL
     for (int i = 0; i < ROWS; i++) {
         HEED_UNROLL
-        for (int j = 0; j < columns; j++) sum[i][j] = (vf){0};
-    }
-    for (int64_t p = 0; p < depth; p++, a += ROWS, b += PANEL) {
-        vf right[COLUMNS];
-        HEED_UNROLL
-        for (int j = 0; j < columns; j++) right[j] = vf_load(b + j * HEED_LANES);
-        HEED_UNROLL
-        for (int i = 0; i < ROWS; i++) {
-            const vf left = vf_set(a[i]);
-            HEED_UNROLL
-            for (int j = 0; j < columns; j++) sum[i][j] = vf_fma(left, right[j], sum[i][j]);
+        for (int j = 0; j < columns; j++) {
+            __builtin_prefetch(c + i * t->c_row + j * HEED_LANES, 1);
+            sum[i][j] = (vf){0};
         }
     }
+    int64_t p = 0;
+    for (; p + STEPS <= t->depth; p += STEPS) {
+        for (int l = 0; l < t->lines; l++) __builtin_prefetch(next + l * LINE, 0, 2);
+        next += t->next_step;
+        HEED_UNROLL
+        for (int q = 0; q < STEPS; q++, a += a_inner, b += PANEL) step(columns, a, a_row, b, sum);
+    }
+    for (; p < t->depth; p++, a += a_inner, b += PANEL) step(columns, a, a_row, b, sum);
     HEED_UNROLL
-    for (int i = 0; i < ROWS; i++, c += c_row) {
+    for (int i = 0; i < ROWS; i++, c += t->c_row) {
         HEED_UNROLL
         for (int j = 0; j < columns; j++) {
-            vf_store(c + j * HEED_LANES, add ? vf_load(c + j * HEED_LANES) + sum[i][j] : sum[i][j]);
+            vf_store(c + j * HEED_LANES, t->add ? vf_load(c + j * HEED_LANES) + sum[i][j] : sum[i][j]);
         }
     }
 }
 
-static void multiply_whole(const struct heed_gemm_block *x, const float *a, const float *b, float *c) {
-    multiply(COLUMNS, x->depth, a, b, c, x->c_row, x->add);
-}
-
-/* At C's edges: the whole block is made aside, and what belongs to C is taken over. */
-static void multiply_edge(const struct heed_gemm_block *x, const float *a, const float *b, float *c,
-                          int64_t rows, int64_t columns) {
-    float aside[ROWS * PANEL] __attribute__((aligned(64)));
-    if (columns <= HEED_LANES) {
-        multiply(1, x->depth, a, b, aside, PANEL, false);
-    } else {
-        multiply(COLUMNS, x->depth, a, b, aside, PANEL, false);
+#define MULTIPLY(columns)                                                                                    \
+    static void multiply_##columns(const struct tile *t) {                                                   \
+        if (t->a_row == 1) {                                                                                 \
+            multiply(columns, 1, t->a_inner, t);                                                             \
+        } else {                                                                                             \
+            multiply(columns, t->a_row, 1, t);                                                               \
+        }                                                                                                    \
     }
-    for (int64_t i = 0; i < rows; i++, c += x->c_row) {
-        const float *from = aside + i * PANEL;
+MULTIPLY(1)
+MULTIPLY(2)
+#if COLUMNS == 3
+MULTIPLY(3)
+static void (*const multiply_columns[])(const struct tile *t) = {NULL, multiply_1, multiply_2, multiply_3};
+#else
+static void (*const multiply_columns[])(const struct tile *t) = {NULL, multiply_1, multiply_2};
+#endif
+
+/* At C's edges: the whole block is made aside, and what belongs to C is taken over: its last rows, `first`
+ * on. */
+static void multiply_edge(const struct tile *t, int64_t first, int64_t rows, int64_t columns) {
+    float aside[ROWS * PANEL] __attribute__((aligned(64)));
+    struct tile whole = *t;
+    whole.c = aside;
+    whole.c_row = PANEL;
+    whole.add = false;
+    multiply_columns[(columns + HEED_LANES - 1) / HEED_LANES](&whole);
+    for (int64_t i = 0; i < rows; i++) {
+        const float *from = aside + (first + i) * PANEL;
+        float *to = t->c + i * t->c_row;
         for (int64_t j = 0; j < columns; j += HEED_LANES) {
             const int64_t n = columns - j < HEED_LANES ? columns - j : HEED_LANES;
             const vf sum = vf_load(from + j);
-            vf_store_part(c + j, x->add ? vf_load_part(c + j, n) + sum : sum, n);
+            vf_store_part(to + j, t->add ? vf_load_part(to + j, n) + sum : sum, n);
         }
     }
 }
 
 static void block(const struct heed_gemm_block *x) {
+    const int64_t panels = (x->rows + ROWS - 1) / ROWS;
+    struct tile t = {.depth = x->depth,
+                     .a_row = x->a_row,
+                     .a_inner = x->a_inner,
+                     .c_row = x->c_row,
+                     .add = x->add,
+                     .next_step = STEPS * PANEL / panels};
     for (int64_t j = 0; j < x->columns; j += PANEL) {
         const int64_t columns = x->columns - j < PANEL ? x->columns - j : PANEL;
-        const float *b = x->b + j * x->depth;
-        for (int64_t i = 0; i < x->rows; i += ROWS) {
-            const int64_t rows = x->rows - i < ROWS ? x->rows - i : ROWS;
-            const float *a = x->a + i * x->depth;
-            float *c = x->c + i * x->c_row + j;
-            if (rows == ROWS && columns == PANEL) {
-                multiply_whole(x, a, b, c);
+        const bool last = j + PANEL >= x->columns;
+        t.b = x->b + j * x->depth;
+        t.lines = last ? 0 : (int)((t.next_step + LINE - 1) / LINE);
+        for (int64_t i = 0; i < panels; i++) {
+            const int64_t rows = x->rows - i * ROWS < ROWS ? x->rows - i * ROWS : ROWS;
+            /* Where A is not padded the last rows are made once more, together with those before them. */
+            const int64_t before = x->padded ? 0 : ROWS - rows;
+            t.a = x->a + i * x->a_panel - before * x->a_row;
+            t.c = x->c + i * ROWS * x->c_row + j;
+            t.next = last ? t.b : t.b + PANEL * x->depth + i * (PANEL * x->depth / panels);
+            if (rows == ROWS && columns % HEED_LANES == 0) {
+                multiply_columns[columns / HEED_LANES](&t);
             } else {
-                multiply_edge(x, a, b, c, rows, columns);
+                multiply_edge(&t, before, rows, columns);
             }
         }
     }
