@@ -117,7 +117,8 @@ static void make_matmul_of(struct problem *p, int rank, int64_t size[4], int64_t
     b->dy = make(p, "dy", false, chance(p, 0.3), false, dy_repeats, rank, size);
     b->da = make_gradient(p, "da", false, a_repeats, &f->a);
     b->db = make_gradient(p, "db", false, b_repeats, &f->b);
-    p->terms = (m + n + k) * 9;
+    p->terms = m + n + k;
+    for (int d = 0; d < rank - 2; d++) p->terms *= size[d] + 1;
     snprintf(p->text, sizeof p->text, "matmul, rank %d, batch %lld %lld, %lld x %lld x %lld, repeats %u %u",
              rank, (long long)(rank > 2 ? size[0] : 1), (long long)(rank > 3 ? size[1] : 1), (long long)m,
              (long long)n, (long long)k, a_repeats, b_repeats);
