@@ -44,8 +44,11 @@ bool heed_prepare_broadcast(struct heed_prepare *p, const char *name, heed_tenso
         memcpy(size, problem->batch_size, (size_t)problem->batch_rank * sizeof *size);
         t = heed_broadcast(t, rank, size);
     }
-    return heed_prepare_tensor(
-        p, heed_reshape(t, 4, (int64_t[]){batched ? problem->batch : 1, last[0], last[1], last[2]}));
+    const int64_t four[4] = {batched ? problem->batch : 1, last[0], last[1], last[2]};
+    /* What has the shape already goes as it is: the gradient of a view would be a second buffer, and this is
+     * the one tensor that may be quadratic in the length. */
+    if (view.rank == 4 && memcmp(view.size, four, sizeof four) == 0) return heed_prepare_tensor(p, t);
+    return heed_prepare_tensor(p, heed_reshape(t, 4, four));
 }
 
 /* ---- stages ---- */
