@@ -115,7 +115,7 @@ typedef struct heed_tile {
 
 /** The same in double. */
 typedef struct heed_tile_f64 {
-    int64_t batch, head;        /**< as in heed_tile, like all that follows */
+    int64_t batch, head; /**< as in heed_tile, like all that follows */
     int64_t query, key;
     int64_t queries, keys;
     int rows, columns;
