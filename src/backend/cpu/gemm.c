@@ -34,7 +34,9 @@ struct gemm {
     bool pack_a, pack_b, last;
 };
 
-bool heed_cpu_gemm_fits(int64_t m, int64_t n, int64_t k) {
+/* Without AVX2 OpenBLAS's kernels, in assembly, are a third faster. */
+bool heed_cpu_gemm_fits(const struct heed_exec *exec, int64_t m, int64_t n, int64_t k) {
+    if (exec->isa == HEED_ISA_BASELINE && heed_cpu_blas_fits()) return false;
     return m >= LEAST_ROWS && n >= LEAST_COLUMNS && k >= LEAST_DEPTH;
 }
 

@@ -43,7 +43,7 @@ struct heed_gemm_vectors {
 HEED_CPU_TABLE(gemm)
 
 /* Whether a single product of this shape is better made here than by OpenBLAS. */
-bool heed_cpu_gemm_fits(int64_t m, int64_t n, int64_t k);
+bool heed_cpu_gemm_fits(const struct heed_exec *exec, int64_t m, int64_t n, int64_t k);
 
 /* One product: `batch` and `sum` of it are looked at by the caller. Only memory can fail. */
 heed_status heed_cpu_gemm_run(struct heed_exec *exec, const struct heed_cpu_product *x);

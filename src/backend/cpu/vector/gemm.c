@@ -8,8 +8,8 @@
 #define ROWS 8
 #define COLUMNS 3
 #elif HEED_VECTOR_BYTES == 32
-#define ROWS 4
-#define COLUMNS 3
+#define ROWS 6
+#define COLUMNS 2
 #else
 #define ROWS 4
 #define COLUMNS 2
@@ -106,7 +106,7 @@ enum { STEPS = 8, LINE = 16 };
 HEED_INLINE void step(int columns, const float *a, int64_t a_row, const float *b, vf sum[ROWS][COLUMNS]) {
     vf right[COLUMNS];
     HEED_UNROLL
-    for (int j = 0; j < columns; j++) right[j] = vf_load(b + j * HEED_LANES);
+    for (int j = 0; j < columns; j++) right[j] = vf_hold(vf_load(b + j * HEED_LANES));
     HEED_UNROLL
     for (int i = 0; i < ROWS; i++) {
         const vf left = vf_set(a[i * a_row]);

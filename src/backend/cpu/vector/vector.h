@@ -76,6 +76,17 @@ static inline void vf_store(float *p, vf x) {
     *(vf_memory *)p = x;
 }
 
+/* x, in a register from here on: the compiler may not read it from memory again at each use, which it does
+ * where it thinks registers are few, though loads are then what is slow. */
+static inline vf vf_hold(vf x) {
+#if defined(__x86_64__) && HEED_VECTOR_BYTES == 64
+    __asm__("" : "+v"(x));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(x));
+#endif
+    return x;
+}
+
 static inline vi vi_load(const int32_t *p) {
     return *(const vi_memory *)p;
 }
