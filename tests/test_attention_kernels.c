@@ -216,6 +216,14 @@ static void make_gradient(struct problem *p, int which, int of, struct heed_grad
     *gradient = (struct heed_grad_view){p->buffer[which].view, chance(p, 0.4)};
 }
 
+/* [1, batch, heads, queries] without the 1. */
+static struct heed_view lse_view(const struct buffer *b) {
+    struct heed_view v = {.data = b->view.data, .dtype = HEED_F32, .rank = 3};
+    memcpy(v.size, b->view.size + 1, 3 * sizeof *v.size);
+    memcpy(v.stride, b->view.stride + 1, 3 * sizeof *v.stride);
+    return v;
+}
+
 static void make_problem(struct problem *p, uint64_t seed) {
     static const int64_t lengths[] = {0, 1, 2, 5, 8, 8, 16, 31, 47, 48, 49, 63, 64, 65, 97, 130, 200, 300};
     static const int64_t widths[] = {1, 3, 4, 4, 8, 16, 16, 17, 32, 33, 64, 80};
@@ -265,10 +273,10 @@ static void make_problem(struct problem *p, uint64_t seed) {
     if (!plain && a->normalizer == HEED_NORMALIZER_SOFTMAX && chance(p, 0.3)) {
         const int64_t rows[4] = {1, batch, heads, queries};
         make_output(p, LSE, rows, true);
-        a->lse = p->buffer[LSE].view;
+        a->lse = lse_view(&p->buffer[LSE]);
         make_view(p, &p->buffer[DLSE], rows, true, 0);
         fill(p, &p->buffer[DLSE], 1);
-        if (chance(p, 0.7)) a->dlse = p->buffer[DLSE].view;
+        if (chance(p, 0.7)) a->dlse = lse_view(&p->buffer[DLSE]);
     }
     const bool others = heed_has(&a->dweights) || heed_has(&a->dlse);
     if (!others || chance(p, 0.7)) a->dy = p->buffer[DY].view;

@@ -71,6 +71,38 @@ HEED_API heed_tensor heed_attention_weights(heed_tensor q, heed_tensor k, heed_t
                                             const heed_weights_request *request, heed_tensor *weights,
                                             heed_tensor *column_sums);
 
+/**
+ * Attention within sequences of different lengths that lie one behind the other: nothing is padded, and no
+ * query sees a key of another sequence.
+ *
+ * @param q [heads, queries of all, width]  @param k [kv_heads, keys of all, width]
+ * @param v [kv_heads, keys of all, value_width]
+ * @param query_starts i32 [sequences + 1]: sequence i has the queries query_starts[i] … query_starts[i + 1]
+ * − 1. The first is 0, the last is the number of queries, and none is less than the one before: a sequence
+ *        may be empty
+ * @param key_starts the same of keys; none: query_starts
+ * @param score,options as in heed_attention()
+ * @param[out] lse NULL, or as in heed_attention_lse(), [heads, queries of all]
+ * @return [heads, queries of all, value_width]
+ *
+ * The sequences are a batch, of which each entry has its own lengths. What counts positions (causal masks,
+ * windows, biases by distance, intervals and trees, a function of one's own) counts within a sequence, and so
+ * does HEED_BOTTOM_RIGHT; dropout and random masks are those of a batch, at [sequence, head, query, key] by
+ * places within the sequence.
+ * - Tensors with a number per sequence, or with blocks or a patch of cells, are broadcast to [sequences..]:
+ *   heed_mask_key_lengths(), query_lengths(), prefix(), blocks(), block_lists(), patch(). Blocks are as many
+ * as the longest sequence needs.
+ * - Tensors with a number per query, key or cell have those of all sequences and no batch dimension:
+ *   heed_mask_segments(), key_intervals(), tree(), dense(), heed_score_bias(), parameters of one's own
+ * stages. A bias or dense mask that is large in both is read only where query and key are of one sequence.
+ *
+ * There are no weights to ask for: their rows would have different lengths.
+ */
+HEED_API heed_tensor heed_attention_packed(heed_tensor q, heed_tensor k, heed_tensor v,
+                                           heed_tensor query_starts, heed_tensor key_starts,
+                                           const heed_score *score, const heed_attention_options *options,
+                                           heed_tensor *lse);
+
 /** The projections of a multi-head attention, each [outputs, inputs] as in heed_linear(). */
 typedef struct heed_mha_weights {
     heed_tensor q;        /**< [heads · head_width, query_width] */

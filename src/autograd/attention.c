@@ -1,12 +1,19 @@
 /* Attention and multi-head attention as operations. Batch dimensions are folded into one by recorded views,
  * so that the operations themselves know only [batch, heads, length, width]. */
-#include "autograd/score.h"
+#include "autograd/attention.h"
 
 #include <string.h>
 
 /* ---- attention on rank 4 ---- */
 
-enum { Q, K, V, SCORE }; /* inputs; the score's tensors follow */
+enum { Q, K, V, SCORE }; /* inputs; the score's tensors follow, and the starts of packed sequences */
+
+/* A slice [1, ..] that holds the rows of all of packed sequences, as that of each. */
+static void share_slice(const struct heed_packed *packed, struct heed_view *v) {
+    if (!heed_is_packed(packed) || v->rank == 0) return;
+    v->size[0] = packed->sequences;
+    v->stride[0] = 0;
+}
 
 static heed_status attention_backward(struct heed_backward *b) {
     struct heed_attention_args *args = b->args;
@@ -28,6 +35,9 @@ static heed_status attention_backward(struct heed_backward *b) {
     args->dq = heed_dx(b, Q);
     args->dk = heed_dx(b, K);
     args->dv = heed_dx(b, V);
+    struct heed_view *const slices[] = {&args->dy, &args->dlse, &args->dq.view, &args->dk.view,
+                                        &args->dv.view};
+    for (int i = 0; i < 5; i++) share_slice(&args->packed, slices[i]);
     heed_score_gradients(b, SCORE, args);
     return heed_backward_run(b);
 }
@@ -41,12 +51,6 @@ static struct heed_view with_dense_rows(struct heed_call *c, int i) {
     if (v.size[3] <= 1) v.stride[3] = 1;
     return v.stride[3] == 1 ? v : heed_call_dense(c, i);
 }
-
-/* What a call gives beside the output; NULL where not asked for. */
-struct extra {
-    heed_tensor *weights, *lse, *chosen, *column_sums;
-    const heed_weights_request *request;
-};
 
 /* A list of places below `below`, for the duration of the call; absent for NULL. */
 static struct heed_view choose(struct heed_call *c, const char *name, const int64_t *from, int64_t count,
@@ -68,8 +72,8 @@ static struct heed_view choose(struct heed_call *c, const char *name, const int6
     return list;
 }
 
-static void choose_weights(struct heed_call *c, const struct extra *extra, const struct heed_problem *problem,
-                           struct heed_attention_args *args) {
+static void choose_weights(struct heed_call *c, const struct heed_attention_extra *extra,
+                           const struct heed_problem *problem, struct heed_attention_args *args) {
     static const heed_weights_request everything;
     const heed_weights_request *r = extra->request ? extra->request : &everything;
     if (!heed_reserved_zero(r->reserved, 4))
@@ -83,20 +87,24 @@ static void choose_weights(struct heed_call *c, const struct extra *extra, const
     if (extra->column_sums) args->column_sums = heed_call_output(c, problem->dtype, 3, size);
 }
 
-static heed_tensor attention4(const heed_tensor qkv[3], const struct heed_prepared_score *prepared,
-                              const struct heed_problem *problem, double dropout, const struct extra *extra) {
+heed_tensor heed_attention_folded(const heed_tensor qkv[3], const struct heed_prepared_score *prepared,
+                                  const struct heed_problem *problem, double dropout,
+                                  const struct heed_attention_extra *extra) {
     struct heed_call c;
     heed_tensor input[HEED_MAX_INPUTS];
+    const int starts = SCORE + prepared->tensors, start_tensors = extra->starts ? 2 : 0;
     memcpy(input, qkv, 3 * sizeof *qkv);
     memcpy(input + SCORE, prepared->tensor, (size_t)prepared->tensors * sizeof *input);
-    if (!heed_call_begin(&c, &op_attention, NULL, SCORE + prepared->tensors, input) ||
+    for (int i = 0; i < start_tensors; i++) input[starts + i] = extra->starts[i];
+    if (!heed_call_begin(&c, &op_attention, NULL, starts + start_tensors, input) ||
         !heed_call_float(&c, K, "k") || !heed_call_float(&c, V, "v"))
         return heed_call_end(&c);
     struct heed_attention_args args = {0};
     args.q = with_dense_rows(&c, Q);
     args.k = with_dense_rows(&c, K);
     args.v = with_dense_rows(&c, V);
-    int64_t size[4] = {problem->batch, problem->heads, problem->queries, args.v.size[3]};
+    const int64_t slices = start_tensors ? 1 : problem->batch;
+    int64_t size[4] = {slices, problem->heads, problem->queries, args.v.size[3]};
     args.y = heed_call_output(&c, args.q.dtype, 4, size);
     size[3] = problem->keys;
     if (extra->weights) args.weights = heed_call_output(&c, args.q.dtype, 4, size);
@@ -105,10 +113,13 @@ static heed_tensor attention4(const heed_tensor qkv[3], const struct heed_prepar
     if (!heed_score_bind(&c, SCORE, prepared, problem, args.q.size[3], &args) ||
         !heed_attention_dropout(&c, dropout, &args))
         return heed_call_end(&c);
+    struct heed_view *const shared[] = {&args.q, &args.k, &args.v, &args.y, &args.lse};
+    for (int i = 0; i < 5; i++) share_slice(&args.packed, shared[i]);
     heed_call_save(&c, &args.q);
     heed_call_save(&c, &args.k);
     heed_call_save(&c, &args.v);
     heed_call_save_output(&c, 0);
+    for (int i = 0; i < start_tensors; i++) heed_call_save_input(&c, starts + i);
     heed_tensor y = heed_call_run(&c, HEED_PRIMITIVE_ATTENTION, &args, sizeof args);
     heed_tensor *const others[] = {extra->weights, extra->lse, extra->chosen, extra->column_sums};
     for (int i = 0, output = 1; i < 4; i++)
@@ -140,8 +151,8 @@ static void count_batch(struct heed_problem *problem) {
     for (int d = 0; d < problem->batch_rank; d++) problem->batch *= problem->batch_size[d];
 }
 
-static bool check_attention(heed_ctx *ctx, const heed_tensor qkv[3], const heed_attention_options *options,
-                            struct heed_problem *problem) {
+bool heed_attention_check(heed_ctx *ctx, const heed_tensor qkv[3], const heed_attention_options *options,
+                          struct heed_problem *problem) {
     static const char where[] = "attention";
     static const char *const names[3] = {"q", "k", "v"};
     const struct heed_view *v[3];
@@ -202,8 +213,7 @@ static heed_tensor failed(heed_ctx *ctx, heed_tensor *weights) {
     return inert;
 }
 
-/* The context of a call of several operations, if it may begin. */
-static heed_ctx *begin(const char *where, int count, const heed_tensor *tensors) {
+heed_ctx *heed_attention_begin(const char *where, int count, const heed_tensor *tensors) {
     heed_ctx *ctx = heed_inert_ctx();
     for (int i = count - 1; i >= 0; i--)
         if (tensors[i].node) ctx = tensors[i].node->ctx;
@@ -221,7 +231,7 @@ static heed_ctx *begin(const char *where, int count, const heed_tensor *tensors)
     return NULL;
 }
 
-static bool check_lse(heed_ctx *ctx, const heed_score *score, const heed_tensor *lse) {
+bool heed_attention_check_lse(heed_ctx *ctx, const heed_score *score, const heed_tensor *lse) {
     if (!lse || !score || score->normalizer == HEED_NORMALIZER_SOFTMAX) return true;
     heed_fail(ctx, HEED_ERROR_ARGUMENT, "attention",
               "only the softmax has a sum whose logarithm is asked for");
@@ -229,23 +239,23 @@ static bool check_lse(heed_ctx *ctx, const heed_score *score, const heed_tensor 
 }
 
 static heed_tensor attend(const heed_tensor *inputs, const heed_score *score,
-                          const heed_attention_options *options, const struct extra *extra) {
+                          const heed_attention_options *options, const struct heed_attention_extra *extra) {
     heed_tensor qkv[3] = {inputs[0], inputs[1], inputs[2]};
     heed_tensor *const others[] = {extra->weights, extra->lse, extra->chosen, extra->column_sums};
     const int kept[] = {3, 2, 3, 2}; /* dimensions behind the batch */
     struct heed_problem problem;
     struct heed_prepared_score prepared;
-    heed_ctx *ctx = begin("attention", 3, qkv);
+    heed_ctx *ctx = heed_attention_begin("attention", 3, qkv);
     heed_tensor y = heed_handle(ctx ? ctx : heed_ctx_of(qkv[0]), NULL);
     for (int i = 0; i < 4; i++)
         if (others[i]) *others[i] = y;
     if (!ctx) return y;
-    if (check_attention(ctx, qkv, options, &problem) &&
+    if (heed_attention_check(ctx, qkv, options, &problem) &&
         heed_score_prepare(ctx, "attention", score, &problem, &prepared) &&
-        check_lse(ctx, score, extra->lse)) {
+        heed_attention_check_lse(ctx, score, extra->lse)) {
         for (int i = 0; i < 3; i++)
             if (!is_folded(qkv[i], &problem)) qkv[i] = fold_batch(qkv[i], &problem, 3);
-        y = attention4(qkv, &prepared, &problem, options ? options->dropout : 0.0, extra);
+        y = heed_attention_folded(qkv, &prepared, &problem, options ? options->dropout : 0.0, extra);
         y = unfold_batch(y, &problem, 3);
         for (int i = 0; i < 4; i++)
             if (others[i]) *others[i] = unfold_batch(*others[i], &problem, kept[i]);
@@ -262,14 +272,15 @@ heed_tensor heed_attention(heed_tensor q, heed_tensor k, heed_tensor v, const he
 heed_tensor heed_attention_lse(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
                                const heed_attention_options *options, heed_tensor *weights,
                                heed_tensor *lse) {
-    const struct extra extra = {.weights = weights, .lse = lse};
+    const struct heed_attention_extra extra = {.weights = weights, .lse = lse};
     return attend((heed_tensor[]){q, k, v}, score, options, &extra);
 }
 
 heed_tensor heed_attention_weights(heed_tensor q, heed_tensor k, heed_tensor v, const heed_score *score,
                                    const heed_attention_options *options, const heed_weights_request *request,
                                    heed_tensor *weights, heed_tensor *column_sums) {
-    const struct extra extra = {.chosen = weights, .column_sums = column_sums, .request = request};
+    const struct heed_attention_extra extra = {
+        .chosen = weights, .column_sums = column_sums, .request = request};
     return attend((heed_tensor[]){q, k, v}, score, options, &extra);
 }
 
@@ -446,7 +457,7 @@ heed_tensor heed_multi_head_attention(heed_tensor query, heed_tensor key, heed_t
     if (same_tensor(key, query)) key = no_tensor;
     heed_tensor input[HEED_MAX_INPUTS + MHA_SCORE] = {
         query, key, value, p->q, p->k, p->v, p->out, p->q_bias, p->k_bias, p->v_bias, p->out_bias};
-    heed_ctx *ctx = begin(mha_where, MHA_SCORE, input);
+    heed_ctx *ctx = heed_attention_begin(mha_where, MHA_SCORE, input);
     if (!ctx) return failed(heed_ctx_of(query), weights);
     heed_tensor y = failed(ctx, weights);
     if (check_mha(ctx, input, options, &problem) &&

@@ -12,15 +12,24 @@
 
 struct heed_mask_text;
 
+/* Which rows and columns a tensor has, where sequences are packed. */
+enum heed_mask_rows {
+    HEED_MASK_BY_BATCH,   /* those of each */
+    HEED_MASK_OF_QUERIES, /* a column for each query of all */
+    HEED_MASK_OF_KEYS,    /* a column for each key of all */
+    HEED_MASK_OF_CELLS    /* a row for each query, a column for each key */
+};
+
 /* What the objects of one kind have in common. */
 struct heed_mask_form {
     const struct heed_mask_kind *kind;
     int tensors;
     heed_dtype dtype; /* of the tensors */
+    enum heed_mask_rows rows[2];
     /* Brings the tensors to rank 4; with no function there are none. */
     bool (*prepare)(struct heed_prepare *p, const heed_mask *mask);
     /* Checks values, and fills in numbers that depend on the problem. The tensors of `bound` have rank 4 with
-     * their own sizes. May be NULL. */
+     * their own sizes. May be NULL. Of packed sequences it is asked about each, with what belongs to it. */
     bool (*check)(struct heed_call *c, struct heed_bound_mask *bound, const struct heed_problem *problem);
     /* Writes the mask in words; with no function it is the kind's name. */
     void (*describe)(struct heed_mask_text *text, const heed_mask *mask);

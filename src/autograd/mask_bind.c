@@ -1,15 +1,18 @@
 /* A mask made ready for one call: its tensors in the form that kernels read, its values checked. */
 #include "autograd/mask.h"
 
+#include <string.h>
+
 /* ---- preparing ---- */
 
-/* [others.., kept] as [others.., 1.., kept], with `ones` sizes of 1 in between. */
-static bool prepare_apart(struct heed_prepare *p, const char *name, heed_tensor t, int ones, int kept,
-                          int64_t n) {
+/* [others.., kept] as [others.., 1.., kept], with `ones` sizes of 1 in between; others are some of the first
+ * `batches` batch dimensions and the heads. */
+static bool prepare_apart(struct heed_prepare *p, const char *name, heed_tensor t, int batches, int ones,
+                          int kept, int64_t n) {
     const struct heed_node *node = heed_node_of(t, p->where);
     if (!node) return false;
     const struct heed_view *v = &node->view;
-    const int others = v->rank - kept, most = p->problem->batch_rank + 3 - kept - ones;
+    const int others = v->rank - kept, most = batches + 3 - kept - ones;
     int64_t size[HEED_MAX_RANK];
     char text[128];
     if (others < 0 || others > most) {
@@ -20,19 +23,20 @@ static bool prepare_apart(struct heed_prepare *p, const char *name, heed_tensor 
     for (int d = 0; d < others; d++) size[d] = v->size[d];
     for (int d = 0; d < ones; d++) size[others + d] = 1;
     for (int d = 0; d < kept; d++) size[others + ones + d] = v->size[others + d];
-    return heed_prepare_broadcast(p, name, heed_reshape(t, v->rank + ones, size), 1, n);
+    t = heed_reshape(t, v->rank + ones, size);
+    return kept == 0 ? heed_prepare_by_batch(p, name, t, 1, n) : heed_prepare_broadcast(p, name, t, 1, n);
 }
 
 bool heed_mask_prepare_batch(struct heed_prepare *p, const char *name, heed_tensor t) {
-    return prepare_apart(p, name, t, 3, 0, 1);
+    return prepare_apart(p, name, t, p->problem->batch_rank, 3, 0, 1);
 }
 
 bool heed_mask_prepare_row(struct heed_prepare *p, const char *name, heed_tensor t, int64_t n) {
-    return prepare_apart(p, name, t, 2, 1, n);
+    return prepare_apart(p, name, t, heed_row_batches(p->problem), 2, 1, n);
 }
 
 bool heed_mask_prepare_head_row(struct heed_prepare *p, const char *name, heed_tensor t, int64_t n) {
-    return prepare_apart(p, name, t, 1, 1, n);
+    return prepare_apart(p, name, t, heed_row_batches(p->problem), 1, 1, n);
 }
 
 bool heed_mask_prepare(struct heed_prepare *p, const heed_mask *mask) {
@@ -61,13 +65,54 @@ struct bind {
     int input;                    /* the next tensor */
 };
 
+/* What belongs to one of packed sequences; sizes of 1 that repeat stay. */
+static void cut_tensor(struct heed_view *v, enum heed_mask_rows rows, const struct heed_problem *problem,
+                       int64_t i) {
+    const struct heed_sequence s = heed_sequence_at(&problem->packed, i);
+    if (rows == HEED_MASK_BY_BATCH) {
+        if (v->size[0] == problem->batch) heed_view_cut(v, 0, i, 1);
+    } else {
+        const bool of_keys = rows != HEED_MASK_OF_QUERIES;
+        const int64_t all = of_keys ? problem->keys : problem->queries;
+        if (rows == HEED_MASK_OF_CELLS && v->size[2] == problem->queries)
+            heed_view_cut(v, 2, s.query, s.queries);
+        if (v->size[3] == all) heed_view_cut(v, 3, of_keys ? s.key : s.query, of_keys ? s.keys : s.queries);
+    }
+}
+
+static bool check_tensors(struct bind *b, const struct heed_mask_form *form, struct heed_bound_mask *bound) {
+    if (!form->check) return true;
+    if (!heed_is_packed(&b->problem->packed)) return form->check(b->c, bound, b->problem);
+    const struct heed_bound_mask all = *bound;
+    for (int64_t i = 0; i < b->problem->batch; i++) {
+        const struct heed_problem own = heed_problem_of_sequence(b->problem, i);
+        struct heed_bound_mask one = all;
+        for (int j = 0; j < form->tensors; j++) cut_tensor(&one.tensor[j], form->rows[j], b->problem, i);
+        if (!form->check(b->c, &one, &own)) return false;
+        memcpy(bound->number, one.number, sizeof one.number);
+    }
+    return true;
+}
+
+static void bind_rows(const struct heed_mask_form *form, const struct heed_packed *packed,
+                      struct heed_bound_mask *bound) {
+    for (int i = 0; i < form->tensors; i++) {
+        const enum heed_mask_rows rows = form->rows[i];
+        if (rows == HEED_MASK_OF_CELLS) bound->row_starts[i] = packed->query_starts;
+        if (rows == HEED_MASK_OF_QUERIES) bound->column_starts[i] = packed->query_starts;
+        if (rows == HEED_MASK_OF_KEYS || rows == HEED_MASK_OF_CELLS)
+            bound->column_starts[i] = packed->key_starts;
+    }
+}
+
 /* Sizes of 1 repeat. */
 static void bind_tensors(struct bind *b, const struct heed_mask_form *form, struct heed_bound_mask *bound) {
     for (int i = 0; i < form->tensors; i++) {
         bound->tensor[i] = heed_call_view(b->c, b->input);
         heed_call_save_input(b->c, b->input++);
     }
-    if (!b->c->ok || (form->check && !form->check(b->c, bound, b->problem))) return;
+    if (!b->c->ok || !check_tensors(b, form, bound)) return;
+    bind_rows(form, &b->problem->packed, bound);
     for (int i = 0; i < form->tensors; i++)
         for (int d = 0; d < 4; d++)
             if (bound->tensor[i].size[d] == 1) bound->tensor[i].stride[d] = 0;

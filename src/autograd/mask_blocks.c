@@ -6,7 +6,7 @@ static int64_t blocks_of(int64_t length, int64_t size) {
 }
 
 static int64_t block_rows(const heed_mask *mask, const struct heed_problem *problem) {
-    return blocks_of(problem->queries, mask->bound.number[HEED_BLOCK_QUERIES]);
+    return blocks_of(heed_most_queries(problem), mask->bound.number[HEED_BLOCK_QUERIES]);
 }
 
 static void describe_blocks(struct heed_mask_text *text, const heed_mask *mask) {
@@ -38,8 +38,8 @@ static heed_mask *block_mask(const char *where, const struct heed_mask_form *for
 /* ---- a grid ---- */
 
 static bool prepare_grid(struct heed_prepare *p, const heed_mask *mask) {
-    return heed_prepare_broadcast(p, "blocks", mask->tensor[0], block_rows(mask, p->problem),
-                                  blocks_of(p->problem->keys, mask->bound.number[HEED_BLOCK_KEYS]));
+    return heed_prepare_by_batch(p, "blocks", mask->tensor[0], block_rows(mask, p->problem),
+                                 blocks_of(heed_most_keys(p->problem), mask->bound.number[HEED_BLOCK_KEYS]));
 }
 
 static const struct heed_mask_form form_grid = {.kind = &heed_mask_kind_blocks,
@@ -56,14 +56,14 @@ heed_mask *heed_mask_blocks(heed_tensor allowed, int64_t query_block, int64_t ke
 
 static bool prepare_lists(struct heed_prepare *p, const heed_mask *mask) {
     const int64_t rank = heed_rank(mask->tensor[0]);
-    return heed_prepare_broadcast(p, "lists of blocks", mask->tensor[0], block_rows(mask, p->problem),
-                                  rank > 0 ? heed_size(mask->tensor[0], -1) : 1);
+    return heed_prepare_by_batch(p, "lists of blocks", mask->tensor[0], block_rows(mask, p->problem),
+                                 rank > 0 ? heed_size(mask->tensor[0], -1) : 1);
 }
 
 static bool check_lists(struct heed_call *c, struct heed_bound_mask *bound,
                         const struct heed_problem *problem) {
     return heed_mask_values(c, "block", bound, 0, -1,
-                            blocks_of(problem->keys, bound->number[HEED_BLOCK_KEYS]) - 1);
+                            blocks_of(heed_most_keys(problem), bound->number[HEED_BLOCK_KEYS]) - 1);
 }
 
 static const struct heed_mask_form form_lists = {.kind = &heed_mask_kind_block_lists,

@@ -9,8 +9,11 @@ static bool prepare_dense(struct heed_prepare *p, const heed_mask *mask) {
     return heed_prepare_broadcast(p, "mask", mask->tensor[0], p->problem->queries, p->problem->keys);
 }
 
-static const struct heed_mask_form form_dense = {
-    .kind = &heed_mask_kind_dense, .tensors = 1, .dtype = HEED_BOOL, .prepare = prepare_dense};
+static const struct heed_mask_form form_dense = {.kind = &heed_mask_kind_dense,
+                                                 .tensors = 1,
+                                                 .dtype = HEED_BOOL,
+                                                 .rows = {HEED_MASK_OF_CELLS},
+                                                 .prepare = prepare_dense};
 
 heed_mask *heed_mask_dense(heed_tensor allowed) {
     return heed_mask_of_tensors("mask_dense", &form_dense, &allowed, NULL);
@@ -19,8 +22,8 @@ heed_mask *heed_mask_dense(heed_tensor allowed) {
 static bool prepare_patch(struct heed_prepare *p, const heed_mask *mask) {
     const heed_tensor t = mask->tensor[0];
     const int rank = heed_rank(t);
-    return heed_prepare_broadcast(p, "mask", t, rank > 1 ? heed_size(t, -2) : 1,
-                                  rank > 0 ? heed_size(t, -1) : 1);
+    return heed_prepare_by_batch(p, "mask", t, rank > 1 ? heed_size(t, -2) : 1,
+                                 rank > 0 ? heed_size(t, -1) : 1);
 }
 
 static void describe_patch(struct heed_mask_text *text, const heed_mask *mask) {

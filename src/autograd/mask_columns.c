@@ -8,8 +8,11 @@ static bool prepare_segments(struct heed_prepare *p, const heed_mask *mask) {
            heed_mask_prepare_row(p, "key ids", mask->tensor[1], p->problem->keys);
 }
 
-static const struct heed_mask_form form_segments = {
-    .kind = &heed_mask_kind_segments, .tensors = 2, .dtype = HEED_I32, .prepare = prepare_segments};
+static const struct heed_mask_form form_segments = {.kind = &heed_mask_kind_segments,
+                                                    .tensors = 2,
+                                                    .dtype = HEED_I32,
+                                                    .rows = {HEED_MASK_OF_QUERIES, HEED_MASK_OF_KEYS},
+                                                    .prepare = prepare_segments};
 
 heed_mask *heed_mask_segments(heed_tensor query_ids, heed_tensor key_ids) {
     const heed_tensor ids[2] = {query_ids, heed_is_none(key_ids) ? query_ids : key_ids};
@@ -32,6 +35,7 @@ static bool check_intervals(struct heed_call *c, struct heed_bound_mask *bound,
 static const struct heed_mask_form form_intervals = {.kind = &heed_mask_kind_key_intervals,
                                                      .tensors = 2,
                                                      .dtype = HEED_I32,
+                                                     .rows = {HEED_MASK_OF_KEYS, HEED_MASK_OF_KEYS},
                                                      .prepare = prepare_intervals,
                                                      .check = check_intervals};
 
@@ -42,14 +46,24 @@ heed_mask *heed_mask_key_intervals(heed_tensor first, heed_tensor end) {
 
 /* ---- trees ---- */
 
-static bool prepare_tree(struct heed_prepare *p, const heed_mask *mask) {
-    const int64_t prefix = mask->bound.number[HEED_TREE_PREFIX], nodes = p->problem->queries;
-    if (p->problem->keys - prefix == nodes)
-        return heed_mask_prepare_row(p, "ends of subtrees", mask->tensor[0], nodes);
+static bool check_nodes(const struct heed_prepare *p, const heed_mask *mask,
+                        const struct heed_problem *problem) {
+    const int64_t prefix = mask->bound.number[HEED_TREE_PREFIX];
+    if (problem->keys - prefix == problem->queries) return true;
     heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where,
-              "a tree of %lld queries after %lld keys does not match %lld keys", (long long)nodes,
-              (long long)prefix, (long long)p->problem->keys);
+              "a tree of %lld queries after %lld keys does not match %lld keys", (long long)problem->queries,
+              (long long)prefix, (long long)problem->keys);
     return false;
+}
+
+static bool prepare_tree(struct heed_prepare *p, const heed_mask *mask) {
+    const bool packed = heed_is_packed(&p->problem->packed);
+    if (!packed && !check_nodes(p, mask, p->problem)) return false;
+    for (int64_t i = 0; packed && i < p->problem->batch; i++) {
+        const struct heed_problem own = heed_problem_of_sequence(p->problem, i);
+        if (!check_nodes(p, mask, &own)) return false;
+    }
+    return heed_mask_prepare_row(p, "ends of subtrees", mask->tensor[0], p->problem->queries);
 }
 
 static bool check_tree(struct heed_call *c, struct heed_bound_mask *bound,
@@ -78,6 +92,7 @@ static void describe_tree(struct heed_mask_text *text, const heed_mask *mask) {
 static const struct heed_mask_form form_tree = {.kind = &heed_mask_kind_tree,
                                                 .tensors = 1,
                                                 .dtype = HEED_I32,
+                                                .rows = {HEED_MASK_OF_QUERIES},
                                                 .prepare = prepare_tree,
                                                 .check = check_tree,
                                                 .describe = describe_tree};

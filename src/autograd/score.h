@@ -3,6 +3,7 @@
 #define HEED_SRC_AUTOGRAD_SCORE_H
 
 #include "autograd/tape.h"
+#include "backend/sequences.h"
 
 /* Of one score: nodes of the mask tree, and tensors of those. Each tensor is one input of the operation. */
 #define HEED_MAX_MASKS 16
@@ -50,13 +51,38 @@ static inline const char *heed_stage_name(const heed_stage_rule *rule) {
 heed_score *heed_score_append(heed_ctx *ctx, heed_score *score, const char *where,
                               const struct heed_score_stage *stage);
 
-/* The sizes of one attention problem, batch dimensions still apart. */
+/* The sizes of one attention problem, batch dimensions still apart. Of packed sequences, which are the batch,
+ * queries and keys are those of all together. */
 struct heed_problem {
     int batch_rank;
     int64_t batch_size[HEED_MAX_RANK];
     int64_t batch, heads, queries, keys;
     heed_dtype dtype;
+    struct heed_packed packed;
 };
+
+/* The sizes of one of packed sequences. */
+static inline struct heed_problem heed_problem_of_sequence(const struct heed_problem *problem, int64_t i) {
+    const struct heed_sequence s = heed_sequence_at(&problem->packed, i);
+    struct heed_problem own = *problem;
+    own.queries = s.queries;
+    own.keys = s.keys;
+    return own;
+}
+
+/* The most that one batch entry has. */
+static inline int64_t heed_most_queries(const struct heed_problem *problem) {
+    return heed_is_packed(&problem->packed) ? problem->packed.most_queries : problem->queries;
+}
+static inline int64_t heed_most_keys(const struct heed_problem *problem) {
+    return heed_is_packed(&problem->packed) ? problem->packed.most_keys : problem->keys;
+}
+
+/* Batch dimensions of tensors that have rows of queries or keys: packed ones have the rows of all sequences.
+ */
+static inline int heed_row_batches(const struct heed_problem *problem) {
+    return heed_is_packed(&problem->packed) ? 0 : problem->batch_rank;
+}
 
 /* A score made ready for one call: its tensors brought to rank 4, [batch or 1, heads or 1, rows, columns], by
  * recorded operations, so that gradients find their way back. */
@@ -85,6 +111,11 @@ bool heed_prepare_tensor(struct heed_prepare *p, heed_tensor t);
  */
 bool heed_prepare_broadcast(struct heed_prepare *p, const char *name, heed_tensor t, int64_t rows,
                             int64_t columns);
+
+/* The same of a tensor whose rows and columns are those of each batch entry also where sequences are packed.
+ */
+bool heed_prepare_by_batch(struct heed_prepare *p, const char *name, heed_tensor t, int64_t rows,
+                           int64_t columns);
 
 /* The mask's part of preparing and of binding (mask_bind.c). The mask may be NULL. */
 bool heed_mask_prepare(struct heed_prepare *p, const heed_mask *mask);

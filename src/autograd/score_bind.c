@@ -12,11 +12,12 @@ bool heed_prepare_tensor(struct heed_prepare *p, heed_tensor t) {
     return true;
 }
 
-bool heed_prepare_broadcast(struct heed_prepare *p, const char *name, heed_tensor t, int64_t rows,
-                            int64_t columns) {
+/* Broadcast over the first `batches` batch dimensions. */
+static bool broadcast(struct heed_prepare *p, const char *name, heed_tensor t, int batches, int64_t rows,
+                      int64_t columns) {
     const struct heed_problem *problem = p->problem;
     struct heed_node *node = heed_node_of(t, p->where);
-    int rank = problem->batch_rank + 3;
+    int rank = batches + 3;
     int64_t full[HEED_MAX_RANK];
     struct heed_view view, whole;
     char one[128], two[96];
@@ -37,11 +38,11 @@ bool heed_prepare_broadcast(struct heed_prepare *p, const char *name, heed_tenso
     for (int d = 0; d < rank; d++) {
         int own = d - (rank - view.rank);
         size[d] = own >= 0 ? view.size[own] : 1;
-        if (d < problem->batch_rank && size[d] != 1) batched = true;
+        if (d < batches && size[d] != 1) batched = true;
     }
-    memcpy(last, size + problem->batch_rank, sizeof last);
-    if (batched && problem->batch_rank > 1) {
-        memcpy(size, problem->batch_size, (size_t)problem->batch_rank * sizeof *size);
+    memcpy(last, size + batches, sizeof last);
+    if (batched && batches > 1) {
+        memcpy(size, problem->batch_size, (size_t)batches * sizeof *size);
         t = heed_broadcast(t, rank, size);
     }
     const int64_t four[4] = {batched ? problem->batch : 1, last[0], last[1], last[2]};
@@ -49,6 +50,16 @@ bool heed_prepare_broadcast(struct heed_prepare *p, const char *name, heed_tenso
      * the one tensor that may be quadratic in the length. */
     if (view.rank == 4 && memcmp(view.size, four, sizeof four) == 0) return heed_prepare_tensor(p, t);
     return heed_prepare_tensor(p, heed_reshape(t, 4, four));
+}
+
+bool heed_prepare_broadcast(struct heed_prepare *p, const char *name, heed_tensor t, int64_t rows,
+                            int64_t columns) {
+    return broadcast(p, name, t, heed_row_batches(p->problem), rows, columns);
+}
+
+bool heed_prepare_by_batch(struct heed_prepare *p, const char *name, heed_tensor t, int64_t rows,
+                           int64_t columns) {
+    return broadcast(p, name, t, p->problem->batch_rank, rows, columns);
 }
 
 /* ---- stages ---- */
@@ -68,7 +79,7 @@ static bool prepare_param(struct heed_prepare *p, const struct heed_score_stage 
     const int rank = node->view.rank, least = scope == HEED_PER_HEAD ? 2 : 1;
     const bool vector = scope == HEED_PER_CALL || scope == HEED_PER_HEAD;
     char text[128];
-    if (vector ? rank != least : rank < least || rank > p->problem->batch_rank + 2) {
+    if (vector ? rank != least : rank < least || rank > heed_row_batches(p->problem) + 2) {
         heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where, "%s of the stage %s does not match its scope",
                   heed_named_shape(name, &node->view, text, sizeof text), heed_stage_name(stage->rule));
         return false;
@@ -195,6 +206,7 @@ static void bind_stage(struct bind *b, const struct heed_score_stage *from) {
     struct heed_stage *stage = &b->args->stage[b->args->stages++];
     *stage = (struct heed_stage){.kind = from->kind,
                                  .cap = from->cap,
+                                 .align = from->align,
                                  .rule = from->rule,
                                  .user = from->user,
                                  .param = b->args->params};
@@ -210,6 +222,7 @@ bool heed_score_bind(struct heed_call *c, int first, const struct heed_prepared_
     const heed_score *score = prepared->score;
     struct bind b = {.c = c, .problem = problem, .args = args, .input = first};
     args->scale = score && score->has_scale ? score->scale : 1.0 / sqrt((double)(width ? width : 1));
+    args->packed = problem->packed;
     args->normalizer = score ? score->normalizer : HEED_NORMALIZER_SOFTMAX;
     for (int i = 0; score && c->ok && i < score->stages; i++) bind_stage(&b, &score->stage[i]);
     if (c->ok && score && !heed_is_none(score->sink)) args->sink = take(&b, "sink", 1, 1, false);

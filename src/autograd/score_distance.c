@@ -23,13 +23,13 @@ static void put(void *data, heed_dtype dtype, int64_t i, double value) {
 }
 
 static int64_t distances(const struct heed_prepare *p) {
-    const int64_t n = p->problem->queries + p->problem->keys - 1;
+    const int64_t n = heed_most_queries(p->problem) + heed_most_keys(p->problem) - 1;
     return n > 0 ? n : 0;
 }
 
 /* The distance key − query that element i stands for. */
 static int64_t distance_of(const struct heed_prepare *p, heed_align align, int64_t i) {
-    return i + 1 - (align == HEED_BOTTOM_RIGHT ? p->problem->keys : p->problem->queries);
+    return i + 1 - (align == HEED_BOTTOM_RIGHT ? heed_most_keys(p->problem) : heed_most_queries(p->problem));
 }
 
 static heed_tensor no_tensor(const struct heed_prepare *p) {

@@ -51,8 +51,11 @@ struct heed_mask_kind {
  * serve sequences of different lengths. Immutable while the call and its backward live. */
 struct heed_bound_mask {
     const struct heed_mask_kind *kind;
-    int64_t number[HEED_MASK_NUMBERS];   /* constants; each kind says which */
-    struct heed_view tensor[2];          /* rank 4, [batch, heads, ·, ·], strided; each kind says which */
+    int64_t number[HEED_MASK_NUMBERS]; /* constants; each kind says which */
+    struct heed_view tensor[2];        /* rank 4, [batch, heads, ·, ·], strided; each kind says which */
+    /* Of packed sequences, by batch: the first row (dimension 2) and column (dimension 3) of a tensor that
+     * has those of all sequences. NULL: rows and columns are those of each. */
+    const int32_t *row_starts[2], *column_starts[2];
     const struct heed_bound_mask *a, *b; /* operands */
     heed_mask_predicate_options predicate;
 };

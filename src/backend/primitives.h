@@ -272,6 +272,7 @@ struct heed_stage {
     struct heed_view tensor;
     struct heed_grad_view dtensor;
     double cap;
+    heed_align align; /* DISTANCE in packed problems: the corner that distances are counted from */
     const heed_stage_rule *rule;
     int param; /* the first of the rule's parameters among those of the arguments */
     void *user;
@@ -285,6 +286,18 @@ struct heed_stage_param {
     struct heed_grad_view dtensor;
 };
 
+/* Sequences that lie one behind the other: sequence i has the queries query_starts[i] … query_starts[i + 1] −
+ * 1, and keys likewise. Starts begin at 0, do not decrease and end at the number of rows. */
+struct heed_packed {
+    int64_t sequences;
+    const int32_t *query_starts, *key_starts; /* NULL: nothing is packed */
+    int64_t most_queries, most_keys;          /* of one sequence */
+};
+
+static inline bool heed_is_packed(const struct heed_packed *p) {
+    return p->query_starts != NULL;
+}
+
 /* s = q·kᵀ·scale → stages → mask → normaliser → dropout → ·v, per batch and head.
  * q [batch, heads, queries, width], k [batch, kv_heads, keys, width], v [batch, kv_heads, keys, value_width],
  * y [batch, heads, queries, value_width]: any strides with stride[3] = 1 (or width ≤ 1). weights [batch,
@@ -295,12 +308,17 @@ struct heed_stage_param {
  * chosen [batch, chosen heads, chosen queries, keys] and column_sums [batch, chosen heads, keys], contiguous,
  * each absent if not asked for: the weights of some heads and queries, and their sums over those queries.
  * Lists (i32) say which, an absent one means all. Forward only.
- * Backward has q, k, v, y, stage tensors, params, sink, mask, (not weights or lse); dy, dweights and dlse,
- * each absent if no gradient arrived there (not all), dy and dweights with stride[3] = 1, dlse contiguous;
- * dq, dk, dv as q, k, v, stride[3] = 1, no repeats. */
+ * Packed: batch is the number of sequences, and each is a problem of its own (backend/sequences.h) with its
+ * own lengths; masks, positions and dropout see it as that entry of a batch. The rows of all of them lie in
+ * one slice: q, k, v, y, lse and their gradients have stride[0] = 0, and so have tensors of stages and
+ * parameters that have rows of queries or keys. A vector by distance is that of most_queries and most_keys.
+ * No weights, nothing chosen. Backward has q, k, v, y, stage tensors, params, sink, mask, (not weights or
+ * lse); dy, dweights and dlse, each absent if no gradient arrived there (not all), dy and dweights with
+ * stride[3] = 1, dlse contiguous; dq, dk, dv as q, k, v, stride[3] = 1, no repeats. */
 struct heed_attention_args {
     struct heed_view q, k, v, y, weights, lse;
     struct heed_view chosen, column_sums, head_list, query_list;
+    struct heed_packed packed;
     double scale;
     int stages;
     struct heed_stage stage[HEED_MAX_STAGES];

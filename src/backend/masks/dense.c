@@ -4,8 +4,8 @@
 static const uint8_t *dense_at(const struct heed_bound_mask *self, const struct heed_box *box, int64_t q,
                                int64_t k) {
     const struct heed_view *t = &self->tensor[0];
-    return (const uint8_t *)t->data + box->batch * t->stride[0] + box->head * t->stride[1] +
-           q * t->stride[2] + k * t->stride[3];
+    return (const uint8_t *)t->data + heed_mask_offset(self, 0, box->batch, box->head) + q * t->stride[2] +
+           k * t->stride[3];
 }
 
 static bool dense_test(const struct heed_bound_mask *self, const struct heed_box *box, int64_t q, int64_t k) {

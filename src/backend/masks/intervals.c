@@ -12,20 +12,20 @@ struct columns {
     int64_t prefix, queries; /* tree */
 };
 
-static const int32_t *start_of(const struct heed_view *t, int64_t batch, int64_t head) {
-    return (const int32_t *)t->data + batch * t->stride[0] + head * t->stride[1];
+static const int32_t *start_of(const struct heed_bound_mask *self, int i, int64_t batch, int64_t head) {
+    return (const int32_t *)self->tensor[i].data + heed_mask_offset(self, i, batch, head);
 }
 
 static struct columns columns_of(const struct heed_bound_mask *self, int64_t batch, int64_t head,
                                  int64_t queries) {
     const struct heed_view *t = self->tensor;
     if (self->kind == &heed_mask_kind_tree)
-        return (struct columns){.end = start_of(&t[0], batch, head),
+        return (struct columns){.end = start_of(self, 0, batch, head),
                                 .end_stride = t[0].stride[3],
                                 .prefix = self->number[HEED_TREE_PREFIX],
                                 .queries = queries};
-    return (struct columns){.first = start_of(&t[0], batch, head),
-                            .end = start_of(&t[1], batch, head),
+    return (struct columns){.first = start_of(self, 0, batch, head),
+                            .end = start_of(self, 1, batch, head),
                             .first_stride = t[0].stride[3],
                             .end_stride = t[1].stride[3]};
 }

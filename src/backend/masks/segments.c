@@ -10,7 +10,7 @@ struct ids {
 
 static struct ids ids_of(const struct heed_bound_mask *self, int which, int64_t batch, int64_t head) {
     const struct heed_view *t = &self->tensor[which];
-    return (struct ids){(const int32_t *)t->data + batch * t->stride[0] + head * t->stride[1], t->stride[3]};
+    return (struct ids){(const int32_t *)t->data + heed_mask_offset(self, which, batch, head), t->stride[3]};
 }
 
 static int32_t id_at(struct ids ids, int64_t i) {

@@ -21,11 +21,14 @@ static inline uint64_t heed_bits_between(const struct heed_box *box, int64_t fir
     return heed_bits_before(box, end) & ~heed_bits_before(box, first);
 }
 
-/* Element [batch, head, i, j] of an i32 tensor. */
-static inline int64_t heed_mask_value(const struct heed_view *t, const struct heed_box *box, int64_t i,
-                                      int64_t j) {
-    return ((const int32_t *)t->data)[box->batch * t->stride[0] + box->head * t->stride[1] +
-                                      i * t->stride[2] + j * t->stride[3]];
+/* Where element [batch, head, 0, 0] of tensor i lies. */
+static inline int64_t heed_mask_offset(const struct heed_bound_mask *self, int i, int64_t batch,
+                                       int64_t head) {
+    const struct heed_view *t = &self->tensor[i];
+    int64_t at = batch * t->stride[0] + head * t->stride[1];
+    if (self->row_starts[i]) at += self->row_starts[i][batch] * t->stride[2];
+    if (self->column_starts[i]) at += self->column_starts[i][batch] * t->stride[3];
+    return at;
 }
 
 /* Whether the bits of all rows are none, all or some. */

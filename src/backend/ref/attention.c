@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "backend/masks.h"
+#include "backend/sequences.h"
 
 static double dot(const struct heed_view *a, int64_t a_start, const struct heed_view *b, int64_t b_start) {
     double sum = 0;
@@ -103,7 +104,7 @@ static void row_forward(struct heed_ref_row *r) {
     int64_t keys = args->k.size[2];
     row_probabilities(r);
     if (heed_has(&args->lse)) {
-        const int64_t at = (r->batch * args->q.size[1] + r->head) * args->q.size[2] + r->query;
+        const int64_t at = heed_ref_query_offset(r, &args->lse);
         heed_ref_store(&args->lse, at, r->sees ? r->maximum + log(r->sum) : -INFINITY);
     }
     double *weight = r->probability;
@@ -129,8 +130,7 @@ static void row_forward(struct heed_ref_row *r) {
 static void row_normalizer_gradients(struct heed_ref_row *r, const struct heed_ref_sums *sums, double delta) {
     const struct heed_attention_args *args = r->args;
     if (heed_has(&args->dlse)) {
-        const int64_t at = (r->batch * args->q.size[1] + r->head) * args->q.size[2] + r->query;
-        delta -= heed_ref_load(&args->dlse, at);
+        delta -= heed_ref_load(&args->dlse, heed_ref_query_offset(r, &args->dlse));
     }
     for (int64_t key = 0; key < args->k.size[2]; key++) {
         const double p = r->probability[key];
@@ -257,11 +257,12 @@ static void attention_sizes(const struct heed_exec *exec, const void *p, struct 
     for (int i = 0; i < count; i++) sizes->backward_scratch += heed_ref_sum_bytes(list[i].gradient);
 }
 
-/* sums NULL: forward. */
-static void each_row(const struct heed_attention_args *args, double *scratch,
-                     const struct heed_ref_sums *sums) {
+/* Of one batch entry. sums NULL: forward. */
+static void rows_of_batch(const struct heed_attention_args *args, int64_t batch, double *scratch,
+                          const struct heed_ref_sums *sums) {
     int64_t line = line_elements(args), group = args->q.size[1] > 0 ? args->q.size[1] / args->k.size[1] : 1;
     struct heed_ref_row r = {.args = args,
+                             .batch = batch,
                              .line = line,
                              .score = scratch,
                              .probability = scratch + line,
@@ -272,16 +273,43 @@ static void each_row(const struct heed_attention_args *args, double *scratch,
     r.columns = scratch + row_doubles(args);
     r.random = heed_attention_random(&args->random);
     struct heed_walk w;
-    for (heed_walk_start(&w, 3, args->q.size); w.more; heed_walk_next(&w)) {
-        r.batch = w.at[0];
-        r.head = w.at[1];
+    for (heed_walk_start(&w, 2, &args->q.size[1]); w.more; heed_walk_next(&w)) {
+        r.head = w.at[0];
         r.kv_head = r.head / group;
-        r.query = w.at[2];
+        r.query = w.at[1];
         if (sums) {
             row_backward(&r, sums);
         } else {
             row_forward(&r);
         }
+    }
+}
+
+/* The sums of one of packed sequences. */
+static struct heed_ref_sums sums_of_sequence(const struct heed_attention_args *args, int64_t i,
+                                             const struct heed_ref_sums *sums) {
+    const struct heed_sequence s = heed_sequence_at(&args->packed, i);
+    struct heed_ref_sums own = *sums;
+    heed_view_cut(&own.dk, 2, s.key, s.keys);
+    heed_view_cut(&own.dv, 2, s.key, s.keys);
+    for (int j = 0; j < args->stages; j++)
+        heed_sequence_stage(&s, &args->packed, &args->stage[j], &own.dstage[j]);
+    for (int j = 0; j < args->params; j++) heed_sequence_param(&s, args->param[j].scope, &own.dparam[j]);
+    return own;
+}
+
+static void each_row(const struct heed_attention_args *args, double *scratch,
+                     const struct heed_ref_sums *sums) {
+    for (int64_t batch = 0; batch < args->q.size[0]; batch++) {
+        if (!heed_is_packed(&args->packed)) {
+            rows_of_batch(args, batch, scratch, sums);
+            continue;
+        }
+        struct heed_attention_args own;
+        struct heed_ref_sums own_sums;
+        heed_sequence_args(args, batch, &own);
+        if (sums) own_sums = sums_of_sequence(args, batch, sums);
+        rows_of_batch(&own, batch, scratch, sums ? &own_sums : NULL);
     }
 }
 

@@ -14,7 +14,7 @@
 enum { MOST_TILES = 512 / HEED_TILE_KEYS };
 
 struct task {
-    struct heed_attention_plan *plan;
+    const struct heed_attention_plan *plan;
     bool wants_dq, wants_dk, wants_dv, wants_ds;
     int64_t batch, kv_head, head, strip;
     /* the worker's area: of the block of keys */
@@ -29,7 +29,7 @@ struct task {
     int64_t tiles, skipped;
 };
 
-static void task_open(struct task *t, struct heed_attention_plan *p, int worker) {
+static void task_open(struct task *t, const struct heed_attention_plan *p, int worker) {
     const struct heed_attention_args *a = p->args;
     *t = (struct task){.plan = p, .keep = {.pair = -1}};
     t->wants_dq = heed_has(&a->dq.view);
@@ -219,8 +219,7 @@ static float *strip_row(const struct task *t, int64_t query) {
     const struct heed_attention_plan *p = t->plan;
     const struct heed_view *dq = &p->args->dq.view;
     if (t->strip == 0) return (float *)dq->data + heed_attention_offset(dq, t->batch, t->head, query);
-    const int64_t row = ((t->strip - 1) * p->batch + t->batch) * p->heads + t->head;
-    return p->slabs + (row * p->queries + query) * p->width;
+    return p->slabs + ((t->strip - 1) * p->rows + heed_attention_at(p, t->batch, t->head, query)) * p->width;
 }
 
 static void do_queries(struct task *t, int64_t q0, int64_t count) {
@@ -307,18 +306,15 @@ static void do_pair(struct task *t, int64_t batch, int64_t kv_head) {
     }
 }
 
-void HEED_VECTOR_NAME(heed_attention_backward_task)(struct heed_attention_plan *p, int64_t task, int worker) {
+void HEED_VECTOR_NAME(heed_attention_backward_task)(const struct heed_attention_plan *p,
+                                                    const struct heed_attention_task *task, int worker) {
     struct task t;
     task_open(&t, p, worker);
-    t.strip = task % p->strips;
-    int64_t outer = task / p->strips;
-    const int64_t kv_heads = p->heads_inside ? 1 : p->kv_heads;
-    const int64_t first_head = p->heads_inside ? 0 : outer % kv_heads,
-                  first_batch = p->batches_inside ? 0 : outer / kv_heads;
+    t.strip = task->part;
     const int64_t batches = p->batches_inside ? p->batch : 1, heads = p->heads_inside ? p->kv_heads : 1;
-    for (int64_t b = first_batch; b < first_batch + batches; b++) {
-        for (int64_t h = first_head; h < first_head + heads; h++) do_pair(&t, b, h);
+    for (int64_t b = task->batch; b < task->batch + batches; b++) {
+        for (int64_t h = task->head; h < task->head + heads; h++) do_pair(&t, b, h);
     }
-    atomic_fetch_add_explicit(&p->tiles, t.tiles, memory_order_relaxed);
-    atomic_fetch_add_explicit(&p->skipped, t.skipped, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->counts->tiles, t.tiles, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->counts->skipped, t.skipped, memory_order_relaxed);
 }

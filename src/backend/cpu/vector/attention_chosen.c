@@ -27,7 +27,7 @@ static int neighbours(const struct task *t, int64_t i) {
 /* The weights of a tile's row, into s. */
 static void weigh(const struct task *t, const struct tile *tile, int r, float factor, const uint64_t *kept) {
     const struct heed_attention_plan *p = t->plan;
-    const int64_t at = heed_attention_row(p, tile->box.batch, tile->box.head) * p->queries + tile->box.q0 + r;
+    const int64_t at = heed_attention_at(p, tile->box.batch, tile->box.head, tile->box.q0 + r);
     const struct row_state row = {vf_set(p->maximum[at]), vf_set(p->reciprocal[at]), {0}};
     float *s = t->s + r * TILE_ROW;
     for (int j = 0; j < TILE_VECTORS; j++) {
@@ -61,23 +61,23 @@ static void do_tile(struct task *t, struct tile *tile, int64_t query) {
     }
 }
 
-void HEED_VECTOR_NAME(heed_attention_chosen_task)(struct heed_attention_plan *p, int64_t task, int worker) {
+void HEED_VECTOR_NAME(heed_attention_chosen_task)(const struct heed_attention_plan *p,
+                                                  const struct heed_attention_task *task, int worker) {
     const struct heed_attention_args *a = p->args;
-    const int64_t tiles = (p->keys + HEED_TILE_KEYS - 1) / HEED_TILE_KEYS,
-                  heads = heed_attention_chosen_count(&a->head_list, p->heads);
+    const int64_t heads = heed_attention_chosen_count(&a->head_list, p->heads);
     struct task t = {.plan = p,
                      .keys = heed_attention_area(p, worker),
                      .aux = heed_attention_aux(p, worker),
                      .keep = {.pair = -1},
-                     .row = task / tiles,
+                     .row = task->batch * heads + task->head,
                      .queries = heed_attention_chosen_count(&a->query_list, p->queries)};
     t.s = t.keys + p->key_block * p->width;
-    struct tile tile = {.box = {.batch = t.row / heads,
-                                .head = heed_attention_chosen_at(&a->head_list, t.row % heads),
-                                .k0 = task % tiles * HEED_TILE_KEYS,
+    struct tile tile = {.box = {.batch = task->batch,
+                                .head = heed_attention_chosen_at(&a->head_list, task->head),
+                                .k0 = task->part * HEED_TILE_KEYS,
                                 .queries = p->queries,
                                 .keys = p->keys,
-                                .nk = (int)heed_cpu_part(p->keys, HEED_TILE_KEYS, task % tiles)}};
+                                .nk = (int)heed_cpu_part(p->keys, HEED_TILE_KEYS, task->part)}};
     pack_transposed((const float *)a->k.data +
                         heed_attention_offset(&a->k, tile.box.batch, tile.box.head / p->group, tile.box.k0),
                     a->k.stride[2], tile.box.nk, p->width, t.keys);

@@ -78,8 +78,7 @@ static void of_weights(struct task *t) {
 
 static void of_lse(const struct task *t) {
     const struct heed_attention_plan *p = t->plan;
-    const float *dlse =
-        (const float *)p->args->dlse.data + heed_attention_row(p, t->batch, t->head) * p->queries + t->q0;
+    const float *dlse = (const float *)p->args->dlse.data + heed_attention_at(p, t->batch, t->head, t->q0);
     for (int64_t r = 0; r < t->queries; r++) t->delta[r] -= dlse[r];
 }
 
@@ -88,29 +87,29 @@ static void of_sink(const struct task *t, int64_t chunk) {
     const struct heed_attention_plan *p = t->plan;
     const struct heed_view *v = &p->args->sink;
     const float sink = *((const float *)v->data + heed_attention_offset(v, t->batch, t->head, 0));
-    const int64_t first = heed_attention_row(p, t->batch, t->head) * p->queries + t->q0;
+    const int64_t first = heed_attention_at(p, t->batch, t->head, t->q0);
     double sum = 0;
     for (int64_t r = 0; r < t->queries; r++) {
         const float reciprocal = p->reciprocal[first + r];
         if (reciprocal == 0 || sink == -INFINITY) continue;
         sum -= (double)expf(sink - p->maximum[first + r]) * (double)reciprocal * (double)t->delta[r];
     }
-    *heed_attention_sum_at(p, &p->sum[HEED_SUM_OF_SINK], chunk, t->batch, t->head) = (float)sum;
+    *heed_attention_sum_at(&p->sum[HEED_SUM_OF_SINK], chunk, t->batch, t->head) = (float)sum;
 }
 
-void HEED_VECTOR_NAME(heed_attention_delta_task)(struct heed_attention_plan *p, int64_t task, int worker) {
-    const int64_t row = task / p->query_chunks, chunk = task % p->query_chunks;
+void HEED_VECTOR_NAME(heed_attention_delta_task)(const struct heed_attention_plan *p,
+                                                 const struct heed_attention_task *task, int worker) {
     struct task t = {.plan = p,
-                     .batch = row / p->heads,
-                     .head = row % p->heads,
-                     .kv_head = row % p->heads / p->group,
-                     .q0 = chunk * p->query_chunk,
-                     .queries = heed_cpu_part(p->queries, p->query_chunk, chunk),
+                     .batch = task->batch,
+                     .head = task->head,
+                     .kv_head = task->head / p->group,
+                     .q0 = task->part * p->query_chunk,
+                     .queries = heed_cpu_part(p->queries, p->query_chunk, task->part),
                      .keys = heed_attention_area(p, worker),
                      .keep = {.pair = -1}};
     t.s = t.keys + p->key_block * p->width;
     t.aux = heed_attention_aux(p, worker);
-    t.delta = p->delta + row * p->queries + t.q0;
+    t.delta = p->delta + heed_attention_at(p, t.batch, t.head, t.q0);
     if (heed_has(&p->args->dy)) {
         of_output(&t);
     } else {
@@ -118,7 +117,7 @@ void HEED_VECTOR_NAME(heed_attention_delta_task)(struct heed_attention_plan *p, 
     }
     if (heed_has(&p->args->dweights)) of_weights(&t);
     if (heed_has(&p->args->dlse)) of_lse(&t);
-    if (heed_has(&p->args->dsink.view)) of_sink(&t, chunk);
+    if (heed_has(&p->args->dsink.view)) of_sink(&t, task->part);
 }
 
 const struct heed_attention_vectors HEED_VECTOR_NAME(heed_attention_vectors) = {

@@ -11,7 +11,7 @@
 enum { MOST_TILES = 512 / HEED_TILE_KEYS };
 
 struct task {
-    struct heed_attention_plan *plan;
+    const struct heed_attention_plan *plan;
     int64_t batch, head, kv_head, q0, queries;
     /* the worker's area */
     float *keys, *values, *output, *sum, *maximum, *s, *aux;
@@ -22,14 +22,12 @@ struct task {
     int64_t tiles, skipped;
 };
 
-static void task_open(struct task *t, struct heed_attention_plan *p, int64_t task, int worker) {
-    const int64_t rows = p->batch * p->heads, row = task % rows;
-    /* The last queries see the most keys under a causal mask: long tasks first. */
-    const int64_t chunk = p->query_chunks - 1 - task / rows;
-    *t = (struct task){
-        .plan = p, .batch = row / p->heads, .head = row % p->heads, .q0 = chunk * p->query_chunk};
+static void task_open(struct task *t, const struct heed_attention_plan *p,
+                      const struct heed_attention_task *task, int worker) {
+    *t =
+        (struct task){.plan = p, .batch = task->batch, .head = task->head, .q0 = task->part * p->query_chunk};
     t->kv_head = t->head / p->group;
-    t->queries = heed_cpu_part(p->queries, p->query_chunk, chunk);
+    t->queries = heed_cpu_part(p->queries, p->query_chunk, task->part);
     t->keep.pair = -1;
     t->keys = heed_attention_area(p, worker);
     t->values = t->keys + p->key_block * p->width;
@@ -252,7 +250,7 @@ static struct statistics statistics_of(const struct task *t, int64_t r) {
 static void finish_row(struct task *t, int64_t r) {
     const struct heed_attention_plan *p = t->plan;
     const struct heed_view *y = &p->args->y;
-    const int64_t query = t->q0 + r, at = heed_attention_row(p, t->batch, t->head) * p->queries + query;
+    const int64_t query = t->q0 + r, at = heed_attention_at(p, t->batch, t->head, query);
     const struct statistics end = statistics_of(t, r);
     if (p->maximum) {
         p->maximum[at] = end.base;
@@ -274,7 +272,8 @@ static void clear_weights(const struct task *t) {
     for (int64_t i = 0; i < t->queries * t->plan->keys; i++) w[i] = -INFINITY;
 }
 
-void HEED_VECTOR_NAME(heed_attention_forward_task)(struct heed_attention_plan *p, int64_t task, int worker) {
+void HEED_VECTOR_NAME(heed_attention_forward_task)(const struct heed_attention_plan *p,
+                                                   const struct heed_attention_task *task, int worker) {
     struct task t;
     task_open(&t, p, task, worker);
     if (heed_has(&p->args->weights)) clear_weights(&t);
@@ -288,6 +287,6 @@ void HEED_VECTOR_NAME(heed_attention_forward_task)(struct heed_attention_plan *p
         do_block(&t);
     }
     for (int64_t r = 0; r < t.queries; r++) finish_row(&t, r);
-    atomic_fetch_add_explicit(&p->tiles, t.tiles, memory_order_relaxed);
-    atomic_fetch_add_explicit(&p->skipped, t.skipped, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->counts->tiles, t.tiles, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->counts->skipped, t.skipped, memory_order_relaxed);
 }

@@ -57,7 +57,7 @@ static inline void bias_gradient(const struct heed_attention_plan *p, int index,
         bias_cells(&p->args->stage[index], box, g);
         return;
     }
-    float *to = heed_attention_sum_at(p, sum, sum->scope == HEED_SUM_KEY ? 0 : strip, box->batch, box->head);
+    float *to = heed_attention_sum_at(sum, sum->scope == HEED_SUM_KEY ? 0 : strip, box->batch, box->head);
     if (sum->scope == HEED_SUM_KEY) bias_keys(box, g, to + box->k0);
     if (sum->scope == HEED_SUM_VECTOR) bias_distances(box, g, to);
     if (sum->scope != HEED_SUM_QUERY && sum->scope != HEED_SUM_HEAD) return;

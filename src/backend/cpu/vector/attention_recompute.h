@@ -11,7 +11,7 @@ struct row_state {
 
 static inline struct row_state row_state_of(const struct heed_attention_plan *p, const struct heed_box *box,
                                             int r) {
-    const int64_t at = heed_attention_row(p, box->batch, box->head) * p->queries + box->q0 + r;
+    const int64_t at = heed_attention_at(p, box->batch, box->head, box->q0 + r);
     return (struct row_state){vf_set(p->maximum[at]), vf_set(p->reciprocal[at]), vf_set(p->delta[at])};
 }
 

@@ -98,7 +98,7 @@ static inline float *param_gradient(const struct heed_attention_plan *p, int ind
                                     const struct heed_box *box, int64_t strip) {
     const struct heed_attention_sum *sum = &p->sum[HEED_SUM_OF_PARAMS + index];
     if (sum->scope == HEED_SUM_NONE) return NULL;
-    float *at = heed_attention_sum_at(p, sum, sum->scope == HEED_SUM_KEY ? 0 : strip, box->batch, box->head);
+    float *at = heed_attention_sum_at(sum, sum->scope == HEED_SUM_KEY ? 0 : strip, box->batch, box->head);
     if (sum->scope == HEED_SUM_VECTOR) return at;
     return at + (sum->scope == HEED_SUM_KEY ? box->k0 : box->q0);
 }

@@ -5,11 +5,9 @@
 #include "backend/cpu/attention.h"
 #include "backend/cpu/vector/vector.h"
 
-void HEED_VECTOR_NAME(heed_attention_forward_task)(struct heed_attention_plan *plan, int64_t task,
-                                                   int worker);
-void HEED_VECTOR_NAME(heed_attention_chosen_task)(struct heed_attention_plan *plan, int64_t task, int worker);
-void HEED_VECTOR_NAME(heed_attention_delta_task)(struct heed_attention_plan *plan, int64_t task, int worker);
-void HEED_VECTOR_NAME(heed_attention_backward_task)(struct heed_attention_plan *plan, int64_t task,
-                                                    int worker);
+heed_attention_work HEED_VECTOR_NAME(heed_attention_forward_task);
+heed_attention_work HEED_VECTOR_NAME(heed_attention_chosen_task);
+heed_attention_work HEED_VECTOR_NAME(heed_attention_delta_task);
+heed_attention_work HEED_VECTOR_NAME(heed_attention_backward_task);
 
 #endif
