@@ -35,6 +35,15 @@ static struct heed_view *tensor(struct test_masks *m, struct heed_bound_mask *ma
     return v;
 }
 
+/* Queries or keys that a tensor with a row or column for each has, and where those of a sequence begin. */
+static int64_t all_queries(const struct test_masks *m) {
+    return m->query_starts ? m->query_starts[m->batch] : m->queries;
+}
+
+static int64_t all_keys(const struct test_masks *m) {
+    return m->key_starts ? m->key_starts[m->batch] : m->keys;
+}
+
 static int64_t count_of(const struct heed_view *v) {
     return v->size[0] * v->size[1] * v->size[2] * v->size[3];
 }
@@ -84,15 +93,18 @@ static void make_segments(struct test_masks *m, struct heed_bound_mask *mask) {
     const bool sorted = chance(m, 0.7);
     const int64_t least = chance(m, 0.3) ? -1 : 0;
     for (int i = 0; i < 2; i++) {
-        struct heed_view *v = tensor(m, mask, i, HEED_I32, 1, i ? m->keys : m->queries);
+        struct heed_view *v = tensor(m, mask, i, HEED_I32, 1, i ? all_keys(m) : all_queries(m));
+        mask->column_starts[i] = i ? m->key_starts : m->query_starts;
         fill_below(m, v, least, 5);
         if (sorted) sort(v);
     }
 }
 
 static void make_intervals(struct test_masks *m, struct heed_bound_mask *mask) {
-    fill_below(m, tensor(m, mask, 0, HEED_I32, 1, m->keys), 0, m->queries + 1);
-    fill_below(m, tensor(m, mask, 1, HEED_I32, 1, m->keys), 0, m->queries + 1);
+    for (int i = 0; i < 2; i++) {
+        fill_below(m, tensor(m, mask, i, HEED_I32, 1, all_keys(m)), 0, m->queries + 1);
+        mask->column_starts[i] = m->key_starts;
+    }
     if (!chance(m, 0.5)) return;
     for (int i = 0; i < 2; i++) sort(&mask->tensor[i]); /* a moving window */
 }
@@ -121,8 +133,10 @@ static void make_blocks(struct test_masks *m, struct heed_bound_mask *mask) {
 
 static void make_cells(struct test_masks *m, struct heed_bound_mask *mask) {
     if (mask->kind == &heed_mask_kind_dense) {
-        fill_chance(
-            m, tensor(m, mask, 0, HEED_BOOL, chance(m, 0.2) ? 1 : m->queries, chance(m, 0.2) ? 1 : m->keys));
+        fill_chance(m, tensor(m, mask, 0, HEED_BOOL, chance(m, 0.2) ? 1 : all_queries(m),
+                              chance(m, 0.2) ? 1 : all_keys(m)));
+        mask->row_starts[0] = m->query_starts;
+        mask->column_starts[0] = m->key_starts;
         return;
     }
     fill_chance(m, tensor(m, mask, 0, HEED_BOOL, below(m, m->queries + 3), below(m, m->keys + 3)));
@@ -178,7 +192,11 @@ const struct heed_bound_mask *test_mask(struct test_masks *m, const struct heed_
 /* ---- trees ---- */
 
 const struct heed_bound_mask *test_mask_tree(struct test_masks *m, int depth) {
-    if (depth == 0 || chance(m, 0.2)) return test_mask(m, test_mask_kinds[below(m, TEST_MASK_KINDS)]);
+    if (depth == 0 || chance(m, 0.2)) {
+        const struct heed_mask_kind *kind = test_mask_kinds[below(m, TEST_MASK_KINDS)];
+        const bool does_not_fit = m->query_starts && kind == &heed_mask_kind_tree;
+        return test_mask(m, does_not_fit ? &heed_mask_kind_key_intervals : kind);
+    }
     const int64_t which = below(m, 5);
     struct heed_bound_mask *mask = node(m, which == 0   ? &heed_mask_kind_not
                                            : which <= 2 ? &heed_mask_kind_and

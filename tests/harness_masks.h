@@ -15,6 +15,8 @@ extern const struct heed_mask_kind *const test_mask_kinds[TEST_MASK_KINDS];
 struct test_masks {
     struct test_random random;
     int64_t batch, heads, queries, keys;
+    const int32_t *query_starts,
+        *key_starts; /* of packed sequences; queries and keys are those of the longest */
     int nodes;
     struct heed_bound_mask node[TEST_MASK_NODES];
     void *block[2 * TEST_MASK_NODES];

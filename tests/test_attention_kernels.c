@@ -1,7 +1,7 @@
-/* The attention kernels of the CPU backend against the reference kernel, on random problems: shapes, strides,
- * masks, up to four stages of every kind and broadcast pattern, sinks, normalisers, dropout, grouped heads,
- * weights, log-sum-exp, wanted and unwanted gradients, poison in masked places. A problem is made from a seed
- * alone; HEED_FUZZ=N tries N of them. */
+/* The attention kernels of the CPU backend against the reference kernel, on random problems: shapes, packed
+ * sequences, strides, masks, up to four stages of every kind and broadcast pattern, sinks, normalisers,
+ * dropout, grouped heads, weights, log-sum-exp, wanted and unwanted gradients, poison in masked places. A
+ * problem is made from a seed alone; HEED_FUZZ=N tries N of them. */
 #include "harness_attention.h"
 #include "harness_masks.h"
 
@@ -10,12 +10,14 @@
 #include <string.h>
 
 #include "backend/backend.h"
+#include "backend/sequences.h"
 #include "tensor/internal.h"
 #include "tensor/memory.h"
 
 #define GAP 12345.0f /* between the elements of a strided view */
 
 #define STAGES 4
+#define MOST_SEQUENCES 6
 #define FOUR(name) name, name##_END = name + STAGES - 1
 
 enum {
@@ -59,6 +61,8 @@ struct problem {
     struct heed_attention_args args;
     struct buffer buffer[BUFFERS];
     struct test_masks masks;
+    int32_t starts[2][MOST_SEQUENCES + 1]; /* of queries and keys, where they are packed */
+    unsigned shared;                       /* repeats of what has rows of queries or keys: 1 if packed */
     char text[400];
 };
 
@@ -115,7 +119,7 @@ static void fill(struct problem *p, struct buffer *b, double scale) {
 }
 
 static void make_input(struct problem *p, int which, const int64_t size[4], double scale) {
-    make_view(p, &p->buffer[which], size, chance(p, 0.3), 0);
+    make_view(p, &p->buffer[which], size, chance(p, 0.3), p->shared);
     fill(p, &p->buffer[which], scale);
 }
 
@@ -124,8 +128,15 @@ static int64_t pick(struct problem *p, const int64_t *list, int count) {
 }
 
 static void make_mask(struct problem *p, int64_t batch, int64_t heads, int64_t queries, int64_t keys) {
+    const struct heed_packed *packed = &p->args.packed;
     p->masks = (struct test_masks){
         .random = {test_bits(&p->random)}, .batch = batch, .heads = heads, .queries = queries, .keys = keys};
+    if (heed_is_packed(packed)) {
+        p->masks.queries = packed->most_queries;
+        p->masks.keys = packed->most_keys;
+        p->masks.query_starts = packed->query_starts;
+        p->masks.key_starts = packed->key_starts;
+    }
     p->args.mask = test_mask_tree(&p->masks, (int)below(p, 3));
 }
 
@@ -145,8 +156,8 @@ static void make_score_tensor(struct problem *p, int which, int gradient, const 
 static void make_bias(struct problem *p, int i, const int64_t cells[4], bool masks) {
     struct heed_stage *stage = &p->args.stage[i];
     struct buffer *b = &p->buffer[STAGE + i];
-    make_score_tensor(p, STAGE + i, DSTAGE + i, cells, false, (unsigned)below(p, 16), &stage->tensor,
-                      &stage->dtensor);
+    make_score_tensor(p, STAGE + i, DSTAGE + i, cells, false, (unsigned)below(p, 16) | p->shared,
+                      &stage->tensor, &stage->dtensor);
     if (!masks || !chance(p, 0.2)) return;
     EACH(cells, j, k, l, m) if (chance(p, 0.1)) * at(b, b->start, j, k, l, m) = -INFINITY;
 }
@@ -157,7 +168,8 @@ static void make_custom(struct problem *p, int i, const int64_t cells[4]) {
     const int64_t batch = cells[0], heads = cells[1];
     const int64_t size[WAVE_PARAMS][4] = {
         {batch, heads, 1, 2}, {batch, heads, 1, 1}, {batch, heads, cells[2], 1}, {batch, heads, 1, cells[3]}};
-    const unsigned repeats[WAVE_PARAMS] = {3, 1, (unsigned)below(p, 8), (unsigned)below(p, 4)};
+    const unsigned repeats[WAVE_PARAMS] = {3, 1, (unsigned)below(p, 8) | p->shared,
+                                           (unsigned)below(p, 4) | p->shared};
     a->stage[i].rule = chance(p, 0.3) ? &test_wave_f32 : &test_wave;
     a->params = WAVE_PARAMS;
     for (int j = 0; j < WAVE_PARAMS; j++) {
@@ -176,12 +188,15 @@ static void make_stages(struct problem *p, const int64_t cells[4]) {
         additive = additive && a->stage[i].kind <= HEED_STAGE_DISTANCE;
     }
     for (int i = 0; i < a->stages; i++) {
-        const int64_t n = cells[2] + cells[3] > 0 ? cells[2] + cells[3] - 1 : 0;
+        const bool packed = heed_is_packed(&a->packed);
+        const int64_t lengths = packed ? a->packed.most_queries + a->packed.most_keys : cells[2] + cells[3];
+        const int64_t n = lengths > 0 ? lengths - 1 : 0;
         switch (a->stage[i].kind) {
         case HEED_STAGE_BIAS:
             make_bias(p, i, cells, additive);
             break;
         case HEED_STAGE_DISTANCE:
+            a->stage[i].align = chance(p, 0.5) ? HEED_TOP_LEFT : HEED_BOTTOM_RIGHT;
             make_score_tensor(p, STAGE + i, DSTAGE + i, (int64_t[]){cells[0], cells[1], 1, n}, false,
                               (unsigned)below(p, 4), &a->stage[i].tensor, &a->stage[i].dtensor);
             break;
@@ -206,7 +221,7 @@ static void make_stages(struct problem *p, const int64_t cells[4]) {
 }
 
 static void make_output(struct problem *p, int which, const int64_t size[4], bool dense) {
-    make_view(p, &p->buffer[which], size, dense, 0);
+    make_view(p, &p->buffer[which], size, dense, p->shared);
     fill(p, &p->buffer[which], 1); /* what a gradient is added to */
 }
 
@@ -216,12 +231,34 @@ static void make_gradient(struct problem *p, int which, int of, struct heed_grad
     *gradient = (struct heed_grad_view){p->buffer[which].view, chance(p, 0.4)};
 }
 
-/* [1, batch, heads, queries] without the 1. */
+/* [batch, 1, heads, queries] without the 1. */
 static struct heed_view lse_view(const struct buffer *b) {
-    struct heed_view v = {.data = b->view.data, .dtype = HEED_F32, .rank = 3};
-    memcpy(v.size, b->view.size + 1, 3 * sizeof *v.size);
-    memcpy(v.stride, b->view.stride + 1, 3 * sizeof *v.stride);
+    struct heed_view v = b->view;
+    v.rank = 3;
+    for (int d = 1; d < 3; d++) {
+        v.size[d] = v.size[d + 1];
+        v.stride[d] = v.stride[d + 1];
+    }
     return v;
+}
+
+/* Sequences of some lengths, as the batch; queries and keys become those of all. */
+static void make_packed(struct problem *p, const int64_t *lengths, int count, int64_t *batch,
+                        int64_t *queries, int64_t *keys) {
+    struct heed_packed *packed = &p->args.packed;
+    const bool self = chance(p, 0.5);
+    *batch = 1 + below(p, MOST_SEQUENCES);
+    *packed = (struct heed_packed){
+        .sequences = *batch, .query_starts = p->starts[0], .key_starts = p->starts[self ? 0 : 1]};
+    for (int64_t i = 0; i < *batch; i++) {
+        for (int j = 0; j < 2; j++) p->starts[j][i + 1] = p->starts[j][i] + (int32_t)pick(p, lengths, count);
+        const struct heed_sequence s = heed_sequence_at(packed, i);
+        if (s.queries > packed->most_queries) packed->most_queries = s.queries;
+        if (s.keys > packed->most_keys) packed->most_keys = s.keys;
+    }
+    *queries = packed->query_starts[*batch];
+    *keys = packed->key_starts[*batch];
+    p->shared = 1;
 }
 
 static void make_problem(struct problem *p, uint64_t seed) {
@@ -230,8 +267,8 @@ static void make_problem(struct problem *p, uint64_t seed) {
     const int few = test_small() ? 13 : 18;
     *p = (struct problem){.random = {seed * 7919 + 1}};
     const bool many = chance(p, 0.3); /* many short sequences */
-    const int64_t batch = many ? 1 + below(p, 7) : 1 + below(p, 3),
-                  kv_heads = many ? 1 + below(p, 20) : 1 + below(p, 3);
+    int64_t batch = many ? 1 + below(p, 7) : 1 + below(p, 3);
+    const int64_t kv_heads = many ? 1 + below(p, 20) : 1 + below(p, 3);
     const int64_t group = chance(p, 0.7) ? 1 : 1 + below(p, 3), heads = kv_heads * group;
     int64_t queries = pick(p, lengths, many ? 8 : few);
     int64_t keys = chance(p, 0.5) ? queries : pick(p, lengths, many ? 8 : few);
@@ -241,6 +278,8 @@ static void make_problem(struct problem *p, uint64_t seed) {
         queries = 1 + below(p, 4);
         keys = 40 + below(p, test_size(500, 200));
     }
+    const bool packed = !decoding && chance(p, 0.3);
+    if (packed) make_packed(p, lengths, many ? 8 : few, &batch, &queries, &keys);
     const int64_t width = pick(p, widths, many ? 7 : 12),
                   value_width = chance(p, 0.6) ? width : pick(p, widths, many ? 7 : 12);
     const int64_t cells[4] = {batch, heads, queries, keys};
@@ -264,17 +303,17 @@ static void make_problem(struct problem *p, uint64_t seed) {
     }
     a->threshold = plain || chance(p, 0.6) ? 65536 : (uint32_t)below(p, 65536);
     a->random = (struct heed_random){.seed = seed, .stream = 1, .step = 3, .ordinal = 5};
-    if (!plain && chance(p, 0.4)) {
+    if (!plain && !packed && chance(p, 0.4)) {
         make_output(p, WEIGHTS, cells, true);
         a->weights = p->buffer[WEIGHTS].view;
         make_input(p, DWEIGHTS, cells, 1);
         if (chance(p, 0.7)) a->dweights = p->buffer[DWEIGHTS].view;
     }
     if (!plain && a->normalizer == HEED_NORMALIZER_SOFTMAX && chance(p, 0.3)) {
-        const int64_t rows[4] = {1, batch, heads, queries};
+        const int64_t rows[4] = {batch, 1, heads, queries};
         make_output(p, LSE, rows, true);
         a->lse = lse_view(&p->buffer[LSE]);
-        make_view(p, &p->buffer[DLSE], rows, true, 0);
+        make_view(p, &p->buffer[DLSE], rows, true, p->shared);
         fill(p, &p->buffer[DLSE], 1);
         if (chance(p, 0.7)) a->dlse = lse_view(&p->buffer[DLSE]);
     }
@@ -283,15 +322,16 @@ static void make_problem(struct problem *p, uint64_t seed) {
     make_gradient(p, DQ, Q, &a->dq);
     make_gradient(p, DK, K, &a->dk);
     make_gradient(p, DV, V, &a->dv);
-    snprintf(p->text, sizeof p->text,
-             "seed %llu: %lld x %lld (%lld) heads, %lld x %lld, width %lld %lld, mask %s, %d stages, dropout "
-             "%u, normaliser %d, %s%s%s%s%s%s",
-             (unsigned long long)seed, (long long)batch, (long long)heads, (long long)kv_heads,
-             (long long)queries, (long long)keys, (long long)width, (long long)value_width,
-             a->mask ? a->mask->kind->name : "none", a->stages, a->threshold, (int)a->normalizer,
-             heed_has(&a->sink) ? "sink " : "", heed_has(&a->lse) ? "lse " : "",
-             heed_has(&a->dlse) ? "dlse " : "", heed_has(&a->weights) ? "weights " : "",
-             heed_has(&a->dweights) ? "dweights " : "", heed_has(&a->dy) ? "dy" : "");
+    snprintf(
+        p->text, sizeof p->text,
+        "seed %llu: %s%lld x %lld (%lld) heads, %lld x %lld, width %lld %lld, mask %s, %d stages, dropout "
+        "%u, normaliser %d, %s%s%s%s%s%s",
+        (unsigned long long)seed, packed ? "packed " : "", (long long)batch, (long long)heads,
+        (long long)kv_heads, (long long)queries, (long long)keys, (long long)width, (long long)value_width,
+        a->mask ? a->mask->kind->name : "none", a->stages, a->threshold, (int)a->normalizer,
+        heed_has(&a->sink) ? "sink " : "", heed_has(&a->lse) ? "lse " : "", heed_has(&a->dlse) ? "dlse " : "",
+        heed_has(&a->weights) ? "weights " : "", heed_has(&a->dweights) ? "dweights " : "",
+        heed_has(&a->dy) ? "dy" : "");
 }
 
 static void drop_problem(struct problem *p) {
@@ -309,18 +349,21 @@ static void poison(struct problem *p) {
     static const float bad[3] = {NAN, INFINITY, -INFINITY};
     for (int64_t b = 0; b < a->k.size[0]; b++) {
         for (int64_t h = 0; h < a->k.size[1]; h++) {
-            for (int64_t key = 0; key < a->k.size[2]; key++) {
+            const struct heed_sequence s = heed_is_packed(&a->packed)
+                                               ? heed_sequence_at(&a->packed, b)
+                                               : (struct heed_sequence){0, a->q.size[2], 0, a->k.size[2]};
+            for (int64_t key = 0; key < s.keys; key++) {
                 bool seen = false;
-                for (int64_t q = 0; q < a->q.size[2] * group; q++) {
-                    const struct heed_box box = {.batch = b,
-                                                 .head = h * group + q % group,
-                                                 .queries = a->q.size[2],
-                                                 .keys = a->k.size[2]};
+                for (int64_t q = 0; q < s.queries * group; q++) {
+                    const struct heed_box box = {
+                        .batch = b, .head = h * group + q % group, .queries = s.queries, .keys = s.keys};
                     seen = seen || heed_mask_test(a->mask, &box, q / group, key);
                 }
                 if (seen || a->k.size[3] == 0 || a->v.size[3] == 0) continue;
-                *at(&p->buffer[K], p->buffer[K].start, b, h, key, below(p, a->k.size[3])) = bad[below(p, 3)];
-                *at(&p->buffer[V], p->buffer[V].start, b, h, key, below(p, a->v.size[3])) = bad[below(p, 3)];
+                *at(&p->buffer[K], p->buffer[K].start, b, h, s.key + key, below(p, a->k.size[3])) =
+                    bad[below(p, 3)];
+                *at(&p->buffer[V], p->buffer[V].start, b, h, s.key + key, below(p, a->v.size[3])) =
+                    bad[below(p, 3)];
             }
         }
     }
