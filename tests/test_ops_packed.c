@@ -320,6 +320,7 @@ static void call_batch(const struct op_case *row, const heed_tensor *in, heed_te
 #define EVEN .sequences = 3, .q = {5, 5, 5}, .k = {7, 7, 7}
 #define MANY .sequences = 6, .q = {70, 0, 200, 5, 49, 1}, .k = {130, 3, 201, 0, 64, 300}
 #define LONG .sequences = 3, .q = {3, 700, 40}, .k = {20, 900, 33}
+#define TWO_LONG .sequences = 3, .q = {100, 9, 120}, .k = {530, 1, 650}
 #define QKV(h, q, k, d) {N, SIZES(h, q, d)}, {N, SIZES(h, k, d)}, {N, SIZES(h, k, d)}
 #define OF_FEW QKV(2, 10, 13, 3)
 #define OF_FULL QKV(2, 10, 16, 3)
@@ -396,6 +397,7 @@ static const struct op_case cases[] = {
      SIZES(4)}), .big = true, BY(MANY, .mask = segments)},
     {CALL("a long one: strips", OF_LONG, {N, SIZES(1, 743, 1)}, [T5] = {N, SIZES(1, 8)}), .big = true, BY(LONG, .mask
      = causal_end)},
+    {CALL("two long ones: strips of both", QKV(1, 229, 1181, 16)), .big = true, BY(TWO_LONG)},
     {CALL("a long one: bias of shared heads", {N, SIZES(2, 743, 16)}, {N, SIZES(2, 953, 16)}, {N, SIZES(2, 953, 16)},
      {N, SIZES(743, 953)}), .big = true, BY(LONG)},
 };
