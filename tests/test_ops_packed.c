@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Inputs; those that a row does not give are left out. */
 enum { Q, K, V, BIAS, BIAS2, T5, RELATIVE, SLOPES, SINK, CALL, HEAD, QUERY, KEY };
@@ -515,10 +516,67 @@ START_TEST(like_plain_calls) {
 }
 END_TEST
 
+/* ---- what it costs ---- */
+
+static const struct op_case costly = {CALL("costly", QKV(2, 325, 698, 4), [T5] = {N, SIZES(2, 8)}),
+                                      BY(MANY, .lse = true), .outputs = 2};
+
+/* Tiles are those of the sequences, and no others. */
+START_TEST(nothing_is_padded) {
+    const struct wish *w = costly.options;
+    int expected = 0, tiles = 0, skipped = 1;
+    char text[8000];
+    heed_ctx *ctx = test_cpu();
+    heed_tensor in[OP_INPUTS] = {{0}}, out[2];
+    for (int i = 0; i < w->sequences; i++) expected += 2 * ((w->q[i] + 47) / 48) * ((w->k[i] + 63) / 64);
+    heed_step_begin(ctx, HEED_EVAL);
+    for (int i = 0; i < OP_INPUTS; i++) in[i] = leaf(ctx, HEED_F32, &costly.in[i], i);
+    call_packed(&costly, in, out);
+    test_ok(ctx);
+    heed_step_end(ctx);
+    heed_explain(ctx, text, sizeof text);
+    const char *line = strstr(text, "forward: ");
+    ck_assert_msg(line != NULL, "%s", text);
+    ck_assert_int_eq(sscanf(line, "forward: %d tiles of 48 x 64, %d skipped", &tiles, &skipped), 2);
+    ck_assert_int_eq(tiles, expected);
+    ck_assert_int_eq(skipped, 0);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+/* Everything once, with the n-th allocation of all failing. False when there were fewer. */
+static bool fail_at(const char *device, int64_t n) {
+    struct test_allocator state = {.fail_at = n};
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){
+        .device = device, .threads = 1, .allocator = test_allocator(&state), .chunk_bytes = 1});
+    heed_tensor in[OP_INPUTS] = {{0}}, out[2] = {{0}};
+    heed_step_begin(ctx, HEED_TRAIN);
+    for (int i = 0; i < OP_INPUTS; i++) in[i] = leaf(ctx, HEED_F32, &costly.in[i], i);
+    call_packed(&costly, in, out);
+    heed_backward(heed_add(heed_sum(out[0], HEED_ALL, false), heed_sum(heed_exp(out[1]), HEED_ALL, false)));
+    const heed_status status = heed_step_end(ctx);
+    const bool reached = state.calls >= n;
+    ck_assert_msg(reached == (status != HEED_OK), "allocation %d: %s", (int)n, heed_error(ctx));
+    heed_ctx_free(ctx);
+    ck_assert_int_eq(state.living, 0);
+    return reached;
+}
+
+START_TEST(every_allocation_may_fail) {
+    const int64_t stride = test_size(1, 7);
+    int64_t n = 1;
+    while (fail_at(_i ? "cpu" : "ref", n)) n += stride;
+    ck_assert_int_gt(n, 40);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("packed attention");
     op_add_cases(suite, cases, OP_COUNT(cases));
     op_add_wrong(suite, wrongs, OP_COUNT(wrongs));
     tcase_add_loop_test(test_case(suite, "like plain calls"), like_plain_calls, 0, OP_COUNT(cases));
+    TCase *cost = test_case(suite, "cost");
+    tcase_add_test(cost, nothing_is_padded);
+    tcase_add_loop_test(cost, every_allocation_may_fail, 0, 2);
     return test_main(suite);
 }
