@@ -548,7 +548,7 @@ START_TEST(unsound_rules) {
     heed_score *score = heed_score_new(ctx);
     for (int i = 0; i < 9; i++) heed_score_softcap(score, 1);
     test_error(ctx, HEED_ERROR_ARGUMENT, "at most 8 stages", "nine stages");
-    score = heed_score_sink(heed_score_sink(heed_score_new(ctx), x), x);
+    heed_score_sink(heed_score_sink(heed_score_new(ctx), x), x);
     test_error(ctx, HEED_ERROR_ARGUMENT, "a sink already", "two sinks");
     heed_step_end(ctx);
     heed_ctx_free(ctx);

@@ -53,11 +53,11 @@ heed_module *heed_list_new(heed_ctx *ctx);
 /* Adds a module to a list under its number. */
 heed_module *heed_list_add(heed_module *list, int64_t number, heed_module *module);
 
-/* The module of heed_positions_new() with x's first row at position `offset`. */
-heed_tensor heed_positions_add(heed_module *positions, heed_tensor x, int64_t offset);
+/* x with the positions of a heed_positions_new() added, its first row at position `offset`. */
+heed_tensor heed_positions_add(heed_module *module, heed_tensor x, int64_t offset);
 
 /* heed_mha_forward(), or heed_mha_forward_cached() where a cache is given. */
-heed_tensor heed_mha_run(heed_module *mha, heed_tensor query, heed_tensor key, heed_tensor value,
+heed_tensor heed_mha_run(heed_module *module, heed_tensor query, heed_tensor key, heed_tensor value,
                          heed_cache *cache, const heed_score *score, heed_tensor *weights);
 
 /* out_init: of the output projection. */

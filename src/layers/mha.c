@@ -141,7 +141,7 @@ static void add_norms(heed_module *module, struct heed_mha *mha, const heed_mha_
 }
 
 heed_module *heed_mha_make(heed_ctx *ctx, const heed_mha_options *options, heed_init out_init) {
-    struct widths w;
+    struct widths w = {0};
     if (!HEED_LAYER_BEGIN(ctx, "mha", options) || !resolve_widths(ctx, options, &w))
         return heed_inert_module();
     heed_module *module = heed_module_new(ctx, &mha_class);
