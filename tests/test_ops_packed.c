@@ -464,7 +464,7 @@ static struct results run(heed_ctx *ctx, const struct op_case *row, heed_dtype d
     const heed_random_state start = {.seed = 5};
     const int outputs = row->outputs ? row->outputs : 1;
     heed_tensor in[OP_INPUTS] = {{0}}, out[2] = {{0}};
-    struct results results = {{NULL}};
+    struct results results = {.value = {NULL}};
     heed_random_set(ctx, &start);
     heed_step_begin(ctx, HEED_RECORD | (row->random ? HEED_RANDOM : 0));
     for (int i = 0; i < OP_INPUTS; i++) in[i] = leaf(ctx, dtype, &row->in[i], i);

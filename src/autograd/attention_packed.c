@@ -10,7 +10,7 @@ static int64_t check_starts(heed_ctx *ctx, const char *name, const struct heed_n
     const int32_t *at = v->data;
     char text[128];
     if (v->dtype != HEED_I32) {
-        heed_fail(ctx, HEED_ERROR_DTYPE, where, "%s starts are %s, not i32", name, heed_dtype_name(v->dtype));
+        heed_fail(ctx, HEED_ERROR_DTYPE, where, "%s are %s, not i32", name, heed_dtype_name(v->dtype));
         return -1;
     }
     if (v->rank != 1 || v->size[0] < 1) {
@@ -21,15 +21,15 @@ static int64_t check_starts(heed_ctx *ctx, const char *name, const struct heed_n
     const int64_t last = v->size[0] - 1;
     int64_t most = 0;
     if (at[0] != 0 || at[last * v->stride[0]] != rows) {
-        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%s starts go from %d to %d, not from 0 to %lld", name,
-                  at[0], at[last * v->stride[0]], (long long)rows);
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%s go from %d to %d, not from 0 to %lld", name, at[0],
+                  at[last * v->stride[0]], (long long)rows);
         return -1;
     }
     for (int64_t i = 0; i < last; i++) {
         const int64_t length = (int64_t)at[(i + 1) * v->stride[0]] - at[i * v->stride[0]];
         if (length > most) most = length;
         if (length >= 0) continue;
-        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%s starts decrease from %d to %d at sequence %lld", name,
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%s decrease from %d to %d at sequence %lld", name,
                   at[i * v->stride[0]], at[(i + 1) * v->stride[0]], (long long)i);
         return -1;
     }
@@ -47,9 +47,9 @@ static bool pack(heed_ctx *ctx, heed_tensor starts[2], struct heed_problem *prob
         return false;
     }
     struct heed_packed *packed = &problem->packed;
-    packed->most_queries = check_starts(ctx, "query", node[0], problem->queries);
+    packed->most_queries = check_starts(ctx, "query starts", node[0], problem->queries);
     if (packed->most_queries < 0) return false;
-    packed->most_keys = check_starts(ctx, "key", node[1], problem->keys);
+    packed->most_keys = check_starts(ctx, "key starts", node[1], problem->keys);
     if (packed->most_keys < 0) return false;
     const int64_t sequences = node[0]->view.size[0] - 1, others = node[1]->view.size[0] - 1;
     if (others != sequences) {
