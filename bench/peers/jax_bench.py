@@ -4,20 +4,10 @@
 
 XLA sizes its pool of threads by the processors that the process may use, so --threads N pins the process to N of them.
 """
-import argparse
-import json
 import os
-import statistics
 import sys
-import time
 
-
-def status_bytes(key):
-    with open("/proc/self/status") as file:
-        for line in file:
-            if line.startswith(key):
-                return int(line.split()[1]) * 1024
-    return 0
+import peer
 
 
 def normal(seed, *size):
@@ -70,39 +60,13 @@ for _name, _size in {"b8h12s128d64": (8, 12, 128, 64), "b1h8s2048d64c": (1, 8, 2
             lambda size=_size, backward=_backward, causal=_name.endswith("c"): attention(*size, backward, causal))
 
 
-def measure(name, threads, seconds):
-    import jax
-    before = status_bytes("VmRSS:")
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    run = CASES[name]()
-    for _ in range(2):
-        run()
-    times, start = [], time.perf_counter()
-    while len(times) < 5 or time.perf_counter() - start < seconds:
-        t = time.perf_counter()
-        run()
-        times.append((time.perf_counter() - t) * 1e3)
-    return {"case": name, "min_ms": min(times), "median_ms": statistics.median(times), "runs": len(times),
-            "peak_bytes": max(0, status_bytes("VmHWM:") - before), "threads": threads, "jax": jax.__version__}
-
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--case", choices=CASES)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=2)
-    arguments = parser.parse_args()
-    if arguments.list:
-        print("\n".join(CASES))
-        return
-    if arguments.threads:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:arguments.threads])
+def prepare(threads):
+    if threads:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    for name in [arguments.case] if arguments.case else CASES:
-        print(json.dumps(measure(name, len(os.sched_getaffinity(0)), arguments.seconds)), flush=True)
+    import jax
+    return {"threads": len(os.sched_getaffinity(0)), "jax": jax.__version__}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(peer.main(CASES, prepare))

@@ -2,24 +2,13 @@
 
     torch_bench.py [--list] [--case NAME] [--threads N] [--seconds S]
 """
-import argparse
-import json
 import math
-import statistics
 import sys
-import time
 
+import peer
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-
-def status_bytes(key):
-    with open("/proc/self/status") as file:
-        for line in file:
-            if line.startswith(key):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 def sgemm(m, n, k):
@@ -205,38 +194,12 @@ for _name, _size in {"b8h12s128d64": (8, 12, 128, 64), "b4h8s512d64c": (4, 8, 51
             lambda size=_size, backward=_backward, causal=_name.endswith("c"): attention(*size, backward, causal))
 
 
-def measure(name, threads, seconds):
+def prepare(threads):
     torch.manual_seed(1)
-    before = status_bytes("VmRSS:")
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    run = CASES[name]()
-    for _ in range(2):
-        run()
-    times, start = [], time.perf_counter()
-    while len(times) < 5 or time.perf_counter() - start < seconds:
-        t = time.perf_counter()
-        run()
-        times.append((time.perf_counter() - t) * 1e3)
-    return {"case": name, "min_ms": min(times), "median_ms": statistics.median(times), "runs": len(times),
-            "peak_bytes": max(0, status_bytes("VmHWM:") - before), "threads": threads, "torch": torch.__version__}
-
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--case", choices=CASES)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=2)
-    arguments = parser.parse_args()
-    if arguments.list:
-        print("\n".join(CASES))
-        return
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    for name in [arguments.case] if arguments.case else CASES:
-        print(json.dumps(measure(name, torch.get_num_threads(), arguments.seconds)), flush=True)
+    if threads:
+        torch.set_num_threads(threads)
+    return {"threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(peer.main(CASES, prepare))
