@@ -242,6 +242,27 @@ START_TEST(layer) {
 }
 END_TEST
 
+/* Handles that are no tensor any more. */
+START_TEST(layer_of_nothing) {
+    heed_module *m = heed_mha_new(ctx, &(heed_mha_options){.width = 8, .heads = 2});
+    heed_cache *cache =
+        heed_cache_new(ctx, &(heed_cache_options){.batch = 1, .kv_heads = 2, .width = 4, .capacity = 5});
+    heed_scope_begin(ctx);
+    heed_tensor stale = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 2, 8)), weights;
+    heed_scope_end(ctx, none);
+    ck_assert(!heed_is_valid(heed_mha_forward_cached(m, stale, cache, NULL, &weights)));
+    ck_assert(!heed_is_valid(weights));
+    test_error(ctx, HEED_ERROR_STALE, "a tensor is used after its scope ended", "stale");
+    heed_tensor inert = heed_reshape(heed_zeros(ctx, HEED_F32, TEST_SHAPE(3)), TEST_SHAPE(2));
+    heed_error_clear(ctx);
+    ck_assert(!heed_is_valid(heed_mha_forward_cached(m, inert, cache, NULL, &weights)));
+    test_error(ctx, HEED_ERROR_ARGUMENT, "is the result of an operation that failed", "inert");
+    ck_assert_int_eq(heed_cache_position(cache), 0);
+    heed_cache_free(cache);
+    heed_module_free(m);
+}
+END_TEST
+
 START_TEST(layer_without_rotary) {
     heed_module *m = heed_mha_new(ctx, &(heed_mha_options){.width = 8, .heads = 2});
     heed_cache *cache =
@@ -361,6 +382,55 @@ START_TEST(gpt_errors) {
 }
 END_TEST
 
+/* An allocator that hands a block out again to the next who asks for as many bytes. */
+static struct {
+    void *memory;
+    size_t bytes;
+} spare[256];
+static int spares;
+
+static void *spare_alloc(void *user, size_t bytes) {
+    (void)user;
+    for (int i = spares - 1; i >= 0; i--) {
+        void *memory = spare[i].memory;
+        if (spare[i].bytes != bytes) continue;
+        memmove(spare + i, spare + i + 1, (size_t)(--spares - i) * sizeof *spare);
+        return memory;
+    }
+    return malloc(bytes);
+}
+
+static void spare_free(void *user, void *memory, size_t bytes) {
+    (void)user;
+    if (spares == (int)(sizeof spare / sizeof *spare)) {
+        free(memory);
+        return;
+    }
+    spare[spares].memory = memory;
+    spare[spares++].bytes = bytes;
+}
+
+/* A model that lies where another lay is not that one, though it may have more layers. */
+START_TEST(cache_of_a_model_that_is_gone) {
+    heed_ctx *own = heed_ctx_new(
+        &(heed_ctx_options){.threads = 1, .chunk_bytes = 1, .allocator = {spare_alloc, spare_free, NULL}});
+    heed_gpt_options options = models[2];
+    options.layers = 1;
+    heed_module *m = heed_gpt_new(own, &options), *before = m;
+    heed_gpt_cache *cache = heed_gpt_cache_new(m, 1, 0);
+    heed_module_free(m);
+    options.layers = 4;
+    m = heed_gpt_new(own, &options);
+    ck_assert_ptr_eq(m, before);
+    go_on(m, tokens_of(own, 1, 1), cache);
+    test_error(own, HEED_ERROR_ARGUMENT, "gpt: the cache is that of another model", "gone");
+    heed_gpt_cache_free(cache);
+    heed_module_free(m);
+    heed_ctx_free(own);
+    while (spares > 0) free(spare[--spares].memory);
+}
+END_TEST
+
 START_TEST(steady_decoding_allocates_nothing) {
     heed_module *m = heed_gpt_new(ctx, &models[2]);
     heed_gpt_cache *cache = heed_gpt_cache_new(m, 1, 0);
@@ -430,6 +500,8 @@ int main(void) {
     tcase_add_test(tcase, layer_without_rotary);
     tcase_add_loop_test(tcase, gpt, 0, sizeof models / sizeof *models);
     tcase_add_test(tcase, gpt_errors);
+    tcase_add_test(tcase, cache_of_a_model_that_is_gone);
+    tcase_add_test(tcase, layer_of_nothing);
     tcase_add_test(tcase, steady_decoding_allocates_nothing);
     tcase_add_test(tcase, every_allocation_fails);
     return test_main(suite);

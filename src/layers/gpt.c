@@ -12,8 +12,8 @@ struct gpt {
 };
 
 struct heed_gpt_cache {
-    heed_ctx *ctx;          /* NULL for the inert one */
-    const heed_module *gpt; /* whose keys these are; only compared */
+    heed_ctx *ctx;   /* NULL for the inert one */
+    uint64_t serial; /* of the module whose keys these are, which may be gone */
     int64_t count;
     heed_cache **layer;
 };
@@ -117,7 +117,7 @@ static bool call_is_sound(heed_module *module, const struct gpt *gpt, heed_tenso
     if (!heed_is_valid(tokens)) return true; /* the first operation says what is wrong */
     if (heed_rank(tokens) < 1) return heed_layer_fail(ctx, HEED_ERROR_SHAPE, where, "tokens have rank 0");
     int64_t length = heed_size(tokens, -1);
-    if (o->cache && o->cache->gpt != module)
+    if (o->cache && (o->cache->ctx != ctx || o->cache->serial != module->serial))
         return heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "the cache is that of another model");
     if (length > gpt->length)
         return heed_layer_fail(ctx, HEED_ERROR_SHAPE, where, "length %lld exceeds the model's %lld",
@@ -186,7 +186,7 @@ static heed_gpt_cache *make_cache(heed_module *module, const struct gpt *gpt, in
         heed_fail(ctx, HEED_ERROR_MEMORY, "gpt_cache", "out of memory");
         return &inert_cache;
     }
-    *cache = (heed_gpt_cache){.ctx = ctx, .gpt = module, .layer = (heed_cache **)(cache + 1)};
+    *cache = (heed_gpt_cache){.ctx = ctx, .serial = module->serial, .layer = (heed_cache **)(cache + 1)};
     ctx->modules++;
     const heed_cache_options options = {
         .batch = batch, .kv_heads = gpt->kv_heads, .width = gpt->head_width, .capacity = capacity};

@@ -56,16 +56,17 @@ static bool ranks_are_sound(heed_ctx *ctx, const heed_tensor input[PARTS]) {
     return true;
 }
 
-/* A cache knows one batch dimension: others are folded into it, and weights and result unfolded. */
+/* A cache knows one batch dimension: others are folded into it, and weights and result unfolded. What is no
+ * tensor any more is left to the first operation, which says so. */
 static heed_tensor attend_cached(const struct heed_mha *mha, heed_tensor x, heed_cache *cache,
                                  const heed_score *score, heed_tensor *weights) {
     const int rank = heed_rank(x);
     int64_t size[HEED_MAX_RANK] = {0}, batch = 1;
+    if (rank == 3 || !heed_is_valid(x)) return attend(mha, (heed_tensor[]){x, x, x}, cache, score, weights);
     for (int d = 0; d < rank; d++) size[d] = heed_size(x, d);
     for (int d = 0; d < rank - 2; d++) batch *= size[d];
-    if (rank != 3) x = heed_reshape(x, 3, (int64_t[]){batch, size[rank - 2], size[rank - 1]});
+    x = heed_reshape(x, 3, (int64_t[]){batch, size[rank - 2], size[rank - 1]});
     heed_tensor y = attend(mha, (heed_tensor[]){x, x, x}, cache, score, weights);
-    if (rank == 3) return y;
     size[rank - 1] = heed_size(y, 2);
     y = heed_reshape(y, rank, size);
     for (int d = 0; weights && d < 3; d++) size[rank - 2 + d] = heed_size(*weights, 1 + d);

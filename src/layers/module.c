@@ -58,6 +58,7 @@ static heed_module *make_module(heed_ctx *ctx, const heed_module_class *type) {
         return &inert_module;
     }
     module->ctx = ctx;
+    module->serial = ++ctx->serial;
     module->type = type;
     module->self = type->self_bytes ? (char *)module + head : NULL;
     ctx->modules++;

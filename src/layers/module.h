@@ -29,6 +29,7 @@ struct heed_module {
     heed_ctx *ctx; /* NULL for the static inert module */
     const heed_module_class *type;
     bool inert;
+    uint64_t serial;            /* of the context's; tells it from a later module in the same memory */
     int height;                 /* steps down to the deepest descendant */
     char name[HEED_STEP_BYTES]; /* in its parent */
     heed_module *parent, *sibling;
