@@ -346,6 +346,23 @@ static heed_mask *ended_mask(heed_ctx *ctx) {
     return mask;
 }
 
+/* No tensor has no context: what is made of it must not mean "all visible". */
+#define NONE_OF(name, ...)                                                                                   \
+    static heed_mask *wrong_##name(heed_ctx *ctx) {                                                          \
+        (void)ctx;                                                                                           \
+        return __VA_ARGS__;                                                                                  \
+    }
+NONE_OF(no_lengths, heed_mask_key_lengths(NOTHING))
+NONE_OF(no_prefix, heed_mask_prefix(NOTHING, HEED_TOP_LEFT))
+NONE_OF(no_ids, heed_mask_segments(NOTHING, NOTHING))
+NONE_OF(no_ends, heed_mask_tree(NOTHING, 0))
+NONE_OF(no_blocks, heed_mask_blocks(NOTHING, 1, 1))
+NONE_OF(no_patch, heed_mask_patch(NOTHING, NULL))
+NONE_OF(not_nothing, heed_mask_not(heed_mask_dense(NOTHING)))
+NONE_OF(nothing_and, heed_mask_and(heed_mask_dense(NOTHING), heed_mask_causal(ctx, HEED_TOP_LEFT)))
+NONE_OF(and_nothing, heed_mask_and(heed_mask_causal(ctx, HEED_TOP_LEFT), heed_mask_dense(NOTHING)))
+NONE_OF(nothing_or, heed_mask_or(heed_mask_dense(heed_cast(NOTHING, HEED_BOOL)), heed_mask_dense(NOTHING)))
+
 WRONG(stale, ended_mask(ctx))
 WRONG(stale_not, heed_mask_not(ended_mask(ctx)))
 
@@ -400,8 +417,18 @@ static const struct {
     {wrong_predicate_none, HEED_ERROR_ARGUMENT, "mask_predicate: no test"},
     {wrong_predicate_test, HEED_ERROR_ARGUMENT, "mask_predicate: no test"},
     {wrong_predicate_reserved, HEED_ERROR_ARGUMENT, "mask_predicate: reserved"},
-    {wrong_parts, HEED_ERROR_ARGUMENT, "attention: a mask has at most 16 parts"},
-    {wrong_tensors, HEED_ERROR_ARGUMENT, "attention: a mask has at most 16 parts"},
+    {wrong_parts, HEED_ERROR_ARGUMENT, "mask_not: a mask has at most 16 parts"},
+    {wrong_tensors, HEED_ERROR_ARGUMENT, "mask_and: a mask has at most 16 parts"},
+    {wrong_no_lengths, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
+    {wrong_no_prefix, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
+    {wrong_no_ids, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
+    {wrong_no_ends, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
+    {wrong_no_blocks, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
+    {wrong_no_patch, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
+    {wrong_not_nothing, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
+    {wrong_nothing_and, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
+    {wrong_and_nothing, HEED_ERROR_ARGUMENT, "mask_and: a mask was made of no tensor"},
+    {wrong_nothing_or, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
     {wrong_stale, HEED_ERROR_STALE, "score_mask: "},
     {wrong_stale_not, HEED_ERROR_STALE, "mask_not: "},
     {wrong_stale_or, HEED_ERROR_STALE, "mask_or: "},

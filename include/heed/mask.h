@@ -4,8 +4,10 @@
  *
  * A mask is a small immutable object, made by one call and joined by heed_mask_and(), heed_mask_or() and
  * heed_mask_not(). It belongs to the innermost scope of its context (outside a step: to the context), so
- * that expressions nest. Using one after its scope ended is an error. A function whose arguments are wrong
- * returns NULL and leaves the error in the context.
+ * that expressions nest. Using one after its scope ended is an error, which is noticed for as long as no
+ * newer mask or score has taken its place: don't keep the pointer. A function whose arguments are wrong
+ * returns NULL and leaves the error in the context. (heed_tensor){0} has no context; a mask made of it is an
+ * error where it is used.
  *
  * Nothing of a mask has the size [queries × keys], except where the caller gives it: kernels ask for a tile
  * at a time, leave out the work of tiles where nothing is visible, and the tests of those where everything

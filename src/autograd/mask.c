@@ -13,12 +13,27 @@ bool heed_mask_enter(heed_ctx *ctx) {
     return ctx && !ctx->broken && heed_enter(ctx);
 }
 
+static heed_mask mask_of_nothing; /* dead, without context; never written to */
+
+heed_mask *heed_mask_refused(heed_ctx *ctx) {
+    return ctx->is_static_inert ? &mask_of_nothing : NULL;
+}
+
+void heed_mask_fail_dead(heed_ctx *ctx, const char *where, const heed_mask *mask) {
+    if (mask == &mask_of_nothing)
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "a mask was made of no tensor");
+    else
+        heed_fail(ctx, HEED_ERROR_STALE, where, "a mask is used after its scope ended");
+}
+
 heed_mask *heed_mask_new(heed_ctx *ctx, const struct heed_mask_form *form) {
     if (ctx->status != HEED_OK) return NULL;
     heed_mask *mask = heed_object_new(ctx, HEED_OBJECT_MASK, sizeof *mask, mask_destroy);
     if (!mask) return NULL;
     mask->form = form;
     mask->bound.kind = form->kind;
+    mask->parts = 1;
+    mask->tensors = form->tensors;
     return mask;
 }
 
@@ -37,7 +52,7 @@ static bool check_tensor(heed_ctx *ctx, const char *where, heed_tensor t, heed_d
 heed_mask *heed_mask_of_tensors(const char *where, const struct heed_mask_form *form,
                                 const heed_tensor *tensor, const int64_t *number) {
     heed_ctx *ctx = heed_ctx_of(tensor[0]);
-    if (!heed_mask_enter(ctx)) return NULL;
+    if (!heed_mask_enter(ctx)) return heed_mask_refused(ctx);
     bool ok = true;
     for (int i = 0; ok && i < form->tensors; i++) ok = check_tensor(ctx, where, tensor[i], form->dtype);
     heed_mask *mask = ok ? heed_mask_new(ctx, form) : NULL;
@@ -58,17 +73,25 @@ bool heed_mask_aligned(heed_ctx *ctx, const char *where, heed_align align) {
 static heed_mask *join(heed_ctx *ctx, const char *where, const struct heed_mask_form *form, heed_mask *a,
                        heed_mask *b) {
     if (!heed_object_is(a, HEED_OBJECT_MASK) || (b && !heed_object_is(b, HEED_OBJECT_MASK))) {
-        heed_fail(ctx, HEED_ERROR_STALE, where, "a mask is used after its scope ended");
+        heed_mask_fail_dead(ctx, where, heed_object_is(a, HEED_OBJECT_MASK) ? b : a);
         return NULL;
     }
     if (b && b->base.ctx != ctx) {
         heed_fail(ctx, HEED_ERROR_CONTEXT, where, "the masks belong to different contexts");
         return NULL;
     }
+    const int parts = 1 + a->parts + (b ? b->parts : 0), tensors = a->tensors + (b ? b->tensors : 0);
+    if (parts > HEED_MAX_MASKS || tensors > HEED_MAX_MASK_TENSORS) {
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "a mask has at most %d parts and %d tensors",
+                  HEED_MAX_MASKS, HEED_MAX_MASK_TENSORS);
+        return NULL;
+    }
     heed_mask *mask = heed_mask_new(ctx, form);
     if (!mask) return NULL;
     mask->a = a;
     mask->b = b;
+    mask->parts = parts;
+    mask->tensors = tensors;
     heed_object_ref(a);
     if (b) heed_object_ref(b);
     return mask;
@@ -76,6 +99,7 @@ static heed_mask *join(heed_ctx *ctx, const char *where, const struct heed_mask_
 
 static heed_mask *join_two(const char *where, const struct heed_mask_form *form, heed_mask *a, heed_mask *b) {
     heed_ctx *ctx = a->base.ctx;
+    if (a == &mask_of_nothing) return a;
     if (!heed_mask_enter(ctx)) return NULL;
     heed_mask *mask = join(ctx, where, form, a, b);
     heed_leave(ctx);

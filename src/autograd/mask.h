@@ -40,8 +40,9 @@ struct heed_mask {
     const struct heed_mask_form *form;
     struct heed_bound_mask bound; /* what does not depend on the call */
     heed_tensor tensor[2];
-    heed_mask *a, *b; /* operands; counted references */
-    char name[48];    /* of a predicate */
+    heed_mask *a, *b;   /* operands; counted references */
+    int parts, tensors; /* with those of the operands */
+    char name[48];      /* of a predicate */
 };
 
 /* ---- making one (mask.c) ---- */
@@ -49,6 +50,15 @@ struct heed_mask {
 /* Enters the context for a function that makes a mask. False if it can't be made; then nothing is to leave.
  */
 bool heed_mask_enter(heed_ctx *ctx);
+
+/* The answer of a function that makes a mask of tensors where heed_mask_enter() is false. Of no tensor there
+ * is no context that could keep an error, and NULL would mean "all allowed": it is a mask that no score
+ * takes.
+ */
+heed_mask *heed_mask_refused(heed_ctx *ctx);
+
+/* Reports a mask that can't be used: ended, or one of heed_mask_refused(). */
+void heed_mask_fail_dead(heed_ctx *ctx, const char *where, const heed_mask *mask);
 
 /* A mask of this form; NULL after an error. */
 heed_mask *heed_mask_new(heed_ctx *ctx, const struct heed_mask_form *form);

@@ -42,16 +42,10 @@ bool heed_mask_prepare_head_row(struct heed_prepare *p, const char *name, heed_t
 bool heed_mask_prepare(struct heed_prepare *p, const heed_mask *mask) {
     if (!mask) return true;
     if (!heed_object_is(mask, HEED_OBJECT_MASK) || mask->base.ctx != p->ctx) {
-        heed_fail(p->ctx, HEED_ERROR_STALE, p->where, "a mask is used after its scope ended");
+        heed_mask_fail_dead(p->ctx, p->where, mask);
         return false;
     }
-    struct heed_prepared_score *out = p->out;
-    out->mask_tensors += mask->form->tensors;
-    if (++out->masks > HEED_MAX_MASKS || out->mask_tensors > HEED_MAX_MASK_TENSORS) {
-        heed_fail(p->ctx, HEED_ERROR_ARGUMENT, p->where, "a mask has at most %d parts and %d tensors",
-                  HEED_MAX_MASKS, HEED_MAX_MASK_TENSORS);
-        return false;
-    }
+    p->out->masks++;
     if (mask->form->prepare && !mask->form->prepare(p, mask)) return false;
     return heed_mask_prepare(p, mask->a) && heed_mask_prepare(p, mask->b);
 }

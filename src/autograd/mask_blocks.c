@@ -20,7 +20,7 @@ static void describe_blocks(struct heed_mask_text *text, const heed_mask *mask) 
 static heed_mask *block_mask(const char *where, const struct heed_mask_form *form, heed_tensor t,
                              int64_t query_block, int64_t key_block) {
     heed_ctx *ctx = heed_ctx_of(t);
-    if (!heed_mask_enter(ctx)) return NULL;
+    if (!heed_mask_enter(ctx)) return heed_mask_refused(ctx);
     heed_mask *mask = NULL;
     if (query_block < 1 || key_block < 1)
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "a block of %lld queries and %lld keys",

@@ -55,7 +55,7 @@ heed_mask *heed_mask_patch(heed_tensor allowed, const heed_mask_patch_options *o
     static const heed_mask_patch_options none;
     const heed_mask_patch_options *o = options ? options : &none;
     heed_ctx *ctx = heed_ctx_of(allowed);
-    if (!heed_mask_enter(ctx)) return NULL;
+    if (!heed_mask_enter(ctx)) return heed_mask_refused(ctx);
     heed_mask *mask = NULL;
     if (check_reserved(ctx, where, o->reserved) && check_offset(ctx, where, o->query) &&
         check_offset(ctx, where, o->key))

@@ -164,7 +164,7 @@ heed_score *heed_score_mask(heed_score *score, heed_mask *mask) {
     if (!ctx) return score;
     heed_mask *joined = score->mask ? heed_mask_and(score->mask, mask) : mask;
     if (joined && !heed_object_is(joined, HEED_OBJECT_MASK)) {
-        heed_fail(ctx, HEED_ERROR_STALE, "score_mask", "a mask is used after its scope ended");
+        heed_mask_fail_dead(ctx, "score_mask", joined);
     } else if (joined && joined->base.ctx != ctx) {
         heed_fail(ctx, HEED_ERROR_CONTEXT, "score_mask", "the mask belongs to another context");
     } else if (joined && joined != score->mask) {

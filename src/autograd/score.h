@@ -92,7 +92,6 @@ struct heed_prepared_score {
     /* of the stages, of the sink, of the masks in preorder */
     heed_tensor tensor[HEED_MAX_STAGES + HEED_MAX_STAGE_PARAMS + 1 + HEED_MAX_MASK_TENSORS];
     int masks; /* nodes of the mask tree */
-    int mask_tensors;
 };
 
 /* What brings one score's tensors into that form. */
