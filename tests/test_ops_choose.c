@@ -253,6 +253,8 @@ static const struct op_wrong wrongs[] = {
      "slice: "},
     {{"broadcast to a smaller shape", call_broadcast, {{N, SIZES(2, 3)}}, TO(3)}, HEED_ERROR_SHAPE,
      "broadcast: "},
+    {{"broadcast to more than can be counted", call_broadcast, {{N, SIZES(1, 1)}},
+     TO(INT64_C(1) << 40, INT64_C(1) << 40)}, HEED_ERROR_MEMORY, "broadcast: "},
     {{"broadcast, sizes clash", call_broadcast, {{N, SIZES(2, 3)}}, TO(4, 3)}, HEED_ERROR_SHAPE,
      "broadcast: "},
     {{"squeeze a larger dimension", call_squeeze, {{N, SIZES(2, 3)}}, .dim = 0}, HEED_ERROR_SHAPE,

@@ -259,6 +259,11 @@ static heed_status broadcast_backward(struct heed_backward *b) {
 
 static const struct heed_op op_broadcast = {"broadcast", HEED_FOLLOWS, broadcast_backward, NULL};
 
+/* Repeating takes no memory, but the elements of every tensor are counted somewhere. */
+static bool can_be_counted(struct heed_view v) {
+    return heed_view_set_contiguous(&v);
+}
+
 heed_tensor heed_broadcast(heed_tensor t, int rank, const int64_t *sizes) {
     struct heed_call c;
     if (!heed_call_begin(&c, &op_broadcast, NULL, 1, &t) || !the_tensor(&c)) return heed_call_end(&c);
@@ -270,6 +275,9 @@ heed_tensor heed_broadcast(heed_tensor t, int rank, const int64_t *sizes) {
     } else if (!heed_view_expand(&x, rank, sizes, &v)) {
         shape_texts(&x, rank, sizes, from, to);
         heed_call_fail(&c, HEED_ERROR_SHAPE, "%s cannot be repeated to %s", from, to);
+    } else if (!can_be_counted(v)) {
+        shape_texts(&x, rank, sizes, from, to);
+        heed_call_fail(&c, HEED_ERROR_MEMORY, "%s is larger than memory can be", to);
     } else {
         heed_call_output_view(&c, 0, &v);
     }
