@@ -172,7 +172,7 @@ static const struct op_case cases[] = {
 
 static const struct op_wrong wrongs[] = {
     {{"heads do not divide", call_attention, {{N, SIZES(1, 3, 2, 4)}, {N, SIZES(1, 2, 2, 4)}, {N, SIZES(1, 2,
-     2, 4)}}}, HEED_ERROR_SHAPE, "attention: "},
+     2, 4)}}}, HEED_ERROR_SHAPE, "attention: the 3 heads of q are no multiple of the 2 of k"},
     {{"widths differ", call_attention, {{N, SIZES(1, 1, 2, 4)}, {N, SIZES(1, 1, 2, 5)}, {N, SIZES(1, 1, 2,
      4)}}}, HEED_ERROR_SHAPE, "attention: "},
     {{"keys and values differ", call_attention, {{N, SIZES(1, 1, 2, 4)}, {N, SIZES(1, 1, 3, 4)}, {N, SIZES(1,
@@ -197,6 +197,10 @@ static const struct op_wrong wrongs[] = {
      .other_dtype = true, .dtype = HEED_I32}}}, HEED_ERROR_ARGUMENT, "attention: "},
     {{"too few lengths", call_attention, {QKV(3, 1, 2, 3, 4), {0}, {0}, {0}, {OP_INDEX, SIZES(2),
      .limit = 3}}}, HEED_ERROR_SHAPE, "attention: "},
+    {{"longer than can be counted", call_no_score, {QKV(1, 1, INT64_MAX, INT64_MAX, 0)}}, HEED_ERROR_MEMORY,
+     "attention: "},
+    {{"batches of more than can be counted", call_no_score, {{N, SIZES(INT64_C(1) << 32, 1, 1, 1, 0)}, {N,
+     SIZES(1, INT64_C(1) << 32, 1, 1, 0)}, {N, SIZES(1, 1, 1, 1, 0)}}}, HEED_ERROR_MEMORY, "attention: "},
     {{"dropout of 1", call_attention, {QKV(1, 1, 2, 3, 4)}, WISH(.dropout = 1)}, HEED_ERROR_ARGUMENT,
      "attention: "},
 };

@@ -1,6 +1,7 @@
 /* Attention and multi-head attention as operations. Batch dimensions are folded into one by recorded views,
  * so that the operations themselves know only [batch, heads, length, width]. */
 #include "autograd/attention.h"
+#include "backend/masks.h"
 
 #include <string.h>
 
@@ -146,9 +147,22 @@ static bool join_batch(struct heed_problem *problem, const struct heed_view *v, 
            heed_shape_broadcast(rank, size, rank, v->size, &joined, problem->batch_size);
 }
 
-static void count_batch(struct heed_problem *problem) {
-    problem->batch = 1;
-    for (int d = 0; d < problem->batch_rank; d++) problem->batch *= problem->batch_size[d];
+/* Multiplies the batch out. False, and an error, where that or the number of rows cannot be counted, which
+ * views that repeat make possible: nothing behind this has to look for overflow in sums of lengths. */
+static bool count_rows(heed_ctx *ctx, const char *where, struct heed_problem *problem) {
+    const int64_t longest = problem->queries > problem->keys ? problem->queries : problem->keys;
+    int64_t batch = 1, rows;
+    bool fits = longest < HEED_MASK_FAR;
+    for (int d = 0; d < problem->batch_rank; d++)
+        fits = fits && !__builtin_mul_overflow(batch, problem->batch_size[d], &batch);
+    fits = fits && !__builtin_mul_overflow(batch, problem->heads, &rows) &&
+           !__builtin_mul_overflow(rows, longest, &rows) && rows < HEED_MASK_FAR;
+    problem->batch = batch;
+    if (!fits)
+        heed_fail(ctx, HEED_ERROR_MEMORY, where,
+                  "rows of all batches and heads, each of %lld queries and %lld keys, cannot be counted",
+                  (long long)problem->queries, (long long)problem->keys);
+    return fits;
 }
 
 bool heed_attention_check(heed_ctx *ctx, const heed_tensor qkv[3], const heed_attention_options *options,
@@ -176,10 +190,14 @@ bool heed_attention_check(heed_ctx *ctx, const heed_tensor qkv[3], const heed_at
     for (int d = 0; d < HEED_MAX_RANK; d++) problem->batch_size[d] = 1;
     for (int i = 0; i < 3; i++)
         if (!join_batch(problem, v[i], rank - 3)) return no_match(ctx, where, "q", v[0], names[i], v[i]);
-    if (q[2] != k[2] || (k[0] == 0 ? q[0] != 0 : q[0] % k[0] != 0))
-        return no_match(ctx, where, "q", v[0], "k", v[1]);
+    if (q[2] != k[2]) return no_match(ctx, where, "q", v[0], "k", v[1]);
+    if (k[0] == 0 ? q[0] != 0 : q[0] % k[0] != 0) {
+        heed_fail(ctx, HEED_ERROR_SHAPE, where, "the %lld heads of q are no multiple of the %lld of k",
+                  (long long)q[0], (long long)k[0]);
+        return false;
+    }
     if (value[0] != k[0] || value[1] != k[1]) return no_match(ctx, where, "k", v[1], "v", v[2]);
-    count_batch(problem);
+    if (!count_rows(ctx, where, problem)) return false;
     if (!options || heed_reserved_zero(options->reserved, 6)) return true;
     heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "reserved words of the options are not zero");
     return false;
@@ -381,15 +399,17 @@ static const struct heed_view *view_of(heed_tensor t) {
 
 static bool check_projection(heed_ctx *ctx, const char *name, const struct heed_view *w,
                              const struct heed_view *bias, int64_t in, int64_t heads) {
-    char text[64];
+    char full[32], text[64];
     if (!w) {
         heed_fail(ctx, HEED_ERROR_ARGUMENT, mha_where, "the %s weight is missing", name);
         return false;
     }
     snprintf(text, sizeof text, "[a multiple of %lld, %lld]", (long long)heads, (long long)in);
-    if (w->rank != 2 || w->size[1] != in || w->size[0] % heads != 0) return mha_fail(ctx, name, w, text);
-    snprintf(text, sizeof text, "a bias [%lld]", (long long)w->size[0]);
-    if (bias && (bias->rank != 1 || bias->size[0] != w->size[0])) return mha_fail(ctx, name, bias, text);
+    snprintf(full, sizeof full, "%s weight", name);
+    if (w->rank != 2 || w->size[1] != in || w->size[0] % heads != 0) return mha_fail(ctx, full, w, text);
+    snprintf(full, sizeof full, "%s bias", name);
+    snprintf(text, sizeof text, "[%lld]", (long long)w->size[0]);
+    if (bias && (bias->rank != 1 || bias->size[0] != w->size[0])) return mha_fail(ctx, full, bias, text);
     return true;
 }
 
@@ -431,14 +451,16 @@ static bool check_mha(heed_ctx *ctx, const heed_tensor *input, const heed_mha_ca
             return no_match(ctx, mha_where, "query", x[0], i == 1 ? "key" : "value", x[i]);
     problem->keys = x[1]->size[rank - 2];
     if (x[2]->size[rank - 2] != problem->keys) return no_match(ctx, mha_where, "key", x[1], "value", x[2]);
-    count_batch(problem);
+    if (!count_rows(ctx, mha_where, problem)) return false;
     if (!check_projection(ctx, "q", w[0], bias[0], x[0]->size[rank - 1], heads) ||
         !check_projection(ctx, "k", w[1], bias[1], x[1]->size[rank - 1], kv_heads) ||
         !check_projection(ctx, "v", w[2], bias[2], x[2]->size[rank - 1], kv_heads))
         return false;
     if (w[0]->size[0] / heads != w[1]->size[0] / kv_heads)
         return no_match(ctx, mha_where, "q", w[0], "k", w[1]);
-    return check_projection(ctx, "out", w[3], bias[3], w[2]->size[0] / kv_heads * heads, 1);
+    int64_t joined;
+    if (__builtin_mul_overflow(w[2]->size[0] / kv_heads, heads, &joined)) joined = INT64_MAX;
+    return check_projection(ctx, "out", w[3], bias[3], joined, 1);
 }
 
 static bool same_tensor(heed_tensor a, heed_tensor b) {
