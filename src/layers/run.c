@@ -16,6 +16,8 @@ static bool ready(heed_module *module, const char *where, heed_tensor x) {
         refuse(ctx, HEED_ERROR_STATE, where, "the module is inert: making it failed");
     else if (heed_is_none(x))
         refuse(ctx, HEED_ERROR_ARGUMENT, where, "the input is none");
+    else if (x.node->ctx != ctx && !x.node->ctx->is_static_inert)
+        refuse(ctx, HEED_ERROR_CONTEXT, where, "the input belongs to another context");
     else
         return !heed_failed(ctx);
     return false;
