@@ -508,7 +508,7 @@ static const struct op_wrong wrongs[] = {
     {{"even number of positions", call, {QKV, [RELATIVE] = {X, SIZES(2, 4)}}, WISH(0)}, HEED_ERROR_SHAPE, "score_relative: "},
     {{"positions for other heads", call, {QKV, [RELATIVE] = {X, SIZES(4, 5)}}, WISH(0)}, HEED_ERROR_SHAPE, "attention: table"},
     {{"slopes for other heads", call, {QKV, [SLOPES] = {X, SIZES(3)}}, WISH(0)}, HEED_ERROR_SHAPE, "attention: slopes"},
-    {{"sinks for other heads", call, {QKV, [SINK] = {X, SIZES(3)}}, WISH(0)}, HEED_ERROR_SHAPE, "attention: sink"},
+    {{"sinks for other heads", call, {QKV, [SINK] = {X, SIZES(3)}}, WISH(0)}, HEED_ERROR_SHAPE, "attention: sink[3] is not ["},
     {{"sink of two dimensions", call, {QKV, [SINK] = {X, SIZES(2, 1)}}, WISH(0)}, HEED_ERROR_SHAPE, "attention: sink"},
     {{"sink without softmax", call, {QKV, [SINK] = {X, SIZES(2)}}, WISH(.normalizer = HEED_NORMALIZER_RELU)},
      HEED_ERROR_ARGUMENT, "softmax only"},

@@ -79,7 +79,9 @@ static bool prepare_param(struct heed_prepare *p, const struct heed_score_stage 
     const int rank = node->view.rank, least = scope == HEED_PER_HEAD ? 2 : 1;
     const bool vector = scope == HEED_PER_CALL || scope == HEED_PER_HEAD;
     char text[128];
-    if (vector ? rank != least : rank < least || rank > heed_row_batches(p->problem) + 2) {
+    const bool of_heads = scope != HEED_PER_HEAD || rank != 2 || node->view.size[0] == 1 ||
+                          node->view.size[0] == p->problem->heads;
+    if (!of_heads || (vector ? rank != least : rank < least || rank > heed_row_batches(p->problem) + 2)) {
         heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where, "%s of the stage %s does not match its scope",
                   heed_named_shape(name, &node->view, text, sizeof text), heed_stage_name(stage->rule));
         return false;
@@ -122,9 +124,10 @@ static bool prepare_sink(struct heed_prepare *p, heed_tensor sink) {
         heed_fail(p->ctx, HEED_ERROR_ARGUMENT, p->where, "a sink is for the softmax only");
         return false;
     }
-    if (node->view.rank != 1) {
-        heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where, "%s is not [heads]",
-                  heed_named_shape("sink", &node->view, text, sizeof text));
+    const int64_t heads = p->problem->heads;
+    if (node->view.rank != 1 || (node->view.size[0] != heads && node->view.size[0] != 1)) {
+        heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where, "%s is not [%lld], one per head",
+                  heed_named_shape("sink", &node->view, text, sizeof text), (long long)heads);
         return false;
     }
     return heed_prepare_broadcast(p, "sink", heed_reshape(sink, 3, (int64_t[]){node->view.size[0], 1, 1}), 1,
@@ -135,7 +138,7 @@ bool heed_score_prepare(heed_ctx *ctx, const char *where, const heed_score *scor
                         const struct heed_problem *problem, struct heed_prepared_score *prepared) {
     struct heed_prepare p = {.ctx = ctx, .where = where, .problem = problem, .out = prepared};
     prepared->score = score;
-    prepared->tensors = prepared->masks = prepared->mask_tensors = 0;
+    prepared->tensors = prepared->masks = 0;
     if (!score) return true;
     if (score->base.ctx != ctx) {
         heed_fail(ctx, HEED_ERROR_CONTEXT, where, "the score belongs to another context");
