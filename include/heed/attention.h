@@ -3,7 +3,8 @@
  * @brief Attention: softmax(score(q·kᵀ)) · v, composed from parts.
  *
  * Scores, like masks (mask.h), belong to the innermost scope of their context (outside a step: to the
- * context), so that expressions nest. Using one after its scope ended is an error.
+ * context), so that expressions nest. Using one after its scope ended is an error, which is noticed for as
+ * long as no newer one has taken its place: make them anew in each step.
  */
 #ifndef HEED_ATTENTION_H
 #define HEED_ATTENTION_H

@@ -58,7 +58,8 @@ HEED_API heed_status heed_error_status(const heed_ctx *ctx);
  *  none. Belongs to the context and lives until the error is cleared. */
 HEED_API const char *heed_error(const heed_ctx *ctx);
 
-/** Forgets the error, together with the tape and gradients half made. Parameters are untouched. */
+/** Forgets the error, together with the tape and gradients half made. Parameters are untouched. A step that
+ * is running goes on and is still to be ended. */
 HEED_API void heed_error_clear(heed_ctx *ctx);
 
 /** Puts an error of the caller's own into the context (kept if it is the first); returns `status`.

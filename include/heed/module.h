@@ -18,7 +18,8 @@ extern "C" {
 HEED_API heed_tensor heed_forward(heed_module *module, heed_tensor x);
 
 /** Frees a module, its parameters and its children. Only for a module that no other owns (HEED_ERROR_STATE).
- * NULL is fine. */
+ * NULL is fine. The pointer is gone then; handles of its parameters are recognised as stale, by an optimiser
+ * too. */
 HEED_API void heed_module_free(heed_module *module);
 
 /** The context; the inert context for NULL. */

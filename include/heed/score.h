@@ -11,7 +11,7 @@
  *
  * Every function here returns its score, so that calls nest, and reports errors through the score's context.
  * A score belongs to the innermost scope of its context (outside a step: to the context). Tensors given to a
- * score must be alive when it is used.
+ * score must be alive when it is used, and have the dtype of q.
  */
 #ifndef HEED_SCORE_H
 #define HEED_SCORE_H
@@ -33,7 +33,7 @@ HEED_API heed_score *heed_score_mask(heed_score *score, heed_mask *mask);
 
 /* ---- stages ---- */
 
-/** Adds a stage: s + bias. @param bias f32 or f64, broadcast to [batch.., heads, queries, keys]; its
+/** Adds a stage: s + bias. @param bias broadcast to [batch.., heads, queries, keys]; its
  *  gradient is summed to its own shape inside the kernel. A score that is −∞ at the end is masked. */
 HEED_API heed_score *heed_score_bias(heed_score *score, heed_tensor bias);
 
@@ -152,7 +152,7 @@ typedef struct heed_stage_rule {
 } heed_stage_rule;
 
 /** Adds a stage of one's own. @param rule must live until the step ends; so must its name
- *  @param params rule->n_params tensors, f32 or f64 @param n_params their number
+ *  @param params rule->n_params tensors @param n_params their number
  *  @param user handed to the functions; must live until the step ends
  *  Gradients of the parameters are gathered in private memory and summed in a fixed order: the same bits for
  *  any number of threads. A score has at most 8 such parameters in all. */
