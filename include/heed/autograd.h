@@ -53,7 +53,8 @@ typedef struct heed_raw {
 
 /** What the functions of a custom operation see. All tensors are contiguous. */
 typedef struct heed_custom_call {
-    int inputs, outputs;      /**< how many there are */
+    int inputs;               /**< how many tensors go in */
+    int outputs;              /**< how many come out */
     const heed_raw *input;    /**< values; in backward too */
     const heed_raw *output;   /**< to be filled by forward; filled in backward */
     const heed_raw *d_output; /**< backward: gradients of the outputs; zeros where none arrived */

@@ -23,7 +23,9 @@ extern "C" {
 
 /** The version of the interface these headers describe. */
 #define HEED_VERSION_MAJOR 0
+/** Likewise. */
 #define HEED_VERSION_MINOR 1
+/** Likewise. */
 #define HEED_VERSION_PATCH 0
 
 /** The largest number of dimensions of a tensor. */

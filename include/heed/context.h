@@ -97,10 +97,10 @@ HEED_API heed_tensor heed_scope_end(heed_ctx *ctx, heed_tensor result);
 
 /** The state of the random numbers; saved and restored by checkpoints. */
 typedef struct heed_random_state {
-    uint64_t seed;    /**< the key */
-    uint64_t step;    /**< training steps begun so far */
-    uint64_t ordinal; /**< random operations so far outside of steps */
-    uint64_t reserved[5];
+    uint64_t seed;        /**< the key */
+    uint64_t step;        /**< training steps begun so far */
+    uint64_t ordinal;     /**< random operations so far outside of steps */
+    uint64_t reserved[5]; /**< zero */
 } heed_random_state;
 
 /** The state now; taken between steps. */

@@ -132,7 +132,8 @@ typedef struct heed_progress heed_progress;
 /** Options of heed_progress_new(). */
 typedef struct heed_progress_options {
     FILE *file;           /**< where to; must be given, and stay open. On a terminal one line is updated */
-    int64_t first, total; /**< the first step of this run, and the number at which training ends */
+    int64_t first;        /**< step of this run */
+    int64_t total;        /**< the number of steps at which training ends */
     double every;         /**< seconds between two lines at least; 0: 0.1 on a terminal, otherwise 2 */
     uint64_t reserved[4]; /**< must be zero */
 } heed_progress_options;
@@ -198,7 +199,8 @@ typedef struct heed_plot_options {
     const char *title;    /**< above; NULL: none */
     const char *x_label;  /**< below; NULL: none */
     const char *y_label;  /**< at the left; NULL: none */
-    int width, height;    /**< in pixels, 160 … 8192; 0: 900 and 560 */
+    int width;            /**< in pixels, 160 … 8192; 0: 900 */
+    int height;           /**< likewise; 0: 560 */
     uint64_t reserved[4]; /**< must be zero */
 } heed_plot_options;
 

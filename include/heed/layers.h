@@ -19,7 +19,8 @@ extern "C" {
 
 /** Options of heed_dense_new(). */
 typedef struct heed_dense_options {
-    int64_t in, out;            /**< widths; must be given */
+    int64_t in;                 /**< width of the input; must be given */
+    int64_t out;                /**< width of the output; must be given */
     heed_activation activation; /**< default none */
     bool no_bias;               /**< without bias */
     heed_init weight_init;      /**< default: uniform ±1/sqrt(in), as PyTorch's Linear */
@@ -50,7 +51,8 @@ HEED_API heed_module *heed_rms_norm_new(heed_ctx *ctx, const heed_norm_options *
 
 /** Options of heed_embedding_new(). */
 typedef struct heed_embedding_options {
-    int64_t rows, width;   /**< must be given */
+    int64_t rows;          /**< how many indices there are; must be given */
+    int64_t width;         /**< of a row; must be given */
     heed_init weight_init; /**< default: normal, deviation 1, as PyTorch's Embedding */
     uint64_t reserved[4];  /**< must be zero */
 } heed_embedding_options;
@@ -88,8 +90,8 @@ typedef struct heed_mha_options {
     uint64_t reserved[6];   /**< must be zero */
 } heed_mha_options;
 
-/** Multi-head attention with parameters `q.weight`, `q.bias`, `k.…`, `v.…`, `out.…`, and with `qk_norm`
- *  `q_norm.weight` and `k_norm.weight` [width of a head]. Its single-input form is plain self-attention; use
+/** Multi-head attention with parameters q.weight, q.bias, likewise k, v and out, and with `qk_norm`
+ *  q_norm.weight and k_norm.weight [width of a head]. Its single-input form is plain self-attention; use
  *  heed_mha_forward() for more. With `rotary` queries and keys count their positions from 0 each. */
 HEED_API heed_module *heed_mha_new(heed_ctx *ctx, const heed_mha_options *options);
 

@@ -127,7 +127,8 @@ HEED_API heed_mask *heed_mask_dense(heed_tensor allowed);
 
 /** Options of heed_mask_patch(). */
 typedef struct heed_mask_patch_options {
-    int64_t query, key;   /**< where its first row and column lie; may be negative */
+    int64_t query;        /**< where its first row lies; may be negative */
+    int64_t key;          /**< where its first column lies; likewise */
     bool visible_outside; /**< what it does not reach is visible */
     uint64_t reserved[4]; /**< must be zero */
 } heed_mask_patch_options;
@@ -166,9 +167,12 @@ typedef enum heed_cover {
 
 /** A rectangle of cells. */
 typedef struct heed_mask_tile {
-    int64_t batch, head;   /**< batch dimensions counted as one, row-major */
-    int64_t query, key;    /**< its first ones */
-    int64_t queries, keys; /**< how many */
+    int64_t batch;   /**< batch dimensions counted as one, row-major */
+    int64_t head;    /**< of the query */
+    int64_t query;   /**< the first one */
+    int64_t key;     /**< the first one */
+    int64_t queries; /**< how many */
+    int64_t keys;    /**< how many */
 } heed_mask_tile;
 
 /** A mask made of C functions. They are called from several threads at once, in any order and any number of

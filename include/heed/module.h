@@ -70,7 +70,8 @@ typedef enum heed_init_kind {
 /** An initialiser with its numbers. */
 typedef struct heed_init {
     heed_init_kind kind; /**< which */
-    double a, b;         /**< as the kind says */
+    double a;            /**< as the kind says */
+    double b;            /**< likewise */
 } heed_init;
 
 /** Writes new values into a leaf of rank ≥ 1, f32 or f64. */

@@ -99,10 +99,14 @@ typedef enum heed_param_scope {
 /** A tile of the score matrix of one head: cell (r, c) is query `query` + r against key `key` + c and lies at
  *  [r · row_stride + c] of s, g and each aux. */
 typedef struct heed_tile {
-    int64_t batch, head;       /**< batch dimensions folded into one; head of the query */
-    int64_t query, key;        /**< of the first row and column */
-    int64_t queries, keys;     /**< of the whole matrix */
-    int rows, columns;         /**< of this tile; columns ≤ 64 */
+    int64_t batch;             /**< batch dimensions folded into one */
+    int64_t head;              /**< of the query */
+    int64_t query;             /**< of the first row */
+    int64_t key;               /**< of the first column */
+    int64_t queries;           /**< of the whole matrix */
+    int64_t keys;              /**< of the whole matrix */
+    int rows;                  /**< of this tile */
+    int columns;               /**< of this tile, ≤ 64 */
     int64_t row_stride;        /**< elements from one row to the next */
     const uint64_t *visible;   /**< a word per row: bit c is set if the mask allows the cell */
     float *s;                  /**< forward: the scores, to be changed; NULL in backward */
@@ -115,18 +119,22 @@ typedef struct heed_tile {
 
 /** The same in double. */
 typedef struct heed_tile_f64 {
-    int64_t batch, head; /**< as in heed_tile, like all that follows */
-    int64_t query, key;
-    int64_t queries, keys;
-    int rows, columns;
-    int64_t row_stride;
-    const uint64_t *visible;
-    double *s;
-    double *g;
-    double *const *aux;
-    const double *const *param;
-    double *const *dparam;
-    void *user;
+    int64_t batch;              /**< batch dimensions folded into one */
+    int64_t head;               /**< of the query */
+    int64_t query;              /**< of the first row */
+    int64_t key;                /**< of the first column */
+    int64_t queries;            /**< of the whole matrix */
+    int64_t keys;               /**< of the whole matrix */
+    int rows;                   /**< of this tile */
+    int columns;                /**< of this tile, ≤ 64 */
+    int64_t row_stride;         /**< elements from one row to the next */
+    const uint64_t *visible;    /**< a word per row */
+    double *s;                  /**< forward: the scores; NULL in backward */
+    double *g;                  /**< backward: the gradient */
+    double *const *aux;         /**< n_aux tiles */
+    const double *const *param; /**< the parameters */
+    double *const *dparam;      /**< backward: add to these; NULL where not wanted */
+    void *user;                 /**< from heed_score_custom() */
 } heed_tile_f64;
 
 /**

@@ -20,7 +20,7 @@ have_package() {
         libpng-dev) pkg-config --exists libpng ;;
         check) pkg-config --exists check ;;
         bible-kjv) command -v bible ;;
-        clang | clang-format | clang-tidy | shellcheck | valgrind) command -v "$1" ;;
+        clang | clang-format | clang-tidy | doxygen | shellcheck | valgrind) command -v "$1" ;;
         *) dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q ' installed$' ;;
     esac >/dev/null 2>&1
 }
