@@ -29,7 +29,7 @@ target_compile_options(heed_flags INTERFACE -fno-math-errno -fno-trapping-math)
 if(HEED_SANITIZE)
     # -O1: the checks make everything else take minutes to compile, and find the same.
     target_compile_options(heed_flags INTERFACE -fsanitize=${HEED_SANITIZE} -fno-sanitize-recover=all
-                                                -fno-omit-frame-pointer -O1 -Wno-maybe-uninitialized)
+                                                -fno-omit-frame-pointer -O1 -Wno-maybe-uninitialized -Wno-format-truncation)
     target_link_options(heed_flags INTERFACE -fsanitize=${HEED_SANITIZE})
 endif()
 

@@ -241,7 +241,7 @@ static const struct op_case kinds[] = {
 
 enum { SMALL_TREES = 60, LARGE_TREES = 20 };
 static struct op_case cases[OP_COUNT(kinds) + SMALL_TREES + LARGE_TREES];
-static char names[SMALL_TREES + LARGE_TREES][24];
+static char names[SMALL_TREES + LARGE_TREES][32];
 
 static const struct op_case small_tree = {NULL, call_tree, {QKV(2, 3, 6, 7, 3)}, OP_ATTENTION};
 static const struct op_case large_tree = {
