@@ -1,9 +1,9 @@
 /* The forward task of tiled attention: one batch, one head, one chunk of queries.
  *
  * Keys and values are packed a block at a time; the chunk's queries pass over each block in tiles. A query's
- * state is its running maximum, its running sum (one partial sum per lane) and its running output; when the
- * maximum moves, sum and output are rescaled (Milakov and Gimelshein 2018, "Online normalizer calculation for
- * softmax"). */
+ * state is its base, its running sum (one partial sum per lane) and its running output; when a score lies far
+ * above the base, that moves, and sum and output are rescaled (Milakov and Gimelshein 2018, "Online
+ * normalizer calculation for softmax"). */
 #include "backend/cpu/vector/attention_dropout.h"
 #include "backend/cpu/vector/attention_recompute.h"
 #include "backend/cpu/vector/attention_vectors.h"
@@ -14,7 +14,7 @@ struct task {
     const struct heed_attention_plan *plan;
     int64_t batch, head, kv_head, q0, queries;
     /* the worker's area */
-    float *keys, *values, *output, *sum, *maximum, *s, *aux;
+    float *keys, *values, *output, *sum, *base, *s, *aux;
     /* the block that is packed */
     int64_t k0, block_keys;
     bool used[MOST_TILES], finite[MOST_TILES];
@@ -33,12 +33,12 @@ static void task_open(struct task *t, const struct heed_attention_plan *p,
     t->values = t->keys + p->key_block * p->width;
     t->output = t->values + p->key_block * p->value_row;
     t->sum = t->output + p->query_chunk * p->value_row;
-    t->maximum = t->sum + p->query_chunk * 16;
-    t->s = t->maximum + p->query_chunk;
+    t->base = t->sum + p->query_chunk * 16;
+    t->s = t->base + p->query_chunk;
     t->aux = heed_attention_aux(p, worker);
     memset(t->output, 0, (size_t)(t->queries * p->value_row) * sizeof(float));
     memset(t->sum, 0, (size_t)(t->queries * 16) * sizeof(float));
-    for (int64_t r = 0; r < t->queries; r++) t->maximum[r] = -INFINITY;
+    for (int64_t r = 0; r < t->queries; r++) t->base[r] = -INFINITY;
 }
 
 /* ---- packing ---- */
@@ -71,28 +71,33 @@ static void rescale_row(float *sum, float *output, int64_t width, float factor) 
     for (int64_t j = 0; j < width; j += HEED_LANES) vf_store(output + j, vf_load(output + j) * f);
 }
 
-static void move_maximum(float *maximum, float *sum, float *output, int64_t width, vf found) {
+/* How far a score may lie above a row's base before the row is rescaled. e^score is then at most e² times
+ * what it would be with the maximum as base, and its argument is rounded no worse than numbers near 2 are;
+ * but after a row's first tile almost none moves, so the branch is foreseen. */
+#define BASE_SLACK 2.0f
+
+static void move_base(float *base, float *sum, float *output, int64_t width, vf found) {
     const float larger = vf_largest(found);
-    const vf factor = vf_exp(vf_set(*maximum) - vf_set(larger)); /* 0 where nothing was seen before */
+    const vf factor = vf_exp(vf_set(*base) - vf_set(larger)); /* 0 where nothing was seen before */
     rescale_row(sum, output, width, factor[0]);
-    *maximum = larger;
+    *base = larger;
 }
 
 /* Scores to unnormalised probabilities, row by row. r counts from the tile's first query. */
 static inline void softmax_row(const struct task *t, int64_t query, vf factor, float *s, const uint64_t *kept,
                                uint64_t *seen) {
     const struct heed_attention_plan *p = t->plan;
-    float *maximum = t->maximum + query, *sum = t->sum + query * 16;
-    vf x[TILE_VECTORS], most = vf_set(*maximum);
+    float *row_base = t->base + query, *sum = t->sum + query * 16;
+    vf x[TILE_VECTORS], most = vf_set(*row_base);
     for (int j = 0; j < TILE_VECTORS; j++) {
         x[j] = vf_load(s + j * HEED_LANES) * factor;
-        most = vf_max(x[j], most); /* NaN does not move the maximum; it comes back in the sum */
+        most = vf_max(x[j], most); /* NaN does not move the base; it comes back in the sum */
     }
     if (seen) *seen = row_seen(x);
-    if (vm_any(vm_less(vf_set(*maximum), most))) {
-        move_maximum(maximum, sum, t->output + query * p->value_row, p->value_width, most);
+    if (vm_any(vm_less(vf_set(*row_base + BASE_SLACK), most))) {
+        move_base(row_base, sum, t->output + query * p->value_row, p->value_width, most);
     }
-    const vf base = vf_set(*maximum == -INFINITY ? 0.0f : *maximum);
+    const vf base = vf_set(*row_base == -INFINITY ? 0.0f : *row_base);
     vf total = vf_load(sum);
     for (int j = 0; j < TILE_VECTORS; j++) {
         vf e = vf_exp(x[j] - base);
@@ -234,7 +239,7 @@ static struct statistics statistics_of(const struct task *t, int64_t r) {
     float sum = vf_sum(vf_load(t->sum + r * 16));
     if (t->plan->args->normalizer != HEED_NORMALIZER_SOFTMAX) return (struct statistics){0, 1, 1, 0};
     if (sum == 0) return (struct statistics){0, 0, 1, -INFINITY};
-    struct statistics end = {.base = t->maximum[r] == -INFINITY ? 0.0f : t->maximum[r], .rescale = 1};
+    struct statistics end = {.base = t->base[r] == -INFINITY ? 0.0f : t->base[r], .rescale = 1};
     if (heed_has(v)) {
         const float sink = *((const float *)v->data + heed_attention_offset(v, t->batch, t->head, 0));
         const float found = end.base;
