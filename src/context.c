@@ -33,6 +33,7 @@ static heed_status open_parts(heed_ctx *ctx, const heed_allocator *allocator) {
     if (status != HEED_OK) return status;
     ctx->exec.memory = heed_memory_new(allocator, ctx->options.chunk_bytes, ctx->options.poison);
     if (!ctx->exec.memory) return out_of_memory(ctx);
+    ctx->exec.elements = ctx->exec.memory;
     ctx->inert = heed_node_new(ctx, "ctx_new", HEED_F32, 0, NULL);
     if (!ctx->inert) return ctx->status;
     ctx->inert->flags = HEED_NODE_INERT;
@@ -79,17 +80,35 @@ heed_ctx *heed_ctx_new(const heed_ctx_options *options) {
 void heed_ctx_free(heed_ctx *ctx) {
     if (!ctx || ctx->is_static_inert) return;
     heed_allocator allocator = ctx->options.allocator;
+    heed_exec_close(&ctx->exec);
     heed_threads_free(ctx->exec.threads);
     heed_memory_free(ctx->exec.memory); /* with every node, storage, scope and tape entry */
     allocator.free(allocator.user, ctx, sizeof *ctx);
 }
 
 heed_memory_info heed_memory(const heed_ctx *ctx) {
-    return ctx && ctx->exec.memory ? heed_memory_look(ctx->exec.memory) : (heed_memory_info){0};
+    if (!ctx || !ctx->exec.memory) return (heed_memory_info){0};
+    heed_memory_info info = heed_memory_look(ctx->exec.memory);
+    if (ctx->exec.elements == ctx->exec.memory) return info;
+    const heed_memory_info far = heed_memory_look(ctx->exec.elements);
+    info.in_use += far.in_use;
+    info.peak += far.peak;
+    info.reserved += far.reserved;
+    info.calls += far.calls;
+    return info;
 }
 
 uint64_t heed_fallbacks(const heed_ctx *ctx) {
     return ctx ? ctx->exec.fallbacks : 0;
+}
+
+heed_status heed_sync(heed_ctx *ctx) {
+    if (!ctx) ctx = heed_inert_ctx();
+    if (ctx->broken) return ctx->status;
+    if (!heed_enter(ctx)) return HEED_ERROR_THREAD;
+    if (ctx->exec.remote.device) ctx->exec.remote.device->sync(ctx->exec.remote.self);
+    heed_leave(ctx);
+    return heed_error_status(ctx);
 }
 
 /* ---- heed_explain ---- */

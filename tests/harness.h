@@ -45,6 +45,10 @@ heed_ctx *test_cpu(void);
 
 const char *test_device_name(const struct test_device *device, char *text, size_t bytes);
 
+/* Whether another device stands for "cpu" and "ref" in this run (HEED_TEST_DEVICE): the few tests of what
+ * only those two have then pass at once. */
+bool test_elsewhere(void);
+
 /* ---- errors ---- */
 
 /* No error is kept. */

@@ -85,6 +85,13 @@ HEED_API heed_status heed_step_begin(heed_ctx *ctx, unsigned flags);
 /** Ends the step, its scopes and its tape. @return the status of the first error kept. */
 HEED_API heed_status heed_step_end(heed_ctx *ctx);
 
+/**
+ * Waits until the device has done all it was asked to. Where that runs behind the host, heed_step_end()
+ * returns what is known by then, and this what came of it.
+ * @return the status of the first error kept
+ */
+HEED_API heed_status heed_sync(heed_ctx *ctx);
+
 /** Whether a step has begun and not ended. False for NULL. */
 HEED_API bool heed_in_step(const heed_ctx *ctx);
 
@@ -109,7 +116,7 @@ HEED_API heed_random_state heed_random_get(const heed_ctx *ctx);
 /** Goes back to a state; HEED_ERROR_STATE inside a step. */
 HEED_API heed_status heed_random_set(heed_ctx *ctx, const heed_random_state *state);
 
-/** Memory of a context, in bytes. */
+/** Memory of a context, in bytes: of the host and of its device together. */
 typedef struct heed_memory_info {
     size_t in_use;   /**< in living blocks */
     size_t peak;     /**< the most ever in living blocks */
@@ -117,7 +124,8 @@ typedef struct heed_memory_info {
     uint64_t calls;  /**< of the allocator's alloc so far */
 } heed_memory_info;
 
-/** What the context's memory looks like now. */
+/** What the context's memory looks like now. With a device of its own memory `peak` is the sum of the two
+ * peaks. */
 HEED_API heed_memory_info heed_memory(const heed_ctx *ctx);
 
 /**

@@ -61,28 +61,12 @@ heed_status heed_read(heed_tensor t, void *data, size_t bytes) {
             heed_call_fail(&c, HEED_ERROR_ARGUMENT, "no tensor given");
         } else {
             struct heed_view x = heed_call_dense(&c, 0);
-            if (c.ok && check_bytes(&c, &x, data, bytes) && bytes) memcpy(data, x.data, bytes);
+            if (c.ok && check_bytes(&c, &x, data, bytes))
+                heed_elements_read(&c.ctx->exec, data, x.data, bytes);
         }
     }
     heed_call_end(&c);
     return heed_error_status(c.ctx);
-}
-
-static double load(const struct heed_view *v, int64_t offset) {
-    const void *at = heed_view_at(v, offset);
-    switch (v->dtype) {
-    case HEED_F32:
-        return (double)*(const float *)at;
-    case HEED_F64:
-        return *(const double *)at;
-    case HEED_I32:
-        return *(const int32_t *)at;
-    case HEED_BOOL:
-        return *(const uint8_t *)at;
-    case HEED_BF16:
-        break;
-    }
-    return (double)NAN;
 }
 
 double heed_item(heed_tensor t) {
@@ -97,7 +81,7 @@ double heed_item(heed_tensor t) {
             heed_call_fail(&c, HEED_ERROR_SHAPE, "%s has not one element",
                            heed_named_shape("tensor", &v, text, sizeof text));
         else
-            value = load(&v, 0);
+            value = heed_elements_load(&c.ctx->exec, &v, 0);
     }
     heed_call_end(&c);
     return value;
@@ -116,7 +100,7 @@ double heed_at(heed_tensor t, int rank, const int64_t *index) {
             offset += index[d] * v.stride[d];
         }
         if (inside)
-            value = load(&v, offset);
+            value = heed_elements_load(&c.ctx->exec, &v, offset);
         else
             heed_call_fail(&c, HEED_ERROR_ARGUMENT, "the index of %d numbers is not inside %s", rank,
                            heed_named_shape("tensor", &v, text, sizeof text));
@@ -126,6 +110,18 @@ double heed_at(heed_tensor t, int rank, const int64_t *index) {
 }
 
 /* ---- writing ---- */
+
+/* C memory to the elements of a view; through a contiguous copy where it cannot go straight. */
+static void write_elements(struct heed_call *c, const struct heed_view *v, const void *data, size_t bytes) {
+    struct heed_exec *exec = &c->ctx->exec;
+    if (heed_view_is_contiguous(v)) {
+        heed_elements_write(exec, v->data, data, bytes);
+        return;
+    }
+    struct heed_copy_args copy = {.x = heed_call_temp(c, v->dtype, v->rank, v->size), .y.view = *v};
+    if (c->ok && heed_elements_write(exec, copy.x.data, data, bytes) == HEED_OK)
+        heed_exec_run(exec, HEED_PRIMITIVE_COPY, &copy);
+}
 
 heed_status heed_write(heed_tensor t, const void *data, size_t bytes) {
     struct heed_call c;
@@ -142,11 +138,7 @@ heed_status heed_write(heed_tensor t, const void *data, size_t bytes) {
     } else if (heed_view_repeats(&v)) {
         heed_call_fail(&c, HEED_ERROR_ARGUMENT, "the tensor repeats elements: write to what it looks at");
     } else if (check_bytes(&c, &v, data, bytes) && bytes) {
-        struct heed_view x = v;
-        heed_view_set_contiguous(&x);
-        x.data = (void *)(uintptr_t)data; /* only read */
-        struct heed_copy_args copy = {.x = x, .y.view = v};
-        heed_exec_run(&c.ctx->exec, HEED_PRIMITIVE_COPY, &copy);
+        write_elements(&c, &v, data, bytes);
         heed_node_wrote(node);
     }
     heed_call_end(&c);

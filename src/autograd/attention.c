@@ -62,14 +62,17 @@ static struct heed_view choose(struct heed_call *c, const char *name, const int6
         heed_call_fail(c, HEED_ERROR_ARGUMENT, "%lld is no number of chosen %s", (long long)count, name);
         return list;
     }
+    struct heed_view host;
     list = heed_call_temp(c, HEED_I32, 1, &count);
+    if (!c->ok || heed_elements_map(&c->ctx->exec, &list, HEED_MAP_WRITE, &host) != HEED_OK) return list;
     for (int64_t i = 0; c->ok && i < count; i++) {
         if (from[i] < 0 || from[i] >= below)
             heed_call_fail(c, HEED_ERROR_ARGUMENT, "%lld of the chosen %s is not in 0 to %lld",
                            (long long)from[i], name, (long long)below - 1);
         else
-            ((int32_t *)list.data)[i] = (int32_t)from[i];
+            ((int32_t *)host.data)[i] = (int32_t)from[i];
     }
+    heed_elements_unmap(&c->ctx->exec, &list, HEED_MAP_WRITE, &host);
     return list;
 }
 

@@ -36,11 +36,21 @@ static int64_t check_starts(heed_ctx *ctx, const char *name, const struct heed_n
     return most;
 }
 
+/* Starts are read by those who cut the work, so they are host memory on every device. */
+static heed_tensor on_host(heed_ctx *ctx, heed_tensor starts) {
+    struct heed_node *node = heed_node_of(starts, where);
+    if (!node || !ctx->exec.remote.device) return starts;
+    node = heed_node_host_copy(node);
+    if (node) heed_node_give_to_scope(node);
+    return heed_handle(ctx, node);
+}
+
 /* Checks the starts and makes the problem that of a batch of sequences. starts: of queries and of keys, which
  * become contiguous. */
 static bool pack(heed_ctx *ctx, heed_tensor starts[2], struct heed_problem *problem) {
     const struct heed_node *node[2];
     for (int i = 0; i < 2; i++) {
+        starts[i] = on_host(ctx, starts[i]);
         node[i] = heed_node_of(starts[i], where);
         if (node[i]) continue;
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "query starts are missing");

@@ -264,16 +264,14 @@ static heed_status seed(heed_ctx *ctx, struct heed_node *node, const heed_backwa
         struct heed_copy_args copy = {.x = gradient->view, .y = {node->grad, add}};
         return heed_exec_run(&ctx->exec, HEED_PRIMITIVE_COPY, &copy);
     }
-    double loss = node->view.dtype == HEED_F64 ? *(const double *)node->view.data
-                                               : (double)*(const float *)node->view.data;
+    const double loss = heed_elements_load(&ctx->exec, &node->view, 0);
+    if (ctx->status != HEED_OK) return ctx->status;
     if (!isfinite(loss))
         return heed_fail(ctx, HEED_ERROR_NUMERIC, where, "the loss is %g at step %llu", loss,
                          (unsigned long long)ctx->random.step);
     if (!own_grad(ctx, node, &add)) return ctx->status;
-    double one_value = 1.0;
-    if (add && node->view.dtype == HEED_F32) one_value += (double)*(float *)node->grad.data;
-    if (add && node->view.dtype == HEED_F64) one_value += *(double *)node->grad.data;
-    struct heed_fill_args fill = {.y = node->grad, .value = one_value};
+    const double before = add ? heed_elements_load(&ctx->exec, &node->grad, 0) : 0.0;
+    struct heed_fill_args fill = {.y = node->grad, .value = 1.0 + before};
     return heed_exec_run(&ctx->exec, HEED_PRIMITIVE_FILL, &fill);
 }
 

@@ -24,6 +24,14 @@ static bool check_shape(struct heed_call *c, int rank, const int64_t *sizes) {
     return true;
 }
 
+/* Every byte but 0 becomes 1. */
+static void write_bools(struct heed_call *c, const struct heed_view *y, const uint8_t *data) {
+    struct heed_view host;
+    if (heed_elements_map(&c->ctx->exec, y, HEED_MAP_WRITE, &host) != HEED_OK) return;
+    for (size_t i = 0; i < bytes_of(y); i++) ((uint8_t *)host.data)[i] = data[i] != 0;
+    heed_elements_unmap(&c->ctx->exec, y, HEED_MAP_WRITE, &host);
+}
+
 heed_tensor heed_from(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_t *sizes, const void *data) {
     struct heed_call c;
     if (!heed_call_begin(&c, &op_from, or_inert(ctx), 0, NULL) || !check_shape(&c, rank, sizes))
@@ -33,10 +41,9 @@ heed_tensor heed_from(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_t *
         if (!data) {
             heed_call_fail(&c, HEED_ERROR_ARGUMENT, "no data given");
         } else if (dtype == HEED_BOOL) {
-            for (size_t i = 0; i < bytes_of(&y); i++)
-                ((uint8_t *)y.data)[i] = ((const uint8_t *)data)[i] != 0;
+            write_bools(&c, &y, data);
         } else {
-            memcpy(y.data, data, bytes_of(&y));
+            heed_elements_write(&c.ctx->exec, y.data, data, bytes_of(&y));
         }
     }
     return heed_call_end(&c);

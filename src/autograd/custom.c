@@ -16,6 +16,17 @@ struct custom_args {
     char name[64];
 };
 
+/* The user's functions see host memory: elements themselves, or copies that are written back. */
+struct staged {
+    struct heed_exec *exec;
+    int count;
+    bool ok;
+    struct {
+        struct heed_view view, host;
+        unsigned how;
+    } item[2 * (MAX_CUSTOM_INPUTS + MAX_CUSTOM_OUTPUTS)];
+};
+
 static heed_raw raw_of(const struct heed_view *v) {
     heed_raw raw = {.data = v->data, .dtype = v->dtype, .rank = v->rank};
     memcpy(raw.size, v->size, sizeof raw.size);
@@ -23,31 +34,48 @@ static heed_raw raw_of(const struct heed_view *v) {
     return raw;
 }
 
+static heed_raw stage(struct staged *s, const struct heed_view *v, unsigned how) {
+    struct heed_view host = *v;
+    if (heed_elements_map(s->exec, v, how, &host) != HEED_OK) s->ok = false;
+    s->item[s->count].view = *v;
+    s->item[s->count].host = host;
+    s->item[s->count++].how = how;
+    return raw_of(&host);
+}
+
+/* Ends all; what the user wrote goes back. */
+static bool unstage(struct staged *s) {
+    for (int i = 0; i < s->count; i++)
+        if (heed_elements_unmap(s->exec, &s->item[i].view, s->item[i].how, &s->item[i].host) != HEED_OK)
+            s->ok = false;
+    return s->ok;
+}
+
 /* The gradient of an output as the user sees it: contiguous, zeros where none arrived. */
-static heed_raw d_output(struct heed_backward *b, const struct custom_args *args, int i) {
+static struct heed_view d_output(struct heed_backward *b, const struct custom_args *args, int i) {
     struct heed_view dy = heed_dy_dense(b, i);
     if (!heed_has(&dy) && b->ok) {
         const struct heed_view *y = &args->output[i];
-        if (y->dtype != HEED_F32 && y->dtype != HEED_F64) return (heed_raw){0};
+        if (y->dtype != HEED_F32 && y->dtype != HEED_F64) return (struct heed_view){0};
         dy = heed_backward_temp(b, y->dtype, y->rank, y->size);
         struct heed_fill_args fill = {.y = dy};
         if (b->ok && heed_exec_run(&b->ctx->exec, HEED_PRIMITIVE_FILL, &fill) != HEED_OK) b->ok = false;
     }
-    return raw_of(&dy);
+    return dy;
 }
 
 /* The user fills zeroed memory; what was there before is added afterwards. */
-static heed_raw d_input(struct heed_backward *b, const struct custom_args *args, int i) {
-    if (!heed_wants(b, i)) return (heed_raw){0};
+static struct heed_view d_input(struct heed_backward *b, const struct custom_args *args, int i) {
+    if (!heed_wants(b, i)) return (struct heed_view){0};
     const struct heed_view *x = &args->input[i];
     struct heed_view dx = heed_backward_temp(b, x->dtype, x->rank, x->size);
     struct heed_fill_args fill = {.y = dx};
     if (b->ok && heed_exec_run(&b->ctx->exec, HEED_PRIMITIVE_FILL, &fill) != HEED_OK) b->ok = false;
-    return raw_of(&dx);
+    return dx;
 }
 
-static void give_d_input(struct heed_backward *b, int i, const heed_raw *from) {
-    if (!from->data) return;
+static void give_d_input(struct heed_backward *b, int i, const struct heed_view *from) {
+    if (!heed_has(from)) return;
     struct heed_grad_view dx = heed_dx(b, i);
     struct heed_copy_args copy = {.x = dx.view, .y = dx};
     copy.x.data = from->data;
@@ -58,16 +86,25 @@ static heed_status custom_backward(struct heed_backward *b) {
     const struct custom_args *args = b->args;
     heed_raw input[MAX_CUSTOM_INPUTS], output[MAX_CUSTOM_OUTPUTS], dy[MAX_CUSTOM_OUTPUTS],
         dx[MAX_CUSTOM_INPUTS];
+    struct heed_view given[MAX_CUSTOM_INPUTS];
+    struct staged s = {.exec = &b->ctx->exec, .ok = true};
     if (!args->backward)
         return heed_fail(b->ctx, HEED_ERROR_GRADIENT, args->name,
                          "the operation was given no backward function");
-    for (int i = 0; i < args->inputs; i++) input[i] = raw_of(&args->input[i]);
+    for (int i = 0; i < args->inputs; i++) input[i] = stage(&s, &args->input[i], HEED_MAP_READ);
     for (int i = 0; i < args->outputs; i++) {
-        output[i] = raw_of(&args->output[i]);
-        dy[i] = d_output(b, args, i);
+        const struct heed_view gradient = d_output(b, args, i);
+        output[i] = stage(&s, &args->output[i], HEED_MAP_READ);
+        dy[i] = stage(&s, &gradient, HEED_MAP_READ);
     }
-    for (int i = 0; i < args->inputs; i++) dx[i] = d_input(b, args, i);
-    if (!b->ok) return b->ctx->status;
+    for (int i = 0; i < args->inputs; i++) {
+        given[i] = d_input(b, args, i);
+        dx[i] = stage(&s, &given[i], HEED_MAP_READ | HEED_MAP_WRITE);
+    }
+    if (!b->ok || !s.ok) {
+        unstage(&s);
+        return b->ctx->status;
+    }
     heed_custom_call call = {.inputs = args->inputs,
                              .outputs = args->outputs,
                              .input = input,
@@ -76,8 +113,9 @@ static heed_status custom_backward(struct heed_backward *b) {
                              .d_input = dx,
                              .user = args->user};
     heed_status status = args->backward(&call);
-    if (status != HEED_OK) return heed_fail(b->ctx, status, args->name, "its backward reported an error");
-    for (int i = 0; i < args->inputs; i++) give_d_input(b, i, &dx[i]);
+    if (status != HEED_OK) heed_fail(b->ctx, status, args->name, "its backward reported an error");
+    if (!unstage(&s) || status != HEED_OK) return b->ctx->status;
+    for (int i = 0; i < args->inputs; i++) give_d_input(b, i, &given[i]);
     return HEED_OK;
 }
 
@@ -95,17 +133,17 @@ static bool check_options(struct heed_call *c, const heed_custom_options *o) {
 
 static void run_forward(struct heed_call *c, const struct custom_args *args) {
     heed_raw input[MAX_CUSTOM_INPUTS], output[MAX_CUSTOM_OUTPUTS];
-    for (int i = 0; i < args->inputs; i++) input[i] = raw_of(&args->input[i]);
-    for (int i = 0; i < args->outputs; i++) output[i] = raw_of(&args->output[i]);
+    struct staged s = {.exec = &c->ctx->exec, .ok = true};
+    for (int i = 0; i < args->inputs; i++) input[i] = stage(&s, &args->input[i], HEED_MAP_READ);
+    for (int i = 0; i < args->outputs; i++) output[i] = stage(&s, &args->output[i], HEED_MAP_WRITE);
     heed_custom_call call = {.inputs = args->inputs,
                              .outputs = args->outputs,
                              .input = input,
                              .output = output,
                              .user = args->user};
-    heed_status status = args->forward(&call);
-    if (status == HEED_OK) return;
-    heed_fail(c->ctx, status, args->name, "its forward reported an error");
-    c->ok = false;
+    const heed_status status = s.ok ? args->forward(&call) : HEED_OK;
+    if (status != HEED_OK) heed_fail(c->ctx, status, args->name, "its forward reported an error");
+    c->ok = unstage(&s) && status == HEED_OK;
 }
 
 static void fill_args(struct heed_call *c, const heed_custom_options *o, struct custom_args *args) {

@@ -74,8 +74,7 @@ static void cut_tensor(struct heed_view *v, enum heed_mask_rows rows, const stru
     }
 }
 
-static bool check_tensors(struct bind *b, const struct heed_mask_form *form, struct heed_bound_mask *bound) {
-    if (!form->check) return true;
+static bool check_mapped(struct bind *b, const struct heed_mask_form *form, struct heed_bound_mask *bound) {
     if (!heed_is_packed(&b->problem->packed)) return form->check(b->c, bound, b->problem);
     const struct heed_bound_mask all = *bound;
     for (int64_t i = 0; i < b->problem->batch; i++) {
@@ -86,6 +85,23 @@ static bool check_tensors(struct bind *b, const struct heed_mask_form *form, str
         memcpy(bound->number, one.number, sizeof one.number);
     }
     return true;
+}
+
+/* The check of a form looks at values, which are fetched for it where they are far. */
+static bool check_tensors(struct bind *b, const struct heed_mask_form *form, struct heed_bound_mask *bound) {
+    struct heed_exec *exec = &b->c->ctx->exec;
+    struct heed_bound_mask mapped = *bound;
+    int count = 0;
+    if (!form->check) return true;
+    bool sound = true;
+    for (; sound && count < form->tensors; count++)
+        sound =
+            heed_elements_map(exec, &bound->tensor[count], HEED_MAP_READ, &mapped.tensor[count]) == HEED_OK;
+    sound = sound && check_mapped(b, form, &mapped);
+    for (int i = 0; i < count; i++)
+        heed_elements_unmap(exec, &bound->tensor[i], HEED_MAP_READ, &mapped.tensor[i]);
+    memcpy(bound->number, mapped.number, sizeof bound->number);
+    return sound;
 }
 
 static void bind_rows(const struct heed_mask_form *form, const struct heed_packed *packed,

@@ -9,17 +9,27 @@
 
 /* ---- tensors for a problem ---- */
 
-/* A new vector of n numbers and where they are; NULL after an error. */
-static void *new_vector(const struct heed_prepare *p, heed_dtype dtype, int64_t n, heed_tensor *out) {
-    *out = heed_zeros(p->ctx, dtype, 1, &n);
-    return heed_is_valid(*out) ? out->node->view.data : NULL;
-}
+/* A new vector of n numbers of a stage, element by element. */
+typedef double heed_element(const struct heed_prepare *p, const struct heed_score_stage *stage, int64_t i);
 
-static void put(void *data, heed_dtype dtype, int64_t i, double value) {
-    if (dtype == HEED_F64)
-        ((double *)data)[i] = value;
-    else
-        ((float *)data)[i] = (float)value;
+static heed_tensor new_vector(const struct heed_prepare *p, const struct heed_score_stage *stage,
+                              heed_dtype dtype, int64_t n, heed_element *element) {
+    struct heed_exec *exec = &p->ctx->exec;
+    heed_tensor t = heed_zeros(p->ctx, dtype, 1, &n);
+    struct heed_view host;
+    if (!heed_is_valid(t) || heed_elements_map(exec, &t.node->view, HEED_MAP_WRITE, &host) != HEED_OK)
+        return heed_handle(p->ctx, NULL);
+    for (int64_t i = 0; i < n; i++) {
+        const double value = element(p, stage, i);
+        if (dtype == HEED_F64)
+            ((double *)host.data)[i] = value;
+        else if (dtype == HEED_F32)
+            ((float *)host.data)[i] = (float)value;
+        else
+            ((int32_t *)host.data)[i] = (int32_t)value;
+    }
+    heed_elements_unmap(exec, &t.node->view, HEED_MAP_WRITE, &host);
+    return t;
 }
 
 static int64_t distances(const struct heed_prepare *p) {
@@ -38,14 +48,9 @@ static heed_tensor no_tensor(const struct heed_prepare *p) {
 
 /* The table's columns that a function of the distance chooses: [heads or 1, distances]. */
 static heed_tensor choose(const struct heed_prepare *p, const struct heed_score_stage *stage,
-                          int32_t (*column)(const struct heed_score_stage *stage, int64_t columns,
-                                            int64_t distance)) {
-    heed_tensor index;
-    const int64_t n = distances(p), columns = heed_size(stage->tensor, 1);
-    int32_t *at = new_vector(p, HEED_I32, n, &index);
-    if (!at) return no_tensor(p);
-    for (int64_t i = 0; i < n; i++) at[i] = column(stage, columns, distance_of(p, stage->align, i));
-    return heed_index_select(stage->tensor, 1, index);
+                          heed_element *column) {
+    const heed_tensor index = new_vector(p, stage, HEED_I32, distances(p), column);
+    return heed_is_valid(index) ? heed_index_select(stage->tensor, 1, index) : index;
 }
 
 /* A living table [heads or 1, columns]. The number of heads is looked at when it is broadcast. */
@@ -79,8 +84,12 @@ static int32_t t5_bucket(const struct heed_score_stage *stage, int64_t buckets, 
     return (int32_t)(first + (grown < (double)(last - single) ? single + (int64_t)grown : last));
 }
 
+static double t5_column(const struct heed_prepare *p, const struct heed_score_stage *stage, int64_t i) {
+    return t5_bucket(stage, heed_size(stage->tensor, 1), distance_of(p, stage->align, i));
+}
+
 static heed_tensor t5_vector(const struct heed_prepare *p, const struct heed_score_stage *stage) {
-    return check_table(p, stage) ? choose(p, stage, t5_bucket) : no_tensor(p);
+    return check_table(p, stage) ? choose(p, stage, t5_column) : no_tensor(p);
 }
 
 static bool check_t5(heed_ctx *ctx, const char *where, heed_tensor table, const heed_t5_options *o,
@@ -126,14 +135,13 @@ heed_score *heed_score_t5(heed_score *score, heed_tensor table, const heed_t5_op
 
 /* ---- clipped relative positions ---- */
 
-static int32_t clipped(const struct heed_score_stage *stage, int64_t columns, int64_t distance) {
-    const int64_t most = columns / 2;
-    (void)stage;
-    return (int32_t)(most + (distance < -most ? -most : distance > most ? most : distance));
+static double clipped_column(const struct heed_prepare *p, const struct heed_score_stage *stage, int64_t i) {
+    const int64_t most = heed_size(stage->tensor, 1) / 2, distance = distance_of(p, stage->align, i);
+    return (double)(most + (distance < -most ? -most : distance > most ? most : distance));
 }
 
 static heed_tensor relative_vector(const struct heed_prepare *p, const struct heed_score_stage *stage) {
-    return check_table(p, stage) ? choose(p, stage, clipped) : no_tensor(p);
+    return check_table(p, stage) ? choose(p, stage, clipped_column) : no_tensor(p);
 }
 
 heed_score *heed_score_relative(heed_score *score, heed_tensor table, heed_align align) {
@@ -171,20 +179,21 @@ static double standard_slope(int64_t heads, int64_t i) {
     return i < power ? slope_of_power(power, i) : slope_of_power(2 * power, 2 * (i - power));
 }
 
-static heed_tensor standard_slopes(const struct heed_prepare *p) {
-    heed_tensor slopes;
-    const heed_dtype dtype = p->problem->dtype;
-    void *data = new_vector(p, dtype, p->problem->heads, &slopes);
-    for (int64_t i = 0; data && i < p->problem->heads; i++)
-        put(data, dtype, i, standard_slope(p->problem->heads, i));
-    return slopes;
+static double slope_of_head(const struct heed_prepare *p, const struct heed_score_stage *stage, int64_t i) {
+    (void)stage;
+    return standard_slope(p->problem->heads, i);
+}
+
+static double away_from(const struct heed_prepare *p, const struct heed_score_stage *stage, int64_t i) {
+    return -fabs((double)distance_of(p, stage->align, i));
 }
 
 static heed_tensor alibi_vector(const struct heed_prepare *p, const struct heed_score_stage *stage) {
     const heed_dtype dtype = p->problem->dtype;
-    const heed_tensor slopes = heed_is_none(stage->tensor) ? standard_slopes(p) : stage->tensor;
+    const heed_tensor slopes = heed_is_none(stage->tensor)
+                                   ? new_vector(p, stage, dtype, p->problem->heads, slope_of_head)
+                                   : stage->tensor;
     const struct heed_node *node = heed_node_of(slopes, p->where);
-    heed_tensor away;
     char text[128];
     if (!node) return no_tensor(p);
     if (node->view.rank != 1 || node->view.size[0] != p->problem->heads) {
@@ -192,11 +201,7 @@ static heed_tensor alibi_vector(const struct heed_prepare *p, const struct heed_
                   heed_named_shape("slopes", &node->view, text, sizeof text), (long long)p->problem->heads);
         return no_tensor(p);
     }
-    const int64_t n = distances(p);
-    void *data = new_vector(p, dtype, n, &away);
-    for (int64_t i = 0; data && i < n; i++)
-        put(data, dtype, i, -fabs((double)distance_of(p, stage->align, i)));
-    return heed_mul(heed_unsqueeze(slopes, 1), away);
+    return heed_mul(heed_unsqueeze(slopes, 1), new_vector(p, stage, dtype, distances(p), away_from));
 }
 
 heed_score *heed_score_alibi(heed_score *score, heed_tensor slopes, heed_align align) {

@@ -7,6 +7,7 @@
 #define HEED_SRC_BACKEND_BACKEND_H
 
 #include "backend/primitives.h"
+#include "tensor/device.h"
 #include "tensor/threads.h"
 
 struct heed_memory;
@@ -43,6 +44,7 @@ struct heed_kernel {
 struct heed_backend {
     const char *name;
     const struct heed_kernel *const *slot[HEED_PRIMITIVES];
+    const struct heed_device *device; /* NULL: elements are in host memory */
 };
 
 /* Instruction sets in ascending order. */
@@ -62,10 +64,13 @@ struct heed_last_run {
 struct heed_exec {
     heed_ctx *ctx; /* only to report errors and for scratch */
     struct heed_threads *threads;
-    struct heed_memory *memory;
-    const char *device;    /* "cpu", "ref" */
-    const char *operation; /* running now, for the errors of kernels; NULL: they name the primitive */
-    enum heed_isa isa;     /* in use; baseline on "ref" */
+    struct heed_memory *memory; /* of the host */
+    struct heed_memory
+        *elements;             /* of tensors, `saved` and scratch; the same where elements are host memory */
+    struct heed_remote remote; /* where they are not */
+    const char *device;        /* "cpu", "ref", or of a plugin */
+    const char *operation;     /* running now, for the errors of kernels; NULL: they name the primitive */
+    enum heed_isa isa;         /* in use; baseline on "ref" */
     bool strict;
     const struct heed_kernel *kernel[HEED_PRIMITIVES][HEED_MAX_KERNELS]; /* NULL-terminated */
     struct heed_last_run last[HEED_PRIMITIVES];
@@ -73,8 +78,10 @@ struct heed_exec {
         fallbacks; /* runs of `ref` on a device that is not "ref", where ref was not the only kernel wanted */
 };
 
-/* Fills exec->kernel for a device, reads HEED_ISA. Reports through exec->ctx. */
+/* Fills exec->kernel for a device, reads HEED_ISA, and opens the memory of its elements. Reports through
+ * exec->ctx. `close` is fine after a failure too, and for an exec that was never opened. */
 heed_status heed_exec_open(struct heed_exec *exec, const char *device);
+void heed_exec_close(struct heed_exec *exec);
 
 /* The first kernel that applies; NULL (and an error) only under strict. */
 const struct heed_kernel *heed_exec_select(struct heed_exec *exec, enum heed_primitive primitive,

@@ -1,7 +1,8 @@
 /* Dispatch: which kernel runs a primitive, with scratch memory, and how it reports errors.
  *
- * exec->kernel[p] is the device's kernels in its order of preference, then the reference kernel, then NULL,
- * so there is always one that applies. */
+ * exec->kernel[p] is the device's kernels in its order of preference, then the reference kernel, which always
+ * applies, then NULL. Where elements are in the memory of a device, ref cannot reach them and is not there.
+ */
 #include "backend/backend.h"
 
 #include <stdarg.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
+#include "backend/plugin.h"
 #include "tensor/internal.h"
 
 const char *heed_primitive_word(enum heed_primitive primitive) {
@@ -61,7 +63,8 @@ static heed_status choose_isa(struct heed_exec *exec) {
                      "HEED_ISA=%.40s is not one of baseline, avx2, avx512", wish);
 }
 
-/* The slot of one primitive: the backend's kernels, then ref. */
+/* The slot of one primitive: the backend's kernels, then ref, except where it could not reach the elements.
+ */
 static heed_status fill_slot(struct heed_exec *exec, const struct heed_backend *backend, int primitive) {
     const struct heed_kernel *const *from = backend ? backend->slot[primitive] : NULL;
     int count = 0;
@@ -72,13 +75,31 @@ static heed_status fill_slot(struct heed_exec *exec, const struct heed_backend *
         }
         exec->kernel[primitive][count] = from[count];
     }
-    exec->kernel[primitive][count] = heed_ref_kernels[primitive];
-    exec->kernel[primitive][count + 1] = NULL;
+    const bool reachable = !backend || !backend->device;
+    if (reachable) exec->kernel[primitive][count++] = heed_ref_kernels[primitive];
+    exec->kernel[primitive][count] = NULL;
+    return HEED_OK;
+}
+
+/* Elements in the memory of a device. */
+static heed_status open_remote(struct heed_exec *exec, const struct heed_device *device, int ordinal) {
+    char why[200] = "";
+    void *self = device->open(exec, ordinal, why, sizeof why);
+    if (!self)
+        return heed_fail(exec->ctx, HEED_ERROR_DEVICE, OPENED_BY, "device \"%.40s\": %s", exec->device, why);
+    exec->remote = (struct heed_remote){device, self};
+    const struct heed_far_memory far = {device->alloc, device->free, device->fill, self};
+    const heed_ctx_options *options = &exec->ctx->options;
+    struct heed_memory *elements =
+        heed_memory_new_far(&options->allocator, &far, options->chunk_bytes, options->poison);
+    if (!elements) return heed_fail(exec->ctx, HEED_ERROR_MEMORY, OPENED_BY, "out of memory");
+    exec->elements = elements;
     return HEED_OK;
 }
 
 heed_status heed_exec_open(struct heed_exec *exec, const char *device) {
     const struct heed_backend *backend = NULL;
+    int ordinal = 0;
     if (!device || strcmp(device, "cpu") == 0) {
         heed_status status = choose_isa(exec);
         if (status != HEED_OK) return status;
@@ -89,8 +110,10 @@ heed_status heed_exec_open(struct heed_exec *exec, const char *device) {
         exec->device = "ref";
         exec->isa = HEED_ISA_BASELINE;
     } else {
-        return heed_fail(exec->ctx, HEED_ERROR_DEVICE, OPENED_BY,
-                         "no device \"%.40s\"; there are \"cpu\" and \"ref\"", device);
+        heed_status status = heed_plugin_find(exec, device, &backend, &ordinal);
+        if (status != HEED_OK) return status;
+        exec->device = backend->name;
+        exec->isa = HEED_ISA_BASELINE;
     }
     memset(exec->last, 0, sizeof exec->last);
     exec->fallbacks = 0;
@@ -98,7 +121,14 @@ heed_status heed_exec_open(struct heed_exec *exec, const char *device) {
         heed_status status = fill_slot(exec, backend, primitive);
         if (status != HEED_OK) return status;
     }
-    return HEED_OK;
+    return backend && backend->device ? open_remote(exec, backend->device, ordinal) : HEED_OK;
+}
+
+void heed_exec_close(struct heed_exec *exec) {
+    if (exec->elements != exec->memory) heed_memory_free(exec->elements);
+    exec->elements = exec->memory;
+    if (exec->remote.device) exec->remote.device->close(exec->remote.self);
+    exec->remote = (struct heed_remote){NULL, NULL};
 }
 
 /* ---- choosing a kernel ---- */
@@ -113,17 +143,26 @@ static heed_status fall_back(struct heed_exec *exec, enum heed_primitive primiti
     return HEED_OK;
 }
 
+/* No kernel of a device whose elements ref cannot reach applies. */
+static const struct heed_kernel *refuse(struct heed_exec *exec, enum heed_primitive primitive, int kernels) {
+    heed_exec_fail(exec, HEED_ERROR_UNSUPPORTED, primitive, "no kernel of device \"%.40s\" applies%s%s",
+                   exec->device, kernels > 0 ? ": " : "",
+                   kernels > 0 ? exec->last[primitive].why_not[kernels - 1] : "");
+    return NULL;
+}
+
 const struct heed_kernel *heed_exec_select(struct heed_exec *exec, enum heed_primitive primitive,
                                            const void *args) {
     const struct heed_kernel *const *slot = exec->kernel[primitive];
     struct heed_last_run *last = &exec->last[primitive];
     int i = 0;
-    for (; slot[i + 1]; i++) {
+    for (; slot[i]; i++) {
         struct heed_why why = {"it does not apply"};
         if (!slot[i]->applies || slot[i]->applies(exec, args, &why)) break;
         last->why_not[i] = why.reason;
     }
-    if (i > 0 && !slot[i + 1] && fall_back(exec, primitive) != HEED_OK) return NULL;
+    if (!slot[i]) return refuse(exec, primitive, i);
+    if (i > 0 && slot[i] == heed_ref_kernels[primitive] && fall_back(exec, primitive) != HEED_OK) return NULL;
     for (int j = i; j < HEED_MAX_KERNELS; j++) last->why_not[j] = NULL;
     last->kernel = slot[i];
     last->runs++;
@@ -148,14 +187,14 @@ static heed_status run_with_scratch(struct heed_exec *exec, const struct heed_ke
                                     direction_fn *direction, size_t bytes, const void *args, void *saved) {
     void *scratch = NULL;
     if (bytes > 0) {
-        scratch = heed_block_new(exec->memory, bytes);
+        scratch = heed_block_new(exec->elements, bytes);
         if (!scratch) {
             return heed_exec_fail(exec, HEED_ERROR_MEMORY, primitive_of(exec, kernel),
                                   "no memory for %zu bytes of scratch", bytes);
         }
     }
     heed_status status = direction(exec, args, saved, scratch);
-    heed_block_free(exec->memory, scratch);
+    heed_block_free(exec->elements, scratch);
     return status;
 }
 
@@ -188,5 +227,9 @@ size_t heed_exec_describe(const struct heed_exec *exec, char *text, size_t size)
     int bytes = snprintf(text, size, "device %s, instruction set %s, blas %s, threads %d\n",
                          exec->device ? exec->device : "none", isa_names[exec->isa],
                          cpu ? heed_cpu_blas_report() : "none", heed_threads_count(exec->threads));
-    return bytes > 0 ? (size_t)bytes : 0;
+    size_t used = bytes > 0 ? (size_t)bytes : 0;
+    if (!exec->remote.device) return used;
+    const bool room = used < size;
+    return used + exec->remote.device->describe(exec->remote.self, room ? text + used : NULL,
+                                                room ? size - used : 0);
 }

@@ -352,6 +352,13 @@ static inline bool heed_attention_wants_score(const struct heed_attention_args *
     return wanted;
 }
 
+/* The kernels that multi-head attention made of others ran in forward, which writes them here; backward has
+ * them. */
+struct heed_kernel;
+struct heed_mha_chosen {
+    const struct heed_kernel *linear[3], *out, *attention;
+};
+
 /* The whole block. query [batch, queries, ·], key and value [batch, keys, ·]: contiguous; key and value may
  * be the very same memory as query or key (self-attention). Weights and biases as heed_mha_weights,
  * contiguous. y [batch, queries, out_width] contiguous. `attention` holds scale, stages, mask, dropout,
@@ -366,6 +373,7 @@ struct heed_mha_args {
     struct heed_view dy;
     struct heed_grad_view dquery, dkey, dvalue;
     struct heed_grad_view dwq, dwk, dwv, dwo, dbq, dbk, dbv, dbo;
+    struct heed_mha_chosen chosen;
 };
 
 /* ---- optimisers: work on many tensors at once, in place. No backward. ---- */

@@ -28,23 +28,6 @@ bool heed_between_steps(heed_ctx *ctx, const char *path) {
     return false;
 }
 
-static heed_status add_optimiser(struct heed_items *items, const heed_optim *optim,
-                                 struct heed_io_error *error) {
-    static char nothing; /* the place of a tensor without elements */
-    const int64_t count = heed_optim_state_count(optim);
-    struct heed_optim_state state;
-    for (int64_t i = 0; i < count; i++) {
-        if (!heed_optim_state_at(optim, i, &state)) {
-            return heed_io_fail(error, HEED_ERROR_STALE, "a parameter of the optimiser was freed");
-        }
-        const heed_status status =
-            heed_items_add_memory(items, HEED_PREFIX_OPTIMISER, state.name, state.dtype, state.rank,
-                                  state.size, state.data ? state.data : &nothing, error);
-        if (status != HEED_OK) return status;
-    }
-    return HEED_OK;
-}
-
 /* All that a checkpoint of these two consists of. */
 static heed_status add_all(struct heed_items *items, const heed_module *module, const heed_optim *optim,
                            struct heed_io_error *error) {
@@ -52,7 +35,8 @@ static heed_status add_all(struct heed_items *items, const heed_module *module, 
         return heed_io_fail(error, HEED_ERROR_CONTEXT, "model and optimiser are of different contexts");
     }
     const heed_status status = heed_items_add_params(items, HEED_PREFIX_MODEL, module, error);
-    return status == HEED_OK && optim ? add_optimiser(items, optim, error) : status;
+    return status == HEED_OK && optim ? heed_items_add_optim(items, HEED_PREFIX_OPTIMISER, optim, error)
+                                      : status;
 }
 
 /* ---- saving ---- */
@@ -189,7 +173,7 @@ static heed_status check_updates(const struct heed_items *items, int64_t optim_s
     char name[HEED_QUOTE_BYTES];
     for (int64_t i = 0; i < items->count; i++) {
         const struct heed_item *item = &items->item[i];
-        if (!item->memory || item->type->dtype != HEED_I32) continue;
+        if (!item->optim || item->type->dtype != HEED_I32) continue;
         const int32_t *updates = item->loaded;
         for (int64_t j = 0; j < item->bytes / (int64_t)sizeof *updates; j++) {
             if (updates[j] >= 0 && updates[j] <= optim_steps) continue;

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "layers/module.h"
+#include "optim/optim.h"
 
 static heed_status check_name(const char *name, struct heed_io_error *error) {
     char quoted[HEED_QUOTE_BYTES];
@@ -78,13 +78,30 @@ heed_status heed_items_add(struct heed_items *items, const char *prefix, const c
     return HEED_OK;
 }
 
-heed_status heed_items_add_memory(struct heed_items *items, const char *prefix, const char *name,
-                                  heed_dtype dtype, int rank, const int64_t *size, void *memory,
-                                  struct heed_io_error *error) {
-    struct heed_item *item = push(items, prefix, name, dtype, rank, size, error);
+static heed_status add_state(struct heed_items *items, const char *prefix, const heed_optim *optim, int64_t i,
+                             struct heed_io_error *error) {
+    struct heed_optim_state state;
+    if (!heed_optim_state_at(optim, i, &state))
+        return heed_io_fail(error, HEED_ERROR_STALE, "a parameter of the optimiser was freed");
+    struct heed_item *item = push(items, prefix, state.name, state.dtype, state.rank, state.size, error);
     if (!item) return error->status;
-    item->memory = memory;
+    item->optim = optim;
+    item->state = i;
     return HEED_OK;
+}
+
+heed_status heed_items_add_optim(struct heed_items *items, const char *prefix, const heed_optim *optim,
+                                 struct heed_io_error *error) {
+    const int64_t count = heed_optim_state_count(optim);
+    heed_status status = HEED_OK;
+    for (int64_t i = 0; i < count && status == HEED_OK; i++)
+        status = add_state(items, prefix, optim, i, error);
+    return status;
+}
+
+heed_status heed_item_read(const struct heed_item *item, void *data) {
+    if (item->optim) return heed_optim_state_read(item->optim, item->state, data);
+    return heed_read(item->tensor, data, (size_t)item->bytes);
 }
 
 heed_status heed_items_add_params(struct heed_items *items, const char *prefix, const heed_module *module,

@@ -1,5 +1,6 @@
 /* Named tensors that are to be written to a file, or to be filled from one: what a model consists of is
- * listed by the same functions in both directions. Each is a tensor of the context, or memory. */
+ * listed by the same functions in both directions. Each is a tensor of the context, or of an optimiser's
+ * state. */
 #ifndef HEED_SRC_IO_ITEMS_H
 #define HEED_SRC_IO_ITEMS_H
 
@@ -12,7 +13,8 @@ struct heed_item {
     int64_t size[HEED_MAX_RANK];
     int64_t bytes;
     heed_tensor tensor;
-    void *memory;                            /* contiguous; NULL: the elements are the tensor's */
+    const heed_optim *optim;                 /* NULL: the elements are the tensor's */
+    int64_t state;                           /* which of the optimiser's */
     const struct heed_header_tensor *source; /* loading: where the new elements are */
     void *loaded;                            /* loading: the new elements */
 };
@@ -27,10 +29,12 @@ struct heed_items {
 heed_status heed_items_add(struct heed_items *items, const char *prefix, const char *name, heed_tensor tensor,
                            struct heed_io_error *error);
 
-/* Adds memory, which must stay until the items are cleared. */
-heed_status heed_items_add_memory(struct heed_items *items, const char *prefix, const char *name,
-                                  heed_dtype dtype, int rank, const int64_t *size, void *memory,
-                                  struct heed_io_error *error);
+/* Adds all of an optimiser's state, which must stay until the items are cleared. */
+heed_status heed_items_add_optim(struct heed_items *items, const char *prefix, const heed_optim *optim,
+                                 struct heed_io_error *error);
+
+/* The elements of an item, `bytes` of them, to C memory; reports errors in the context. */
+heed_status heed_item_read(const struct heed_item *item, void *data);
 
 /* Adds all parameters of a module. */
 heed_status heed_items_add_params(struct heed_items *items, const char *prefix, const heed_module *module,

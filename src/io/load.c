@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "io/items.h"
+#include "optim/optim.h"
 
 /* Whether dtype and shape of an item are those of the file. */
 static heed_status check_source(const struct heed_item *item, struct heed_io_error *error) {
@@ -66,12 +67,9 @@ heed_status heed_items_read(struct heed_items *items, const heed_file *file, str
 heed_status heed_items_apply(struct heed_items *items, struct heed_io_error *error) {
     for (int64_t i = 0; i < items->count; i++) {
         struct heed_item *item = &items->item[i];
-        heed_status status = HEED_OK;
-        if (item->memory) {
-            memcpy(item->memory, item->loaded, (size_t)item->bytes);
-        } else {
-            status = heed_write(item->tensor, item->loaded, (size_t)item->bytes);
-        }
+        heed_optim *optim = (heed_optim *)(uintptr_t)item->optim; /* whoever loads may change it */
+        const heed_status status = optim ? heed_optim_state_write(optim, item->state, item->loaded)
+                                         : heed_write(item->tensor, item->loaded, (size_t)item->bytes);
         if (status != HEED_OK) return heed_io_fail(error, status, "%s", heed_error(items->ctx));
     }
     return HEED_OK;

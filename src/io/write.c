@@ -141,10 +141,9 @@ static heed_status write_items(int fd, const struct heed_items *items, void *scr
                                struct heed_io_error *error) {
     for (int64_t i = 0; i < items->count; i++) {
         const struct heed_item *item = &items->item[i];
-        heed_status status = HEED_OK;
-        if (!item->memory) status = heed_read(item->tensor, scratch, (size_t)item->bytes);
+        heed_status status = heed_item_read(item, scratch);
         if (status != HEED_OK) return heed_io_fail(error, status, "%s", heed_error(items->ctx));
-        status = heed_io_write(fd, item->memory ? item->memory : scratch, (uint64_t)item->bytes, error);
+        status = heed_io_write(fd, scratch, (uint64_t)item->bytes, error);
         if (status != HEED_OK) return status;
     }
     return HEED_OK;
@@ -154,7 +153,7 @@ static heed_status write_items(int fd, const struct heed_items *items, void *scr
 static void *new_scratch(const struct heed_items *items) {
     int64_t most = 0;
     for (int64_t i = 0; i < items->count; i++) {
-        if (!items->item[i].memory && items->item[i].bytes > most) most = items->item[i].bytes;
+        if (items->item[i].bytes > most) most = items->item[i].bytes;
     }
     return heed_io_alloc((uint64_t)most, 1);
 }

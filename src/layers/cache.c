@@ -109,17 +109,15 @@ static bool copy_in(const heed_cache *cache, int part, const struct heed_view *x
     return heed_exec_run(&cache->ctx->exec, HEED_PRIMITIVE_COPY, &copy) == HEED_OK;
 }
 
-/* Moves the last `kept` rows to the beginning. */
+/* Moves the last `kept` rows to the beginning. There are others before them, or there would be no need. */
 static void move_down(heed_cache *cache, int64_t kept) {
     const int64_t from = cache->position - kept - cache->base;
-    for (int i = 0; i < PARTS; i++) {
-        const struct heed_view *v = &cache->buffer[i]->view;
-        const size_t row = (size_t)v->size[3] * heed_dtype_bytes(v->dtype);
-        for (int64_t slice = 0; slice < v->size[0] * v->size[1]; slice++) {
-            char *start = heed_view_at(v, slice * v->stride[1]);
-            memmove(start, start + (size_t)from * row, (size_t)kept * row);
+    for (int64_t row = 0; row < kept; row += from) { /* what is copied at a time does not overlap */
+        const int64_t rows = kept - row < from ? kept - row : from;
+        for (int i = 0; i < PARTS; i++) {
+            const struct heed_view x = rows_view(cache, i, row + from, rows);
+            if (!copy_in(cache, i, &x, row)) return;
         }
-        heed_node_wrote(cache->buffer[i]);
     }
     cache->base = cache->position - kept;
 }

@@ -121,12 +121,16 @@ static heed_status write_orthogonal(heed_ctx *ctx, const struct heed_view *y, do
     double *basis = heed_block_new(ctx->exec.memory, (size_t)total * sizeof *basis);
     if (!basis) return heed_fail(ctx, HEED_ERROR_MEMORY, "init", "out of memory");
     struct heed_random random = heed_random_next(ctx);
+    struct heed_view host;
     bool made = orthonormal(basis, count, length, &random);
-    for (int64_t i = 0; made && i < total; i++) {
+    heed_status status = heed_elements_map(&ctx->exec, y, HEED_MAP_WRITE, &host);
+    for (int64_t i = 0; made && status == HEED_OK && i < total; i++) {
         int64_t row = i / columns, column = i % columns;
-        put(y, i, gain * (tall ? basis[column * length + row] : basis[row * length + column]));
+        put(&host, i, gain * (tall ? basis[column * length + row] : basis[row * length + column]));
     }
+    if (status == HEED_OK) status = heed_elements_unmap(&ctx->exec, y, HEED_MAP_WRITE, &host);
     heed_block_free(ctx->exec.memory, basis);
+    if (status != HEED_OK) return status;
     return made ? HEED_OK : heed_fail(ctx, HEED_ERROR_NUMERIC, "init", "no orthogonal basis found");
 }
 

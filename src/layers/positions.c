@@ -20,7 +20,10 @@ static void fill_sines(float *table, int64_t length, int64_t width) {
 heed_tensor heed_sinusoidal_positions(heed_ctx *ctx, int64_t length, int64_t width) {
     heed_tensor table = heed_zeros(ctx, HEED_F32, HEED_SHAPE(length, width));
     struct heed_node *node = heed_node_of(table, "sinusoidal_positions");
-    if (node) fill_sines(node->view.data, length, width);
+    struct heed_view host;
+    if (!node || heed_elements_map(&ctx->exec, &node->view, HEED_MAP_WRITE, &host) != HEED_OK) return table;
+    fill_sines(host.data, length, width);
+    heed_elements_unmap(&ctx->exec, &node->view, HEED_MAP_WRITE, &host);
     return table;
 }
 

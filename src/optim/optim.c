@@ -78,7 +78,7 @@ static size_t lay_out(heed_optim *optim) {
 
 static struct heed_storage *zeroed_storage(heed_ctx *ctx, size_t bytes) {
     struct heed_storage *storage = heed_storage_new(ctx, bytes);
-    if (storage) memset(storage->data, 0, bytes);
+    if (storage) heed_elements_zero(&ctx->exec, storage->data, bytes);
     return storage;
 }
 
@@ -211,6 +211,7 @@ static void updates_state(const heed_optim *optim, struct heed_optim_state *stat
     *state = (struct heed_optim_state){.dtype = HEED_I32, .rank = 1, .size = {optim->params}};
     state->count = optim->params;
     state->data = optim->updates;
+    state->on_host = true;
     snprintf(state->name, sizeof state->name, "%s.updates", heed_optim_kind(optim));
 }
 
@@ -236,4 +237,34 @@ bool heed_optim_state_at(const heed_optim *optim, int64_t i, struct heed_optim_s
     if (param->tensor.node->serial != param->tensor.serial) return false; /* freed */
     moment_state(optim, param, i % moments(optim) == 1, state);
     return true;
+}
+
+static bool state_of(const heed_optim *optim, int64_t i, struct heed_optim_state *state, size_t *bytes) {
+    if (!heed_optim_state_at(optim, i, state)) {
+        heed_fail(heed_optim_ctx(optim), HEED_ERROR_ARGUMENT, heed_optim_kind(optim), "no state %lld",
+                  (long long)i);
+        return false;
+    }
+    *bytes = (size_t)state->count * heed_dtype_bytes(state->dtype);
+    return true;
+}
+
+heed_status heed_optim_state_read(const heed_optim *optim, int64_t i, void *data) {
+    heed_ctx *ctx = heed_optim_ctx(optim);
+    struct heed_optim_state state;
+    size_t bytes;
+    if (heed_failed(ctx) || !state_of(optim, i, &state, &bytes)) return heed_error_status(ctx);
+    if (!state.on_host) return heed_elements_read(&ctx->exec, data, state.data, bytes);
+    memcpy(data, state.data, bytes);
+    return HEED_OK;
+}
+
+heed_status heed_optim_state_write(heed_optim *optim, int64_t i, const void *data) {
+    heed_ctx *ctx = heed_optim_ctx(optim);
+    struct heed_optim_state state;
+    size_t bytes;
+    if (heed_failed(ctx) || !state_of(optim, i, &state, &bytes)) return heed_error_status(ctx);
+    if (!state.on_host) return heed_elements_write(&ctx->exec, state.data, data, bytes);
+    memcpy(state.data, data, bytes);
+    return HEED_OK;
 }

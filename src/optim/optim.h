@@ -17,14 +17,15 @@
 
 /* ---- state, for checkpoints (exported: libheed_kit writes them) ---- */
 
-/* One named tensor of state, contiguous. Its elements may be read and written in place between steps. */
+/* One named tensor of state, contiguous. */
 struct heed_optim_state {
     char name[HEED_NAME_BYTES + 16]; /* "adamw.m.layers.0.attention.q.weight", …, "adamw.updates" */
     heed_dtype dtype;                /* f32; i32 for the numbers of updates, one per parameter */
     int rank;
     int64_t size[HEED_MAX_RANK];
     int64_t count;
-    void *data;
+    void *data;   /* not to be followed: heed_optim_state_read() and _write() know where it is */
+    bool on_host; /* whatever the device */
 };
 
 /* "sgd", "adam" or "adamw": a checkpoint keeps it, and going on with another kind is an error. */
@@ -37,6 +38,10 @@ HEED_API int64_t heed_optim_state_count(const heed_optim *optim);
 
 /* The i-th, in a fixed order; false if there is none. */
 HEED_API bool heed_optim_state_at(const heed_optim *optim, int64_t i, struct heed_optim_state *state);
+
+/* The elements of the i-th to and from C memory, between steps. An index that there is not is an error. */
+HEED_API heed_status heed_optim_state_read(const heed_optim *optim, int64_t i, void *data);
+HEED_API heed_status heed_optim_state_write(heed_optim *optim, int64_t i, const void *data);
 
 /* Sets what heed_optim_steps() tells. */
 HEED_API void heed_optim_steps_set(heed_optim *optim, int64_t steps);

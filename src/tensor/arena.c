@@ -14,6 +14,7 @@ HEED_BOOKKEEPING void heed_region_add(struct heed_arena *arena, void *place, siz
     region->previous = NULL;
     region->base = base;
     region->bytes = bytes;
+    region->away = 0;
     if (region->next) region->next->previous = region;
     arena->regions = region;
     struct heed_block *block = heed_region_first(region);

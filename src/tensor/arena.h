@@ -10,8 +10,9 @@
  * header fill one unit. */
 struct heed_region {
     struct heed_region *next, *previous;
-    void *base;   /* as the allocator gave it; NULL if it is a block of another arena */
-    size_t bytes; /* as they were asked of the allocator */
+    void *base;     /* as the allocator gave it; NULL if it is a block of another arena */
+    size_t bytes;   /* as they were asked of the allocator */
+    ptrdiff_t away; /* of a chunk of far memory: from here to there, in bytes */
 };
 
 enum { HEED_REGION_HEADER = HEED_ALIGN - HEED_BLOCK_HEADER };

@@ -31,7 +31,8 @@ struct heed_storage {
     int64_t refs;
     uint64_t version; /* bumped by every writer after creation */
     size_t bytes;
-    void *data; /* never NULL */
+    void *data;                 /* never NULL */
+    struct heed_memory *memory; /* where it is from */
 };
 
 enum {
@@ -150,6 +151,11 @@ heed_tensor heed_handle(heed_ctx *ctx, struct heed_node *node);
  */
 struct heed_node *heed_node_new(heed_ctx *ctx, const char *where, heed_dtype dtype, int rank,
                                 const int64_t *size);
+
+/* A contiguous copy of a node's elements in host memory, whatever the device; refs 1, in no scope. NULL on
+ * error.
+ */
+struct heed_node *heed_node_host_copy(struct heed_node *node);
 
 /* A node that looks at another's storage through `view`. */
 struct heed_node *heed_node_view(heed_ctx *ctx, struct heed_storage *storage, const struct heed_view *view);

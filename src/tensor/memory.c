@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #ifdef HEED_ASAN
 #include <sanitizer/asan_interface.h>
@@ -29,6 +30,7 @@ enum {
 
 struct heed_memory {
     heed_allocator allocator;
+    struct heed_far_memory far; /* alloc NULL: blocks are where the books are */
     size_t chunk_bytes;
     bool poison;
     bool one_by_one;           /* a chunk for each block, which ends with it */
@@ -40,18 +42,59 @@ struct heed_memory {
     struct heed_arena large, small;
 };
 
+/* ---- far memory ---- */
+
+static bool is_far(const struct heed_memory *memory) {
+    return memory->far.alloc != NULL;
+}
+
+/* Address space for the books of a chunk; NULL when there is none. */
+static char *books_new(size_t bytes) {
+    void *books =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return books == MAP_FAILED ? NULL : books;
+}
+
+/* From the books to the block's memory, and back. */
+static void *far_of(const struct heed_memory *memory, void *payload) {
+    for (const struct heed_region *region = memory->large.regions; region; region = region->next) {
+        const uintptr_t offset = (uintptr_t)payload - (uintptr_t)region->base;
+        if (offset < region->bytes) return (char *)payload + region->away;
+    }
+    return payload;
+}
+
+static void *books_of(const struct heed_memory *memory, void *payload) {
+    for (const struct heed_region *region = memory->large.regions; region; region = region->next) {
+        const uintptr_t offset = (uintptr_t)payload - ((uintptr_t)region->base + (uintptr_t)region->away);
+        if (offset < region->bytes) return (char *)payload - region->away;
+    }
+    return NULL;
+}
+
 /* ---- chunks ---- */
 
-static void *ask(struct heed_memory *memory, size_t bytes) {
+/* Memory of a chunk, and where its books are: in it, except for far memory. */
+static void *ask(struct heed_memory *memory, size_t bytes, char **books) {
     memory->info.calls++;
-    return memory->allocator.alloc(memory->allocator.user, bytes);
+    if (!is_far(memory)) return *books = memory->allocator.alloc(memory->allocator.user, bytes);
+    void *base = memory->far.alloc(memory->far.user, bytes);
+    *books = base ? books_new(bytes) : NULL;
+    if (*books) return base;
+    if (base) memory->far.free(memory->far.user, base, bytes);
+    return NULL;
 }
 
 HEED_BOOKKEEPING static void chunk_return(struct heed_memory *memory, struct heed_region *region) {
     void *base = region->base;
     size_t bytes = region->bytes;
-    show(base, bytes);
     memory->info.reserved -= bytes;
+    if (is_far(memory)) {
+        memory->far.free(memory->far.user, (char *)base + region->away, bytes);
+        munmap(base, bytes);
+        return;
+    }
+    show(base, bytes);
     memory->allocator.free(memory->allocator.user, base, bytes);
 }
 
@@ -77,18 +120,19 @@ static bool chunk_new(struct heed_memory *memory, size_t size) {
     if (!memory->one_by_one) return_empty_chunks(memory);
     size_t bytes = size + HEED_REGION_HEADER + HEED_ALIGN - 1;
     if (bytes < memory->chunk_bytes) bytes = memory->chunk_bytes;
-    char *base = NULL;
+    char *base = NULL, *books = NULL;
     if (memory->doubles && bytes < memory->info.reserved) {
-        base = ask(memory, memory->info.reserved);
+        base = ask(memory, memory->info.reserved, &books);
         if (base) bytes = memory->info.reserved;
     }
-    if (!base) base = ask(memory, bytes);
+    if (!base) base = ask(memory, bytes, &books);
     if (!base) return false;
     memory->info.reserved += bytes;
-    hide(base, bytes);
-    size_t skipped = -(uintptr_t)base % HEED_ALIGN;
+    if (!is_far(memory)) hide(base, bytes);
+    size_t skipped = -(uintptr_t)books % HEED_ALIGN;
     size_t room = (bytes - skipped - HEED_REGION_HEADER) / HEED_ALIGN * HEED_ALIGN;
-    heed_region_add(&memory->large, base + skipped, room, base, bytes);
+    heed_region_add(&memory->large, books + skipped, room, books, bytes);
+    memory->large.regions->away = base - books;
     return true;
 }
 
@@ -196,7 +240,7 @@ HEED_BOOKKEEPING static uint64_t damaged_blocks(const struct heed_arena *arena) 
 }
 
 uint64_t heed_memory_overruns(const struct heed_memory *memory) {
-    if (!memory->poison) return memory->overruns;
+    if (!memory->poison || is_far(memory)) return memory->overruns;
     return memory->overruns + damaged_blocks(&memory->large) + damaged_blocks(&memory->small);
 }
 
@@ -211,6 +255,13 @@ static void default_free(void *user, void *memory, size_t bytes) {
     (void)user;
     (void)bytes;
     free(memory);
+}
+
+struct heed_memory *heed_memory_new_far(const heed_allocator *allocator, const struct heed_far_memory *far,
+                                        size_t chunk_bytes, bool poison) {
+    struct heed_memory *memory = heed_memory_new(allocator, chunk_bytes, poison);
+    if (memory) memory->far = *far;
+    return memory;
 }
 
 struct heed_memory *heed_memory_new(const heed_allocator *allocator, size_t chunk_bytes, bool poison) {
@@ -244,7 +295,8 @@ HEED_BOOKKEEPING void heed_memory_free(struct heed_memory *memory) {
 
 void *heed_block_new(struct heed_memory *memory, size_t bytes) {
     if (bytes > PTRDIFF_MAX / 2) return NULL;
-    size_t needed = bytes + HEED_BLOCK_HEADER + (memory->poison ? GUARD_BYTES : 0);
+    const bool guarded = memory->poison && !is_far(memory);
+    size_t needed = bytes + HEED_BLOCK_HEADER + (guarded ? GUARD_BYTES : 0);
     size_t size = (needed + HEED_ALIGN - 1) / HEED_ALIGN * HEED_ALIGN;
     bool small = memory->keeps_apart && size <= SMALL_SIZE;
     struct heed_block *block = small ? take_small(memory, size) : take_large(memory, size);
@@ -252,8 +304,13 @@ void *heed_block_new(struct heed_memory *memory, size_t bytes) {
     memory->info.in_use += heed_block_size(block);
     if (memory->info.in_use > memory->info.peak) memory->info.peak = memory->info.in_use;
     char *payload = heed_block_payload(block);
+    if (is_far(memory)) {
+        void *far = far_of(memory, payload);
+        if (memory->poison) memory->far.fill(memory->far.user, far, POISON, bytes);
+        return far;
+    }
     show(payload, heed_block_room(block));
-    if (memory->poison) poison_new(block, bytes);
+    if (guarded) poison_new(block, bytes);
     hide(payload + bytes, heed_block_room(block) - bytes);
     return payload;
 }
@@ -263,13 +320,9 @@ void *heed_block_zeroed(struct heed_memory *memory, size_t bytes) {
     return payload ? memset(payload, 0, bytes) : NULL;
 }
 
-void heed_block_free(struct heed_memory *memory, void *payload) {
-    if (!payload) return;
-    struct heed_block *block = heed_block_of(payload);
-    if (!heed_block_has(block, HEED_BLOCK_USED)) {
-        memory->overruns++;
-        return;
-    }
+/* Before a block is given back. */
+static void wipe(struct heed_memory *memory, struct heed_block *block) {
+    void *payload = heed_block_payload(block);
     show(payload, heed_block_room(block));
     if (memory->poison) {
         size_t bytes;
@@ -277,6 +330,17 @@ void heed_block_free(struct heed_memory *memory, void *payload) {
         memset(payload, POISON, bytes);
     }
     hide(payload, heed_block_room(block));
+}
+
+void heed_block_free(struct heed_memory *memory, void *payload) {
+    if (!payload) return;
+    if (is_far(memory)) payload = books_of(memory, payload);
+    struct heed_block *block = payload ? heed_block_of(payload) : NULL;
+    if (!block || !heed_block_has(block, HEED_BLOCK_USED)) {
+        memory->overruns++;
+        return;
+    }
+    if (!is_far(memory)) wipe(memory, block);
     memory->info.in_use -= heed_block_size(block);
     if (heed_block_has(block, HEED_BLOCK_SMALL))
         give_small(memory, block);

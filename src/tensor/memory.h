@@ -16,6 +16,20 @@ struct heed_memory;
  * when they are given out and given back. */
 struct heed_memory *heed_memory_new(const heed_allocator *allocator, size_t chunk_bytes, bool poison);
 
+/* Memory that the host cannot touch: chunks of a device, cut into blocks by books that are kept in host
+ * address space as large as each chunk, of which only the pages of block headers are ever used. */
+struct heed_far_memory {
+    void *(*alloc)(void *user, size_t bytes); /* aligned to HEED_ALIGN */
+    void (*free)(void *user, void *memory, size_t bytes);
+    heed_status (*fill)(void *user, void *to, int byte, size_t bytes);
+    void *user;
+};
+
+/* The same over far memory. `allocator` is for this record alone. With poison new blocks are filled, but what
+ * lies behind a block's bytes is not watched. */
+struct heed_memory *heed_memory_new_far(const heed_allocator *allocator, const struct heed_far_memory *far,
+                                        size_t chunk_bytes, bool poison);
+
 /* Returns all chunks to the allocator, whatever is still in use. NULL is fine. */
 void heed_memory_free(struct heed_memory *memory);
 

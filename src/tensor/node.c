@@ -32,17 +32,21 @@ static void pool_give(struct heed_pool *pool, void *record) {
 
 /* ---- storage ---- */
 
-struct heed_storage *heed_storage_new(heed_ctx *ctx, size_t bytes) {
+static struct heed_storage *storage_in(heed_ctx *ctx, struct heed_memory *memory, size_t bytes) {
     struct heed_storage *storage = pool_take(ctx, &ctx->storages, sizeof *storage);
     if (!storage) return NULL;
-    void *data = heed_block_new(ctx->exec.memory, bytes);
+    void *data = heed_block_new(memory, bytes);
     if (!data) {
         pool_give(&ctx->storages, storage);
         heed_fail(ctx, HEED_ERROR_MEMORY, "", "out of memory (%zu bytes)", bytes);
         return NULL;
     }
-    *storage = (struct heed_storage){.ctx = ctx, .refs = 1, .bytes = bytes, .data = data};
+    *storage = (struct heed_storage){.ctx = ctx, .refs = 1, .bytes = bytes, .data = data, .memory = memory};
     return storage;
+}
+
+struct heed_storage *heed_storage_new(heed_ctx *ctx, size_t bytes) {
+    return storage_in(ctx, ctx->exec.elements, bytes);
 }
 
 void heed_storage_ref(struct heed_storage *storage) {
@@ -52,7 +56,7 @@ void heed_storage_ref(struct heed_storage *storage) {
 void heed_storage_drop(struct heed_storage *storage) {
     if (!storage || --storage->refs > 0) return;
     heed_ctx *ctx = storage->ctx;
-    heed_block_free(ctx->exec.memory, storage->data);
+    heed_block_free(storage->memory, storage->data);
     pool_give(&ctx->storages, storage);
 }
 
@@ -148,6 +152,25 @@ struct heed_node *heed_node_view(heed_ctx *ctx, struct heed_storage *storage, co
     return node;
 }
 
+struct heed_node *heed_node_host_copy(struct heed_node *node) {
+    heed_ctx *ctx = node->ctx;
+    struct heed_view from = node->view, view = node->view;
+    heed_view_set_contiguous(&view);
+    const size_t element = heed_dtype_bytes(view.dtype);
+    struct heed_storage *storage =
+        storage_in(ctx, ctx->exec.memory, (size_t)heed_view_count(&view) * element);
+    if (!storage) return NULL;
+    struct heed_node *copy = NULL;
+    view.data = storage->data;
+    if (heed_elements_map(&ctx->exec, &node->view, HEED_MAP_READ, &from) == HEED_OK) {
+        heed_view_copy_elements(&from, view.data);
+        heed_elements_unmap(&ctx->exec, &node->view, HEED_MAP_READ, &from);
+        copy = heed_node_view(ctx, storage, &view);
+    }
+    heed_storage_drop(storage);
+    return copy;
+}
+
 void heed_node_ref(struct heed_node *node) {
     node->refs++;
 }
@@ -194,8 +217,11 @@ heed_status heed_node_rehome_grad(struct heed_node *leaf, struct heed_storage *s
     struct heed_view view = leaf->view;
     view.data = (char *)storage->data + byte_offset;
     heed_view_set_contiguous(&view);
-    if (leaf->grad_storage && leaf->flags & HEED_NODE_GRAD_FULL)
-        memmove(view.data, leaf->grad.data, (size_t)heed_view_count(&view) * heed_dtype_bytes(view.dtype));
+    const size_t bytes = (size_t)heed_view_count(&view) * heed_dtype_bytes(view.dtype);
+    if (leaf->grad_storage && leaf->flags & HEED_NODE_GRAD_FULL) {
+        const heed_status status = heed_elements_copy(&leaf->ctx->exec, view.data, leaf->grad.data, bytes);
+        if (status != HEED_OK) return status;
+    }
     heed_storage_ref(storage);
     heed_storage_drop(leaf->grad_storage);
     leaf->grad_storage = storage;

@@ -149,6 +149,21 @@ struct heed_view heed_view_rows(const struct heed_view *v) {
     return rows;
 }
 
+void heed_view_copy_elements(const struct heed_view *v, void *to) {
+    const size_t element = heed_dtype_bytes(v->dtype);
+    int64_t index[HEED_MAX_RANK] = {0}, offset = 0;
+    char *at = to;
+    for (int64_t left = heed_view_count(v); left > 0; left--, at += element) {
+        memcpy(at, heed_view_at(v, offset), element);
+        for (int d = v->rank - 1; d >= 0; d--) { /* like an odometer */
+            offset += v->stride[d];
+            if (++index[d] < v->size[d]) break;
+            offset -= index[d] * v->stride[d];
+            index[d] = 0;
+        }
+    }
+}
+
 const char *heed_shape_text(int rank, const int64_t *size, char *text, size_t bytes) {
     size_t used = 0;
     for (int d = 0; d < rank && used < bytes; d++) {

@@ -58,6 +58,9 @@ static inline void *heed_view_at(const struct heed_view *v, int64_t offset) {
     return (char *)v->data + offset * (int64_t)heed_dtype_bytes(v->dtype);
 }
 
+/* The elements of a view over host memory, one behind the other in row-major order. */
+void heed_view_copy_elements(const struct heed_view *v, void *to);
+
 /* "[8,64,384]" into text (always terminated); returns text. 96 bytes hold the largest useful shape. */
 const char *heed_shape_text(int rank, const int64_t *size, char *text, size_t bytes);
 

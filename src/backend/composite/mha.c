@@ -7,8 +7,8 @@
  * one weight storage is a single product. A part's result is one buffer [rows, width] in which queries, keys
  * and values are columns; attention reads and writes it through strides, so nothing is ever transposed.
  *
- * saved: struct saved_header, the parts' results, attention's output, attention's own bytes. The linear
- * kernels save nothing, since they run without an activation. */
+ * saved: the parts' results, attention's output, attention's own bytes. The linear kernels save nothing,
+ * since they run without an activation. Which kernels ran is kept in the arguments. */
 #include "backend/composite/mha.h"
 
 #include <string.h>
@@ -37,11 +37,6 @@ struct plan {
     size_t results_bytes;               /* the parts' results alone */
     heed_dtype dtype;
     size_t element;
-};
-
-struct saved_header {
-    const struct heed_kernel *linear[INPUTS]; /* by part */
-    const struct heed_kernel *out, *attention;
 };
 
 static size_t aligned(size_t bytes) {
@@ -199,22 +194,24 @@ static void mha_sizes(const struct heed_exec *exec, const void *arguments, struc
     struct heed_attention_args attention = attention_args(&p, a, stand_in, stand_in);
     attention.q.data = attention.k.data = attention.v.data = stand_in;
     const struct heed_kernel *kernel = would_select(exec, HEED_PRIMITIVE_ATTENTION, &attention);
-    sizes->saved = aligned(sizeof(struct saved_header)) + p.results_bytes + p.joined_bytes +
-                   attention_saved(exec, kernel, &attention);
+    sizes->saved = p.results_bytes + p.joined_bytes + attention_saved(exec, kernel, &attention);
 }
 
 /* ---- forward ---- */
 
 struct areas {
-    struct saved_header *header;
+    struct heed_mha_chosen *chosen;
     void *results, *joined, *attention;
     void *owned[2]; /* blocks to give back when nothing is saved */
 };
 
+/* The one part of the arguments that forward writes: they are kept for backward after it. */
+static struct heed_mha_chosen *chosen_of(const void *arguments) {
+    return (struct heed_mha_chosen *)(uintptr_t) & ((const struct heed_mha_args *)arguments)->chosen;
+}
+
 static void areas_of_saved(const struct plan *p, void *saved, struct areas *areas) {
-    char *at = saved;
-    areas->header = saved;
-    areas->results = at + aligned(sizeof(struct saved_header));
+    areas->results = saved;
     areas->joined = (char *)areas->results + p->joined_offset;
     areas->attention = (char *)areas->joined + p->joined_bytes;
 }
@@ -228,7 +225,7 @@ static heed_status project(struct heed_exec *exec, const struct plan *p, struct 
         const struct heed_linear_args args = part_args(p, i, areas->results);
         const struct heed_kernel *kernel = heed_exec_select(exec, HEED_PRIMITIVE_LINEAR, &args);
         if (!kernel) return HEED_ERROR_UNSUPPORTED;
-        areas->header->linear[i] = kernel;
+        areas->chosen->linear[i] = kernel;
         const heed_status status = heed_exec_forward(exec, kernel, &args, NULL);
         if (status) return status;
     }
@@ -240,7 +237,7 @@ static heed_status attend(struct heed_exec *exec, const struct plan *p, const st
     const struct heed_attention_args args = attention_args(p, a, areas->results, areas->joined);
     const struct heed_kernel *kernel = heed_exec_select(exec, HEED_PRIMITIVE_ATTENTION, &args);
     if (!kernel) return HEED_ERROR_UNSUPPORTED;
-    areas->header->attention = kernel;
+    areas->chosen->attention = kernel;
     return heed_exec_forward(exec, kernel, &args, areas->attention);
 }
 
@@ -249,7 +246,7 @@ static heed_status project_out(struct heed_exec *exec, const struct plan *p, con
     const struct heed_linear_args args = out_args(p, a, areas->joined);
     const struct heed_kernel *kernel = heed_exec_select(exec, HEED_PRIMITIVE_LINEAR, &args);
     if (!kernel) return HEED_ERROR_UNSUPPORTED;
-    areas->header->out = kernel;
+    areas->chosen->out = kernel;
     return heed_exec_forward(exec, kernel, &args, NULL);
 }
 
@@ -258,12 +255,12 @@ static heed_status forward_in(struct heed_exec *exec, const struct plan *p, cons
     heed_status status = project(exec, p, areas);
     if (status) return status;
     if (!areas->joined) {
-        areas->joined = areas->owned[1] = heed_block_new(exec->memory, p->joined_bytes);
+        areas->joined = areas->owned[1] = heed_block_new(exec->elements, p->joined_bytes);
         if (!areas->joined) return out_of_memory(exec, p->joined_bytes);
     }
     status = attend(exec, p, a, areas);
     if (status) return status;
-    heed_block_free(exec->memory, areas->owned[0]);
+    heed_block_free(exec->elements, areas->owned[0]);
     areas->owned[0] = NULL;
     return project_out(exec, p, a, areas);
 }
@@ -271,18 +268,17 @@ static heed_status forward_in(struct heed_exec *exec, const struct plan *p, cons
 static heed_status mha_forward(struct heed_exec *exec, const void *arguments, void *saved, void *scratch) {
     const struct heed_mha_args *a = arguments;
     struct plan p;
-    struct saved_header header;
-    struct areas areas = {.header = &header};
+    struct areas areas = {.chosen = chosen_of(arguments)};
     (void)scratch;
     make_plan(&p, a);
     if (saved) {
         areas_of_saved(&p, saved, &areas);
     } else {
-        areas.results = areas.owned[0] = heed_block_new(exec->memory, p.results_bytes);
+        areas.results = areas.owned[0] = heed_block_new(exec->elements, p.results_bytes);
         if (!areas.results) return out_of_memory(exec, p.results_bytes);
     }
     const heed_status status = forward_in(exec, &p, a, &areas);
-    for (int i = 0; i < 2; i++) heed_block_free(exec->memory, areas.owned[i]);
+    for (int i = 0; i < 2; i++) heed_block_free(exec->elements, areas.owned[i]);
     return status;
 }
 
@@ -326,7 +322,7 @@ static heed_status backward_out(struct heed_exec *exec, const struct plan *p, co
     if (djoined) args.dx.view = joined_rows(p, djoined, a->heads);
     args.dw = a->dwo;
     args.dbias = a->dbo;
-    return heed_exec_backward(exec, areas->header->out, &args, NULL);
+    return heed_exec_backward(exec, areas->chosen->out, &args, NULL);
 }
 
 static heed_status backward_attention(struct heed_exec *exec, const struct plan *p,
@@ -341,7 +337,7 @@ static heed_status backward_attention(struct heed_exec *exec, const struct plan 
         if (!part_is_wanted(&p->part[p->part_of[i]], &want)) continue;
         gradient[i]->view = split_heads(p, dresults, i, heads[i]);
     }
-    return heed_exec_backward(exec, areas->header->attention, &args, areas->attention);
+    return heed_exec_backward(exec, areas->chosen->attention, &args, areas->attention);
 }
 
 /* Whether the gradients of weights and biases of a part can be written as one, like the weights themselves.
@@ -394,7 +390,7 @@ static struct heed_grad_view input_gradient(const struct plan *p, int i, const s
 static heed_status backward_part(struct heed_exec *exec, const struct plan *p, int i,
                                  const struct wanted *want, const struct areas *areas, void *dresults) {
     const struct part *part = &p->part[i];
-    const struct heed_kernel *kernel = areas->header->linear[i];
+    const struct heed_kernel *kernel = areas->chosen->linear[i];
     struct heed_linear_args args = part_args(p, i, areas->results);
     args.dy = matrix((char *)dresults + part->offset, p->dtype, part->rows, part->width, part->width);
     args.dx = input_gradient(p, i, want);
@@ -421,14 +417,14 @@ static heed_status backward_inner(struct heed_exec *exec, const struct plan *p, 
                                   const struct areas *areas, void *blocks[2]) {
     const struct wanted want = wanted_of(a);
     heed_status status;
-    if (heed_has(&a->dy) && !(blocks[0] = heed_block_new(exec->memory, p->joined_bytes))) {
+    if (heed_has(&a->dy) && !(blocks[0] = heed_block_new(exec->elements, p->joined_bytes))) {
         return out_of_memory(exec, p->joined_bytes);
     }
     if ((status = backward_out(exec, p, a, areas, blocks[0]))) return status;
-    if (!(blocks[1] = heed_block_new(exec->memory, p->results_bytes)))
+    if (!(blocks[1] = heed_block_new(exec->elements, p->results_bytes)))
         return out_of_memory(exec, p->results_bytes);
     if ((status = backward_attention(exec, p, a, areas, blocks[0], blocks[1]))) return status;
-    heed_block_free(exec->memory, blocks[0]);
+    heed_block_free(exec->elements, blocks[0]);
     blocks[0] = NULL;
     for (int i = 0; i < p->parts; i++) {
         if (!part_is_wanted(&p->part[i], &want)) continue;
@@ -441,7 +437,7 @@ static heed_status mha_backward(struct heed_exec *exec, const void *arguments, v
     const struct heed_mha_args *a = arguments;
     const struct wanted want = wanted_of(a);
     struct plan p;
-    struct areas areas = {NULL};
+    struct areas areas = {.chosen = chosen_of(arguments)};
     bool inner = heed_attention_wants_score(&a->attention);
     (void)scratch;
     make_plan(&p, a);
@@ -450,7 +446,7 @@ static heed_status mha_backward(struct heed_exec *exec, const void *arguments, v
     if (!inner) return backward_out(exec, &p, a, &areas, NULL);
     void *blocks[2] = {NULL, NULL};
     const heed_status status = backward_inner(exec, &p, a, &areas, blocks);
-    for (int i = 0; i < 2; i++) heed_block_free(exec->memory, blocks[i]);
+    for (int i = 0; i < 2; i++) heed_block_free(exec->elements, blocks[i]);
     return status;
 }
 
