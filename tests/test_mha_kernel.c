@@ -157,6 +157,7 @@ static void run(struct call *c, struct heed_exec *exec) {
     heed_composite_mha.sizes(exec, &forward, &sizes);
     void *saved = heed_block_new(exec->memory, sizes.saved);
     ck_assert_int_eq(heed_composite_mha.forward(exec, &forward, saved, NULL), HEED_OK);
+    c->args.chosen = forward.chosen;
     const struct heed_view y = c->args.y;
     c->args.y.data = NULL;
     ck_assert_int_eq(heed_composite_mha.backward(exec, &c->args, saved, NULL), HEED_OK);
