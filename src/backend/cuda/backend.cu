@@ -1,0 +1,20 @@
+/* The table of kernels, and the plugin's entry. */
+#include "backend/cuda/device.cuh"
+
+const struct heed_services *heed_host;
+
+static const struct heed_kernel *const fill_slot[] = {&heed_cuda_fill, NULL};
+static const struct heed_kernel *mha_slot[] = {NULL, NULL}; /* heed's own, out of the others */
+
+static struct heed_backend backend;
+
+extern "C" const struct heed_backend *heed_plugin(const struct heed_services *services) {
+    if (services->version != HEED_PLUGIN_VERSION) return NULL;
+    heed_host = services;
+    mha_slot[0] = services->composite[HEED_PRIMITIVE_MHA];
+    backend.name = "cuda";
+    backend.device = &heed_cuda_device;
+    backend.slot[HEED_PRIMITIVE_FILL] = fill_slot;
+    backend.slot[HEED_PRIMITIVE_MHA] = mha_slot;
+    return &backend;
+}

@@ -1,0 +1,168 @@
+/* The CUDA device of a context: memory, copies, waiting, and what went wrong. */
+#include "backend/cuda/device.cuh"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- errors ---- */
+
+heed_status cuda_check(struct heed_exec *exec, enum heed_primitive primitive, cudaError_t status) {
+    if (status == cudaSuccess) return HEED_OK;
+    const heed_status kind = status == cudaErrorMemoryAllocation ? HEED_ERROR_MEMORY : HEED_ERROR_DEVICE;
+    return heed_host->fail(exec, kind, primitive, "CUDA: %s", cudaGetErrorString(status));
+}
+
+/* What a kernel raised, in words. */
+static heed_status report(struct heed_exec *exec, const struct cuda_fault_word *word) {
+    const enum heed_primitive primitive = (enum heed_primitive)word->primitive;
+    switch ((enum cuda_fault)word->fault) {
+    case CUDA_FAULT_NONE:
+    case CUDA_FAULTS:
+        break;
+    case CUDA_FAULT_INDEX:
+        return heed_host->fail(exec, HEED_ERROR_ARGUMENT, primitive, "index %lld is not in 0 to %lld",
+                               word->detail[0], word->detail[1] - 1);
+    case CUDA_FAULT_TARGET:
+        return heed_host->fail(exec, HEED_ERROR_ARGUMENT, primitive, "target %lld is not in 0 to %lld",
+                               word->detail[0], word->detail[1] - 1);
+    }
+    return HEED_OK;
+}
+
+static heed_status device_sync(void *self) {
+    struct cuda_device *device = static_cast<struct cuda_device *>(self);
+    struct cuda_fault_word word = {};
+    cudaError_t status =
+        cudaMemcpyAsync(&word, device->fault, sizeof word, cudaMemcpyDeviceToHost, device->stream);
+    if (status == cudaSuccess) status = cudaStreamSynchronize(device->stream);
+    if (status != cudaSuccess) return cuda_check(device->exec, HEED_PRIMITIVE_COPY, status);
+    if (word.fault == CUDA_FAULT_NONE) return HEED_OK;
+    status = cudaMemsetAsync(device->fault, 0, sizeof word, device->stream);
+    const heed_status reported = report(device->exec, &word);
+    return status == cudaSuccess ? reported : cuda_check(device->exec, HEED_PRIMITIVE_COPY, status);
+}
+
+heed_status cuda_started(struct heed_exec *exec, enum heed_primitive primitive) {
+    const heed_status status = cuda_check(exec, primitive, cudaGetLastError());
+    if (status != HEED_OK || !cuda_of(exec)->blocking) return status;
+    return device_sync(cuda_of(exec));
+}
+
+/* ---- opening ---- */
+
+/* Says why there is no such device. */
+static bool find_device(int ordinal, char *why, size_t bytes) {
+    int count = 0; /* stays so where there is no driver */
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    if (status != cudaSuccess) {
+        snprintf(why, bytes, "no CUDA device: %s", cudaGetErrorString(status));
+        return false;
+    }
+    if (ordinal < count) return true;
+    snprintf(why, bytes, "there are %d CUDA devices, and no number %d", count, ordinal);
+    return false;
+}
+
+static cudaError_t open_stream(struct cuda_device *device) {
+    cudaDeviceProp properties;
+    cudaError_t status = cudaSetDevice(device->ordinal);
+    if (status == cudaSuccess) status = cudaGetDeviceProperties(&properties, device->ordinal);
+    if (status != cudaSuccess) return status;
+    snprintf(device->name, sizeof device->name, "%s", properties.name);
+    device->processors = properties.multiProcessorCount;
+    status = cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking);
+    if (status == cudaSuccess)
+        status = cudaMalloc(reinterpret_cast<void **>(&device->fault), sizeof *device->fault);
+    if (status == cudaSuccess)
+        status = cudaMemsetAsync(device->fault, 0, sizeof *device->fault, device->stream);
+    return status;
+}
+
+static void device_close(void *self) {
+    struct cuda_device *device = static_cast<struct cuda_device *>(self);
+    if (device->stream) cudaStreamSynchronize(device->stream);
+    if (device->fault) cudaFree(device->fault);
+    if (device->stream) cudaStreamDestroy(device->stream);
+    heed_host->block_free(device->exec->memory, device);
+}
+
+static void *device_open(struct heed_exec *exec, int ordinal, char *why, size_t bytes) {
+    if (!find_device(ordinal, why, bytes)) return NULL;
+    struct cuda_device *device =
+        static_cast<struct cuda_device *>(heed_host->block_new(exec->memory, sizeof *device));
+    if (!device) {
+        snprintf(why, bytes, "out of memory");
+        return NULL;
+    }
+    const char *blocking = getenv("HEED_CUDA_BLOCKING");
+    memset(device, 0, sizeof *device);
+    device->exec = exec;
+    device->ordinal = ordinal;
+    device->blocking = blocking && strcmp(blocking, "1") == 0;
+    const cudaError_t status = open_stream(device);
+    if (status == cudaSuccess) return device;
+    snprintf(why, bytes, "CUDA: %s", cudaGetErrorString(status));
+    device_close(device);
+    return NULL;
+}
+
+static size_t device_describe(void *self, char *text, size_t size) {
+    const struct cuda_device *device = static_cast<struct cuda_device *>(self);
+    size_t free_bytes = 0, all_bytes = 0;
+    int runtime = 0, driver = 0;
+    cudaMemGetInfo(&free_bytes, &all_bytes);
+    cudaRuntimeGetVersion(&runtime);
+    cudaDriverGetVersion(&driver);
+    const int n =
+        snprintf(text, size, "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d\n",
+                 device->ordinal, device->name, device->processors, free_bytes >> 20, all_bytes >> 20,
+                 runtime, driver);
+    return n > 0 ? (size_t)n : 0;
+}
+
+/* ---- memory ---- */
+
+static void *device_alloc(void *self, size_t bytes) {
+    void *memory = NULL;
+    (void)self;
+    if (cudaMalloc(&memory, bytes) == cudaSuccess) return memory;
+    cudaGetLastError(); /* running out is an ordinary answer and no error of what comes next */
+    return NULL;
+}
+
+/* Kernels that still use the memory were started before; cudaFree waits for them. */
+static void device_free(void *self, void *memory, size_t bytes) {
+    (void)self;
+    (void)bytes;
+    cudaFree(memory);
+}
+
+static heed_status device_fill(void *self, void *to, int byte, size_t bytes) {
+    struct cuda_device *device = static_cast<struct cuda_device *>(self);
+    return cuda_check(device->exec, HEED_PRIMITIVE_FILL, cudaMemsetAsync(to, byte, bytes, device->stream));
+}
+
+static heed_status transfer(void *self, void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
+    struct cuda_device *device = static_cast<struct cuda_device *>(self);
+    return cuda_check(device->exec, HEED_PRIMITIVE_COPY,
+                      cudaMemcpyAsync(to, from, bytes, kind, device->stream));
+}
+
+static heed_status device_copy(void *self, void *to, const void *from, size_t bytes) {
+    return transfer(self, to, from, bytes, cudaMemcpyDeviceToDevice);
+}
+
+/* From pageable memory the runtime takes all it needs before it returns. */
+static heed_status device_write(void *self, void *to, const void *from, size_t bytes) {
+    return transfer(self, to, from, bytes, cudaMemcpyHostToDevice);
+}
+
+static heed_status device_read(void *self, void *to, const void *from, size_t bytes) {
+    const heed_status status = transfer(self, to, from, bytes, cudaMemcpyDeviceToHost);
+    return status == HEED_OK ? device_sync(self) : status;
+}
+
+const struct heed_device heed_cuda_device = {device_open, device_close,   device_alloc, device_free,
+                                             device_fill, device_copy,    device_write, device_read,
+                                             device_sync, device_describe};

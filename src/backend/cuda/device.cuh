@@ -1,0 +1,124 @@
+/* What the files of the CUDA backend share: the device of a context, launching kernels, strided views in
+ * kernels.
+ *
+ * device.cu    the device: memory, copies, the error word
+ * backend.cu   the table of kernels, and the plugin's entry
+ * walk.cuh     positions of strided views
+ * NAME.cu      one primitive, or one family of them, each: the kernels with their formula and memory traffic,
+ * when they apply, and their rows of the table
+ *
+ * All work of a context goes to one stream, in order; the host waits only to read. A kernel that finds an
+ * error (an index out of range, say) raises the context's error word, which the host looks at when it waits;
+ * kernels of optimisers look at it too and then change nothing.
+ *
+ * The same sources are compiled by nvcc and, with HEED_EMULATED, by the host's compiler against an emulation
+ * of kernels on the CPU (tests/cuda/emulated). So kernels use the macros below for what the emulation must
+ * see. */
+#ifndef HEED_SRC_BACKEND_CUDA_DEVICE_CUH
+#define HEED_SRC_BACKEND_CUDA_DEVICE_CUH
+
+#ifdef HEED_EMULATED
+#include "emulated/runtime.h"
+#else
+#include <cuda_runtime.h>
+/* kernel<<<grid, block, bytes of dynamic shared memory, stream>>>(…) */
+#define HEED_START(kernel, grid, block, shared, stream, ...)                                                 \
+    kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
+/* An array of a block's threads: HEED_SHARED(float, name, 256). */
+#define HEED_SHARED(type, name, count) __shared__ type name[count]
+/* The dynamic shared memory, aligned to 16 bytes. */
+#define HEED_DYNAMIC_SHARED(type, name)                                                                      \
+    extern __shared__ __align__(16) unsigned char heed_dynamic_shared[];                                     \
+    type *name = reinterpret_cast<type *>(heed_dynamic_shared)
+#endif
+
+extern "C" {
+#include "backend/plugin.h"
+}
+
+enum { HEED_WARP = 32 };
+
+/* ---- the device of a context ---- */
+
+/* Errors that kernels find; what `detail` holds, each says. */
+enum cuda_fault {
+    CUDA_FAULT_NONE,
+    CUDA_FAULT_INDEX,  /* detail: the index, the number of things there are */
+    CUDA_FAULT_TARGET, /* detail: the class, the number of classes */
+    CUDA_FAULTS
+};
+
+/* The error word: of the first fault only. In device memory. */
+struct cuda_fault_word {
+    unsigned fault; /* enum cuda_fault */
+    unsigned primitive;
+    long long detail[2];
+};
+
+struct cuda_device {
+    struct heed_exec *exec;
+    int ordinal;
+    cudaStream_t stream;
+    struct cuda_fault_word *fault; /* in device memory */
+    int processors;                /* streaming multiprocessors */
+    bool blocking;                 /* HEED_CUDA_BLOCKING=1: wait after every kernel, for debugging */
+    char name[256];
+};
+
+extern const struct heed_services *heed_host;
+extern const struct heed_device heed_cuda_device;
+
+static inline struct cuda_device *cuda_of(const struct heed_exec *exec) {
+    return static_cast<struct cuda_device *>(exec->remote.self);
+}
+
+/* Reports a failed call of the runtime. */
+heed_status cuda_check(struct heed_exec *exec, enum heed_primitive primitive, cudaError_t status);
+
+/* After the kernels of a primitive were started. */
+heed_status cuda_started(struct heed_exec *exec, enum heed_primitive primitive);
+
+/* Starts a kernel on the context's stream. */
+#define CUDA_RUN(exec, kernel, grid, block, shared, ...)                                                     \
+    HEED_START(kernel, grid, block, shared, cuda_of(exec)->stream, __VA_ARGS__)
+
+/* ---- in kernels ---- */
+
+#ifndef HEED_EMULATED
+/* Keeps a fault if it is the first. */
+static __device__ inline void cuda_raise(struct cuda_fault_word *word, enum cuda_fault fault,
+                                         enum heed_primitive primitive, long long a, long long b) {
+    if (atomicCAS(&word->fault, (unsigned)CUDA_FAULT_NONE, (unsigned)fault) != CUDA_FAULT_NONE) return;
+    word->primitive = (unsigned)primitive;
+    word->detail[0] = a;
+    word->detail[1] = b;
+}
+#else
+static inline void cuda_raise(struct cuda_fault_word *word, enum cuda_fault fault,
+                              enum heed_primitive primitive, long long a, long long b) {
+    if (word->fault != CUDA_FAULT_NONE) return;
+    *word = {(unsigned)fault, (unsigned)primitive, {a, b}};
+}
+#endif
+
+/* ---- shapes of launches ---- */
+
+enum { CUDA_BLOCK = 256 };
+
+/* Blocks of CUDA_BLOCK threads for so many elements, each thread striding over as many as it takes. */
+static inline unsigned cuda_blocks(const struct heed_exec *exec, int64_t elements) {
+    const int64_t wanted = (elements + CUDA_BLOCK - 1) / CUDA_BLOCK;
+    const int64_t most = (int64_t)cuda_of(exec)->processors * 16;
+    return (unsigned)(wanted < 1 ? 1 : wanted < most ? wanted : most);
+}
+
+/* for (int64_t i = CUDA_FIRST; i < count; i += CUDA_STEP): all elements, neighbours by neighbouring threads.
+ */
+#define CUDA_FIRST ((int64_t)blockIdx.x * blockDim.x + threadIdx.x)
+#define CUDA_STEP ((int64_t)gridDim.x * blockDim.x)
+
+/* ---- the table ---- */
+
+extern const struct heed_kernel heed_cuda_fill;
+
+#endif

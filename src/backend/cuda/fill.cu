@@ -1,0 +1,51 @@
+/* y = value, or 0, 1, 2, …: writes each element of y once. */
+#include "backend/cuda/walk.cuh"
+
+template <typename T> static __global__ void fill(T *y, cuda_walk<1> walk, T value) {
+    for (int64_t i = CUDA_FIRST; i < walk.count; i += CUDA_STEP) {
+        int64_t at[1];
+        cuda_walk_to(walk, i, at);
+        y[at[0]] = value;
+    }
+}
+
+template <typename T> static __global__ void count_up(T *y, int64_t stride, int64_t count) {
+    for (int64_t i = CUDA_FIRST; i < count; i += CUDA_STEP) y[i * stride] = (T)i;
+}
+
+template <typename T> static void start(struct heed_exec *exec, const struct heed_fill_args *a) {
+    const struct heed_view *views[1] = {&a->y};
+    const cuda_walk<1> walk = cuda_walk_of<1>(&a->y, views);
+    T *y = static_cast<T *>(a->y.data);
+    if (walk.count == 0) return;
+    if (a->arange) {
+        CUDA_RUN(exec, count_up<T>, cuda_blocks(exec, walk.count), CUDA_BLOCK, 0, y, a->y.stride[0],
+                 walk.count);
+    } else {
+        CUDA_RUN(exec, fill<T>, cuda_blocks(exec, walk.count), CUDA_BLOCK, 0, y, walk, (T)a->value);
+    }
+}
+
+static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *) {
+    const struct heed_fill_args *a = static_cast<const struct heed_fill_args *>(arguments);
+    switch (a->y.dtype) {
+    case HEED_F32:
+        start<float>(exec, a);
+        break;
+    case HEED_F64:
+        start<double>(exec, a);
+        break;
+    case HEED_I32:
+        start<int32_t>(exec, a);
+        break;
+    case HEED_BOOL:
+        start<uint8_t>(exec, a);
+        break;
+    case HEED_BF16:
+        return heed_host->fail(exec, HEED_ERROR_UNSUPPORTED, HEED_PRIMITIVE_FILL,
+                               "bf16 tensors do not exist yet");
+    }
+    return cuda_started(exec, HEED_PRIMITIVE_FILL);
+}
+
+const struct heed_kernel heed_cuda_fill = {"cuda", NULL, NULL, forward, NULL};
