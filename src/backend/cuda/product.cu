@@ -12,7 +12,7 @@ template <int M, int N, int K, int ROWS, int COLUMNS> struct tile_shape {
     static constexpr int down = M / ROWS, across = N / COLUMNS, threads = down * across;
 };
 typedef tile_shape<128, 128, 8, 8, 8> large_tile;
-typedef tile_shape<32, 32, 16, 2, 2> small_tile;
+typedef tile_shape<32, 32, 8, 4, 4> small_tile;
 
 /* Where index i of the repetition begins. */
 static __device__ inline void repeat_to(const cuda_repeat &r, int64_t i, int64_t *a, int64_t *b, int64_t *c) {
@@ -88,7 +88,7 @@ static __device__ inline void store_tile(const cuda_product<T> &x, T *c, int64_t
 }
 
 template <typename T, typename SHAPE>
-static __global__ void __launch_bounds__(SHAPE::threads) multiply(cuda_product<T> x) {
+static __global__ void __launch_bounds__(SHAPE::threads) multiply(const __grid_constant__ cuda_product<T> x) {
     HEED_SHARED(char, shared, (sizeof(slices<T, SHAPE>)));
     slices<T, SHAPE> *slice = reinterpret_cast<slices<T, SHAPE> *>(shared);
     const int64_t row = (int64_t)blockIdx.y * SHAPE::m, column = (int64_t)blockIdx.x * SHAPE::n;

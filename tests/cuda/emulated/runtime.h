@@ -7,6 +7,10 @@
 
 #include <driver_types.h>
 
+/* A parameter of a kernel that is read where it lies. */
+#undef __grid_constant__
+#define __grid_constant__
+
 /* Device memory is open between these two; they nest. */
 void emulated_enter();
 void emulated_leave();
