@@ -31,6 +31,7 @@ template <typename T, int LINES, int K, int THREADS>
 static __device__ inline void load_slice(const T *x, int64_t line_stride, int64_t inner_stride, int64_t lines,
                                          int64_t inner, T (*to)[LINES + 1]) {
     const bool along_inner = inner_stride == 1;
+#pragma unroll 2 /* more would hold addresses in registers that sums need */
     for (int e = threadIdx.x; e < LINES * K; e += THREADS) {
         const int p = along_inner ? e % K : e / LINES, i = along_inner ? e / K : e % LINES;
         to[p][i] = i < lines && p < inner ? x[i * line_stride + p * inner_stride] : T(0);
@@ -47,6 +48,7 @@ static __device__ inline void accumulate(const cuda_product<T> &x, const T *a, c
                                          int64_t columns, slices<T, SHAPE> *slice,
                                          T sum[SHAPE::rows][SHAPE::columns]) {
     const int row = threadIdx.x / SHAPE::across, column = threadIdx.x % SHAPE::across;
+#pragma unroll 1
     for (int64_t p = 0; p < x.k; p += SHAPE::k) {
         load_slice<T, SHAPE::m, SHAPE::k, SHAPE::threads>(a + p * x.a_column, x.a_row, x.a_column, rows,
                                                           x.k - p, slice->a);
@@ -88,7 +90,8 @@ static __device__ inline void store_tile(const cuda_product<T> &x, T *c, int64_t
 }
 
 template <typename T, typename SHAPE>
-static __global__ void __launch_bounds__(SHAPE::threads) multiply(const __grid_constant__ cuda_product<T> x) {
+static __global__ void __launch_bounds__(SHAPE::threads, 1)
+    multiply(const __grid_constant__ cuda_product<T> x) {
     HEED_SHARED(char, shared, (sizeof(slices<T, SHAPE>)));
     slices<T, SHAPE> *slice = reinterpret_cast<slices<T, SHAPE> *>(shared);
     const int64_t row = (int64_t)blockIdx.y * SHAPE::m, column = (int64_t)blockIdx.x * SHAPE::n;
@@ -96,6 +99,7 @@ static __global__ void __launch_bounds__(SHAPE::threads) multiply(const __grid_c
         int64_t a0 = row * x.a_row, b0 = column * x.b_column, c0 = 0, none = 0;
         T sum[SHAPE::rows][SHAPE::columns] = {};
         repeat_to(x.batch, batch, &a0, &b0, &c0);
+#pragma unroll 1
         for (int64_t s = 0; s < x.sum.count; s++) {
             int64_t a = a0, b = b0;
             repeat_to(x.sum, s, &a, &b, &none);
