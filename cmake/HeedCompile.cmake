@@ -49,7 +49,8 @@ endif()
 
 # What plugins compile of heed itself: they have no undefined symbols of it (src/backend/plugin.h).
 set(HEED_PLUGIN_SOURCES
-    ${PROJECT_SOURCE_DIR}/src/backend/unary.c ${PROJECT_SOURCE_DIR}/src/tensor/philox.c
+    ${PROJECT_SOURCE_DIR}/src/backend/sequences.c ${PROJECT_SOURCE_DIR}/src/backend/unary.c
+    ${PROJECT_SOURCE_DIR}/src/tensor/philox.c
     ${PROJECT_SOURCE_DIR}/src/tensor/status.c ${PROJECT_SOURCE_DIR}/src/tensor/view.c)
 
 # Makes NAME (shared, versioned) and NAME_static out of one set of objects.

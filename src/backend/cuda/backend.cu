@@ -3,6 +3,7 @@
 
 const struct heed_services *heed_host;
 
+static const struct heed_kernel *const attention_slot[] = {&heed_cuda_attention, NULL};
 static const struct heed_kernel *const fill_slot[] = {&heed_cuda_fill, NULL};
 static const struct heed_kernel *const linear_slot[] = {&heed_cuda_linear, NULL};
 static const struct heed_kernel *const matmul_slot[] = {&heed_cuda_matmul, NULL};
@@ -16,6 +17,7 @@ extern "C" const struct heed_backend *heed_plugin(const struct heed_services *se
     mha_slot[0] = services->composite[HEED_PRIMITIVE_MHA];
     backend.name = "cuda";
     backend.device = &heed_cuda_device;
+    backend.slot[HEED_PRIMITIVE_ATTENTION] = attention_slot;
     backend.slot[HEED_PRIMITIVE_FILL] = fill_slot;
     backend.slot[HEED_PRIMITIVE_LINEAR] = linear_slot;
     backend.slot[HEED_PRIMITIVE_MATMUL] = matmul_slot;

@@ -1,0 +1,373 @@
+/* Fused attention on the device, forward and backward, memory linear in the lengths: what its files share.
+ *
+ * A block of CUDA_TILE_THREADS threads makes a tile of CUDA_TILE queries × CUDA_TILE keys of scores in shared
+ * memory, uses it and forgets it. Of each query only the maximum of its scores and the reciprocal of Σ
+ * e^(score − maximum) are saved. Sums are made by one owner each, in order: no atomics, the same bits from
+ * run to run.
+ *
+ * attention.cu           when it applies, memory, and the order of launches
+ * attention_forward.cu   outputs and row statistics; weights
+ * attention_backward.cu  delta; dq by tiles of queries; dk and dv by tiles of keys
+ * attention_scores.cu    gradients of biases and of sinks
+ * attention_mask.cuh/.cu masks as a program
+ *
+ * Backward makes every score twice (seven products instead of five): once for the owner of the queries, once
+ * for that of the keys, which keeps sums in order without slabs. */
+#ifndef HEED_SRC_BACKEND_CUDA_ATTENTION_CUH
+#define HEED_SRC_BACKEND_CUDA_ATTENTION_CUH
+
+#include "backend/cuda/attention_mask.cuh"
+
+enum {
+    CUDA_TILE = 32,          /* queries, and keys, of a tile: a row of cells is a warp */
+    CUDA_TILE_THREADS = 128, /* 8 groups of 4 rows × 16 columns in products */
+    CUDA_SLICE = 32,         /* elements of the width that are in shared memory at a time */
+    CUDA_VALUE_COLUMNS = 64  /* columns of an output that a block makes */
+};
+
+/* A view [batch, heads, rows, width] in a kernel. data NULL: absent. */
+template <typename T> struct cuda_heads {
+    T *data;
+    int64_t stride[4];
+};
+
+template <typename T> struct cuda_stage {
+    enum heed_stage_kind kind;
+    cuda_heads<const T> tensor;
+    T cap;
+};
+
+/* One problem, or one of packed sequences. Rows (statistics, lse, delta) are [batch, heads, queries] with
+ * strides. */
+template <typename T> struct cuda_attention {
+    int64_t batch, heads, kv_heads, queries, keys, width, value_width;
+    int64_t first_batch; /* as masks and dropout count it */
+    int64_t row_batch, row_head;
+    T scale, keep_scale;
+    cuda_heads<const T> q, k, v, sink, dy, dweights;
+    cuda_heads<T> y, weights, dq, dk, dv;
+    bool add_dq, add_dk, add_dv;
+    T *maximum, *reciprocal, *delta, *lse;
+    const T *dlse;
+    int stages;
+    cuda_stage<T> stage[HEED_MAX_STAGES];
+    heed_normalizer normalizer;
+    struct cuda_mask mask;
+    uint32_t threshold; /* of dropout; 65536: none */
+    struct heed_attention_random random;
+};
+
+/* ---- places ---- */
+
+template <typename T>
+static __device__ inline T *at_row(const cuda_heads<T> &v, int64_t batch, int64_t head, int64_t row) {
+    return v.data + batch * v.stride[0] + head * v.stride[1] + row * v.stride[2];
+}
+
+template <typename T>
+static __device__ inline int64_t row_place(const cuda_attention<T> &p, int64_t batch, int64_t head,
+                                           int64_t query) {
+    return batch * p.row_batch + head * p.row_head + query;
+}
+
+template <typename T> static __device__ inline int64_t kv_head_of(const cuda_attention<T> &p, int64_t head) {
+    return head / (p.heads / p.kv_heads);
+}
+
+/* ---- a tile ---- */
+
+/* Where a tile lies. */
+struct cuda_box {
+    int64_t batch, head, q0, k0;
+    int nq, nk;
+};
+
+/* The shared memory of a block: 21 KiB in f32. Rows are padded by one element against bank conflicts. */
+template <typename T> struct cuda_tile {
+    T left[CUDA_TILE][CUDA_SLICE + 1],
+        right[CUDA_TILE][CUDA_SLICE + 1]; /* slices of the operands of a product */
+    T s[CUDA_TILE][CUDA_TILE + 1];        /* scores, weights */
+    T g[CUDA_TILE][CUDA_TILE + 1];        /* their gradients */
+    T slope[CUDA_TILE][CUDA_TILE + 1];    /* of the score in scale·q·k (or later) */
+    unsigned seen[CUDA_TILE];             /* bit c: key c of the row is visible */
+    T row[3][CUDA_TILE];                  /* what each row needs */
+    int cover;
+};
+
+static __device__ inline int tile_part(int64_t all, int64_t first) {
+    return all - first < CUDA_TILE ? (int)(all - first) : (int)CUDA_TILE;
+}
+
+/* `count` rows of `columns` elements from `first` on, the rest zeros. */
+template <typename T>
+static __device__ inline void load_rows(const T *x, int64_t row_stride, int count, int64_t first,
+                                        int64_t width, T (*to)[CUDA_SLICE + 1]) {
+    for (int e = threadIdx.x; e < CUDA_TILE * CUDA_SLICE; e += CUDA_TILE_THREADS) {
+        const int r = e / CUDA_SLICE, c = e % CUDA_SLICE;
+        to[r][c] = r < count && first + c < width ? x[r * row_stride + first + c] : T(0);
+    }
+}
+
+/* The cells of a thread in a product [CUDA_TILE, CUDA_TILE]: rows row + 8i, columns column + 16j. */
+static __device__ inline int thread_row() {
+    return (int)threadIdx.x / 16;
+}
+
+static __device__ inline int thread_column() {
+    return (int)threadIdx.x % 16;
+}
+
+/* to = rows of a · rows of b, over a width: scores, or the gradient of weights. */
+template <typename T>
+static __device__ inline void tile_products(cuda_tile<T> *t, const T *a, int64_t a_row, int nq, const T *b,
+                                            int64_t b_row, int nk, int64_t width, T factor,
+                                            T (*to)[CUDA_TILE + 1]) {
+    T sum[4][2] = {};
+#pragma unroll 1
+    for (int64_t first = 0; first < width; first += CUDA_SLICE) {
+        __syncthreads(); /* the slices before have been read */
+        load_rows(a, a_row, nq, first, width, t->left);
+        load_rows(b, b_row, nk, first, width, t->right);
+        __syncthreads();
+#pragma unroll 4
+        for (int p = 0; p < CUDA_SLICE; p++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+#pragma unroll
+                for (int j = 0; j < 2; j++)
+                    sum[i][j] += t->left[thread_row() + 8 * i][p] * t->right[thread_column() + 16 * j][p];
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) to[thread_row() + 8 * i][thread_column() + 16 * j] = sum[i][j] * factor;
+    }
+    __syncthreads();
+}
+
+/* ---- scores ---- */
+
+template <typename T> static __device__ inline T minus_infinity() {
+    return -(T)INFINITY;
+}
+
+/* A score through all stages. slope: d score / d what it was before stage `from`. */
+template <typename T>
+static __device__ inline T through_stages(const cuda_attention<T> &p, int64_t batch, int64_t head, int64_t q,
+                                          int64_t k, int from, T s, T *slope) {
+    *slope = T(1);
+    for (int i = 0; i < p.stages; i++) {
+        const cuda_stage<T> &stage = p.stage[i];
+        const int64_t *stride = stage.tensor.stride;
+        const T *x = stage.tensor.data + batch * stride[0] + head * stride[1];
+        if (stage.kind == HEED_STAGE_BIAS) {
+            s += x[q * stride[2] + k * stride[3]];
+        } else if (stage.kind == HEED_STAGE_DISTANCE) {
+            s += x[(k - q + p.queries - 1) * stride[3]];
+        } else {
+            const T a = tanh(s / stage.cap);
+            s = stage.cap * a;
+            if (i >= from) *slope *= T(1) - a * a;
+        }
+    }
+    return s;
+}
+
+/* Whether a tile has anything to do: false where it is proven that no cell is visible. All threads call it.
+ */
+template <typename T>
+static __device__ inline bool tile_is_seen(const cuda_attention<T> &p, const cuda_box &box, cuda_tile<T> *t) {
+    if (p.mask.count == 0) {
+        if (threadIdx.x == 0) t->cover = HEED_COVER_ALL;
+    } else if (threadIdx.x == 0) {
+        t->cover = cuda_mask_covers(p.mask, p.first_batch + box.batch, box.head, box.q0, box.q0 + box.nq,
+                                    box.k0, box.k0 + box.nk);
+    }
+    __syncthreads();
+    return t->cover != HEED_COVER_NONE;
+}
+
+/* Scores of a tile to t->s, −∞ where masked; t->seen; and t->slope, from stage `from` on. False if nothing is
+ * visible. */
+template <typename T>
+static __device__ inline bool tile_scores(const cuda_attention<T> &p, const cuda_box &box, int from,
+                                          cuda_tile<T> *t) {
+    if (!tile_is_seen(p, box, t)) {
+        __syncthreads();
+        return false;
+    }
+    tile_products(t, at_row(p.q, box.batch, box.head, box.q0), p.q.stride[2], box.nq,
+                  at_row(p.k, box.batch, kv_head_of(p, box.head), box.k0), p.k.stride[2], box.nk, p.width,
+                  p.scale, t->s);
+    const int c = threadIdx.x % CUDA_TILE;
+    for (int r = threadIdx.x / CUDA_TILE; r < CUDA_TILE; r += CUDA_TILE_THREADS / CUDA_TILE) {
+        const int64_t q = box.q0 + r, k = box.k0 + c;
+        T s = minus_infinity<T>(), slope = T(0);
+        if (r < box.nq && c < box.nk &&
+            (t->cover == HEED_COVER_ALL ||
+             cuda_mask_allows(p.mask, p.first_batch + box.batch, box.head, q, k)))
+            s = through_stages(p, box.batch, box.head, q, k, from, t->s[r][c], &slope);
+        t->s[r][c] = s;
+        t->slope[r][c] = slope;
+        const unsigned word = __ballot_sync(0xffffffffu, s != minus_infinity<T>());
+        if (c == 0) t->seen[r] = word;
+    }
+    __syncthreads();
+    unsigned any = 0;
+    for (int r = 0; r < CUDA_TILE; r++) any |= t->seen[r];
+    return any != 0;
+}
+
+/* What dropout multiplies a weight with: 0 or the scale. */
+template <typename T>
+static __device__ inline T keep_factor(const cuda_attention<T> &p, const cuda_box &box, int r, int c) {
+    if (p.threshold >= 65536) return T(1);
+    const uint32_t q = (uint32_t)(box.q0 + r), k = (uint32_t)(box.k0 + c);
+    const uint32_t line = (uint32_t)((p.first_batch + box.batch) * p.heads + box.head);
+    const uint32_t counter[4] = {q, 16 * (k >> 7) + ((k & 31) >> 1), line, p.random.call};
+    uint32_t word[4];
+    cuda_philox(p.random.key, counter, word);
+    uint32_t own = word[0];
+    const uint32_t which = k >> 5 & 3;
+    if (which == 1) own = word[1];
+    if (which == 2) own = word[2];
+    if (which == 3) own = word[3];
+    return (own >> (16 * (k & 1)) & 0xffff) < p.threshold ? p.keep_scale : T(0);
+}
+
+/* The weight of a score before dropout, from the statistics of its row; of a score of −∞ 0. */
+template <typename T>
+static __device__ inline T weight_of(heed_normalizer normalizer, T score, T maximum, T reciprocal) {
+    if (score == minus_infinity<T>()) return T(0);
+    if (normalizer == HEED_NORMALIZER_SOFTMAX) return exp(score - maximum) * reciprocal;
+    if (normalizer == HEED_NORMALIZER_SIGMOID) return T(1) / (T(1) + exp(-score));
+    return score < T(0) ? T(0) : score;
+}
+
+/* ---- products that must not touch what is masked ----
+ * A thread's block of an output: rows row + 8i, columns column + 16j of CUDA_VALUE_COLUMNS. */
+
+/* sum += cells · rows of x, over cells that are seen; of what is in shared memory `columns` from `first` on.
+ * `turned`: cellsᵀ, so the rows of the sum are keys and x has the rows of queries. Reads x by slices of
+ * CUDA_SLICE columns. */
+template <typename T, bool TURNED>
+static __device__ inline void add_products(cuda_tile<T> *t, T (*cells)[CUDA_TILE + 1], const T *x,
+                                           int64_t x_row, int count, int64_t first, int64_t width,
+                                           T sum[4][4]) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        __syncthreads();
+        load_rows(x, x_row, count, first + half * CUDA_SLICE, width, t->right);
+        __syncthreads();
+#pragma unroll 1
+        for (int n = 0; n < count; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int r = thread_row() + 8 * i, query = TURNED ? n : r, key = TURNED ? r : n;
+                if (!(t->seen[query] >> key & 1)) continue;
+                const T cell = cells[query][key];
+#pragma unroll
+                for (int j = 0; j < 2; j++)
+                    sum[i][2 * half + j] += cell * t->right[n][thread_column() + 16 * j];
+            }
+        }
+    }
+}
+
+/* Writes a thread's block: rows below `rows`, columns from `first` on below `width`. */
+template <typename T>
+static __device__ inline void store_block(T *y, int64_t y_row, int rows, int64_t first, int64_t width,
+                                          T factor, bool add, const T sum[4][4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int r = thread_row() + 8 * i;
+            const int64_t c = first + (j / 2) * CUDA_SLICE + thread_column() + 16 * (j % 2);
+            if (r >= rows || c >= width) continue;
+            T *at = y + r * y_row + c;
+            *at = add ? *at + factor * sum[i][j] : factor * sum[i][j];
+        }
+    }
+}
+
+/* ---- gradients of scores ---- */
+
+/* Of a tile whose scores are there: t->s becomes the weights after dropout, t->g the gradient of the scores
+ * times t->slope. Needs the statistics and delta. */
+template <typename T>
+static __device__ inline void tile_gradients(const cuda_attention<T> &p, const cuda_box &box,
+                                             cuda_tile<T> *t) {
+    if (p.dy.data) {
+        tile_products(t, at_row(p.dy, box.batch, box.head, box.q0), p.dy.stride[2], box.nq,
+                      at_row(p.v, box.batch, kv_head_of(p, box.head), box.k0), p.v.stride[2], box.nk,
+                      p.value_width, T(1), t->g);
+    }
+    const int c = threadIdx.x % CUDA_TILE;
+    for (int r = threadIdx.x / CUDA_TILE; r < CUDA_TILE; r += CUDA_TILE_THREADS / CUDA_TILE) {
+        T weight = T(0), gradient = T(0);
+        if (t->seen[r] >> c & 1) {
+            const int64_t row = row_place(p, box.batch, box.head, box.q0 + r);
+            const T score = t->s[r][c], keep = keep_factor(p, box, r, c);
+            const T w = weight_of(p.normalizer, score, p.maximum[row], p.reciprocal[row]);
+            T dw = p.dy.data ? t->g[r][c] : T(0);
+            if (p.dweights.data) dw += at_row(p.dweights, box.batch, box.head, box.q0 + r)[box.k0 + c];
+            dw *= keep;
+            if (p.normalizer == HEED_NORMALIZER_SOFTMAX) {
+                gradient = w * (dw - p.delta[row]);
+            } else if (p.normalizer == HEED_NORMALIZER_SIGMOID) {
+                gradient = dw * w * (T(1) - w);
+            } else {
+                gradient = score > T(0) ? dw : T(0);
+            }
+            gradient *= t->slope[r][c];
+            weight = w * keep;
+        }
+        t->s[r][c] = weight;
+        t->g[r][c] = gradient;
+    }
+    __syncthreads();
+}
+
+/* ---- launches (each in its file) ---- */
+
+template <typename T> heed_status cuda_attention_forward(struct heed_exec *exec, const cuda_attention<T> &p);
+template <typename T> heed_status cuda_attention_weights(struct heed_exec *exec, const cuda_attention<T> &p);
+template <typename T> heed_status cuda_attention_delta(struct heed_exec *exec, const cuda_attention<T> &p);
+template <typename T> heed_status cuda_attention_backward(struct heed_exec *exec, const cuda_attention<T> &p);
+
+/* How the gradient of a tensor that is added to scores is summed: one owner for each element of `sums`, which
+ * is [batch, heads, count]; or, CELL, for each element of the gradient itself. */
+enum cuda_sum { CUDA_SUM_CELL, CUDA_SUM_KEY, CUDA_SUM_QUERY, CUDA_SUM_DISTANCE };
+
+/* Sums of the gradient of scores behind stage `stage`. CELL: to `gradient`, of the tensor's shape. */
+template <typename T>
+heed_status cuda_attention_score_sums(struct heed_exec *exec, const cuda_attention<T> &p, int stage,
+                                      enum cuda_sum how, cuda_heads<T> gradient, bool add);
+
+/* −p_sink · delta of each row, to sums [batch, heads, queries]. */
+template <typename T>
+heed_status cuda_attention_sink_sums(struct heed_exec *exec, const cuda_attention<T> &p, T *sums);
+
+/* The weights of chosen rows and the sums of columns; lists in device memory, NULL: all. */
+template <typename T> struct cuda_chosen {
+    T *chosen, *columns; /* [batch, heads, queries, keys], [batch, heads, keys]; NULL: not asked for */
+    const int32_t *head_list, *query_list;
+    int64_t heads, queries;
+};
+template <typename T>
+heed_status cuda_attention_chosen(struct heed_exec *exec, const cuda_attention<T> &p,
+                                  const cuda_chosen<T> &chosen);
+
+static inline dim3 cuda_attention_grid(int64_t tiles, int64_t columns, int64_t pairs) {
+    const int64_t chunks = (columns + CUDA_VALUE_COLUMNS - 1) / CUDA_VALUE_COLUMNS;
+    return dim3((unsigned)tiles, (unsigned)(chunks > 0 ? chunks : 1), (unsigned)pairs);
+}
+
+static inline int64_t cuda_tiles(int64_t rows) {
+    return (rows + CUDA_TILE - 1) / CUDA_TILE;
+}
+
+#endif

@@ -1,0 +1,175 @@
+/* Gradients of what is added to scores: the gradient ds of the score behind a stage, summed over the cells
+ * that share an element of its tensor.
+ *
+ * A block owns what it writes and goes over all that is summed in order: a tile of keys over all queries, a
+ * tile of queries over all keys, a stretch of distances over all queries, or a tile of cells over the batch
+ * entries and heads that share it. Sums of one batch entry and head go to sums [batch, heads, count], from
+ * where the sum over those is a copy to a repeated view (COPY). */
+#include "backend/cuda/attention.cuh"
+
+/* ---- by cell ---- */
+
+/* gradient has strides of 0 where it is shared. */
+template <typename T>
+static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
+    sum_cells(const __grid_constant__ cuda_attention<T> p, int stage, const cuda_heads<T> gradient,
+              bool add) {
+    HEED_SHARED(cuda_tile<T>, shared, 1);
+    cuda_tile<T> *t = shared;
+    const bool batches = gradient.stride[0] == 0, heads = gradient.stride[1] == 0;
+    const int64_t own_heads = heads ? 1 : p.heads;
+    const int64_t first_batch = batches ? 0 : blockIdx.z / own_heads,
+                  first_head = heads ? 0 : blockIdx.z % own_heads;
+    const int64_t end_batch = batches ? p.batch : first_batch + 1,
+                  end_head = heads ? p.heads : first_head + 1;
+    const int c = threadIdx.x % CUDA_TILE, first_row = threadIdx.x / CUDA_TILE;
+    enum { ROWS = CUDA_TILE * CUDA_TILE / CUDA_TILE_THREADS, STEP = CUDA_TILE_THREADS / CUDA_TILE };
+    cuda_box box = {};
+    T sum[ROWS] = {};
+    box.q0 = (int64_t)blockIdx.x * CUDA_TILE;
+    box.k0 = (int64_t)blockIdx.y * CUDA_TILE;
+    box.nq = tile_part(p.queries, box.q0);
+    box.nk = tile_part(p.keys, box.k0);
+#pragma unroll 1
+    for (box.batch = first_batch; box.batch < end_batch; box.batch++) {
+#pragma unroll 1
+        for (box.head = first_head; box.head < end_head; box.head++) {
+            if (!tile_scores(p, box, stage + 1, t)) continue;
+            tile_gradients(p, box, t);
+#pragma unroll
+            for (int i = 0; i < ROWS; i++) sum[i] += t->g[first_row + i * STEP][c];
+            __syncthreads();
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) {
+        const int r = first_row + i * STEP;
+        if (r >= box.nq || c >= box.nk) continue;
+        T *at = at_row(gradient, first_batch, first_head, box.q0 + r) + (box.k0 + c) * gradient.stride[3];
+        *at = add ? *at + sum[i] : sum[i];
+    }
+}
+
+/* ---- by key, by query ---- */
+
+/* A thread of the first warp sums a column, or a row. */
+template <typename T, bool KEYS>
+static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
+    sum_lines(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
+    HEED_SHARED(cuda_tile<T>, shared, 1);
+    cuda_tile<T> *t = shared;
+    cuda_box box = {};
+    box.batch = blockIdx.z / p.heads;
+    box.head = blockIdx.z % p.heads;
+    const int64_t own = (int64_t)blockIdx.x * CUDA_TILE, count = KEYS ? p.keys : p.queries,
+                  others = KEYS ? p.queries : p.keys;
+    T sum = T(0);
+#pragma unroll 1
+    for (int64_t other = 0; other < others; other += CUDA_TILE) {
+        box.q0 = KEYS ? other : own;
+        box.k0 = KEYS ? own : other;
+        box.nq = tile_part(p.queries, box.q0);
+        box.nk = tile_part(p.keys, box.k0);
+        if (!tile_scores(p, box, stage + 1, t)) continue;
+        tile_gradients(p, box, t);
+        if (threadIdx.x < CUDA_TILE)
+            for (int i = 0; i < CUDA_TILE; i++) sum += KEYS ? t->g[i][threadIdx.x] : t->g[threadIdx.x][i];
+        __syncthreads();
+    }
+    if (threadIdx.x < CUDA_TILE && own + threadIdx.x < count)
+        sums[(box.batch * p.heads + box.head) * count + own + threadIdx.x] = sum;
+}
+
+/* ---- by distance ---- */
+
+/* Distances own … own + 31, counted from that of the last query to the first key. For a tile of queries these
+ * lie in two tiles of keys side by side. */
+template <typename T>
+static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
+    sum_distances(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
+    HEED_SHARED(cuda_tile<T>, shared, 1);
+    cuda_tile<T> *t = shared;
+    cuda_box box = {};
+    box.batch = blockIdx.z / p.heads;
+    box.head = blockIdx.z % p.heads;
+    const int64_t own = (int64_t)blockIdx.x * CUDA_TILE, count = p.queries + p.keys - 1;
+    T sum = T(0);
+#pragma unroll 1
+    for (box.q0 = 0; box.q0 < p.queries; box.q0 += CUDA_TILE) {
+        box.nq = tile_part(p.queries, box.q0);
+        /* Key of query q0 at distance own; of later queries it is further on. */
+        const int64_t first = own - (p.queries - 1) + box.q0;
+#pragma unroll 1
+        for (int side = 0; side < 2; side++) {
+            int64_t k0 = first + side * CUDA_TILE, end = k0 + CUDA_TILE;
+            if (k0 < 0) k0 = 0;
+            if (end > p.keys) end = p.keys;
+            if (k0 >= end) continue;
+            box.k0 = k0;
+            box.nk = (int)(end - k0);
+            if (!tile_scores(p, box, stage + 1, t)) continue;
+            tile_gradients(p, box, t);
+            if (threadIdx.x < CUDA_TILE) {
+                for (int r = 0; r < box.nq; r++) {
+                    const int64_t c = first + threadIdx.x + r - box.k0;
+                    if (c >= 0 && c < box.nk) sum += t->g[r][c];
+                }
+            }
+            __syncthreads();
+        }
+    }
+    if (threadIdx.x < CUDA_TILE && own + threadIdx.x < count)
+        sums[(box.batch * p.heads + box.head) * count + own + threadIdx.x] = sum;
+}
+
+template <typename T>
+heed_status cuda_attention_score_sums(struct heed_exec *exec, const cuda_attention<T> &p, int stage,
+                                      enum cuda_sum how, cuda_heads<T> gradient, bool add) {
+    const int64_t pairs = p.batch * p.heads;
+    if (how == CUDA_SUM_CELL) {
+        const int64_t owners =
+            (gradient.stride[0] == 0 ? 1 : p.batch) * (gradient.stride[1] == 0 ? 1 : p.heads);
+        const dim3 grid((unsigned)cuda_tiles(p.queries), (unsigned)cuda_tiles(p.keys), (unsigned)owners);
+        if (owners * p.queries * p.keys > 0)
+            CUDA_RUN(exec, sum_cells<T>, grid, CUDA_TILE_THREADS, 0, p, stage, gradient, add);
+    } else if (how == CUDA_SUM_KEY && pairs * p.keys > 0) {
+        CUDA_RUN(exec, (sum_lines<T, true>), cuda_attention_grid(cuda_tiles(p.keys), 1, pairs),
+                 CUDA_TILE_THREADS, 0, p, stage, gradient.data);
+    } else if (how == CUDA_SUM_QUERY && pairs * p.queries > 0) {
+        CUDA_RUN(exec, (sum_lines<T, false>), cuda_attention_grid(cuda_tiles(p.queries), 1, pairs),
+                 CUDA_TILE_THREADS, 0, p, stage, gradient.data);
+    } else if (how == CUDA_SUM_DISTANCE && pairs * p.queries * p.keys > 0) {
+        CUDA_RUN(exec, sum_distances<T>, cuda_attention_grid(cuda_tiles(p.queries + p.keys - 1), 1, pairs),
+                 CUDA_TILE_THREADS, 0, p, stage, gradient.data);
+    }
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+}
+
+/* ---- the sink ---- */
+
+/* Queries that see nothing have a reciprocal of 0 and leave the sink alone. */
+template <typename T> static __global__ void sink_sums(const __grid_constant__ cuda_attention<T> p, T *sums) {
+    const int64_t rows = p.batch * p.heads * p.queries;
+    for (int64_t i = CUDA_FIRST; i < rows; i += CUDA_STEP) {
+        const int64_t q = i % p.queries, head = i / p.queries % p.heads, batch = i / p.queries / p.heads;
+        const int64_t row = row_place(p, batch, head, q);
+        const T sink = *at_row(p.sink, batch, head, 0);
+        const bool none = p.reciprocal[row] == T(0) || sink == minus_infinity<T>();
+        sums[i] = none ? T(0) : -exp(sink - p.maximum[row]) * p.reciprocal[row] * p.delta[row];
+    }
+}
+
+template <typename T>
+heed_status cuda_attention_sink_sums(struct heed_exec *exec, const cuda_attention<T> &p, T *sums) {
+    const int64_t rows = p.batch * p.heads * p.queries;
+    if (rows == 0) return HEED_OK;
+    CUDA_RUN(exec, sink_sums<T>, cuda_blocks(exec, rows), CUDA_BLOCK, 0, p, sums);
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+}
+
+template heed_status cuda_attention_score_sums(struct heed_exec *, const cuda_attention<float> &, int,
+                                               enum cuda_sum, cuda_heads<float>, bool);
+template heed_status cuda_attention_score_sums(struct heed_exec *, const cuda_attention<double> &, int,
+                                               enum cuda_sum, cuda_heads<double>, bool);
+template heed_status cuda_attention_sink_sums(struct heed_exec *, const cuda_attention<float> &, float *);
+template heed_status cuda_attention_sink_sums(struct heed_exec *, const cuda_attention<double> &, double *);
