@@ -4,6 +4,7 @@
 const struct heed_services *heed_host;
 
 static const struct heed_kernel *const fill_slot[] = {&heed_cuda_fill, NULL};
+static const struct heed_kernel *const reduce_slot[] = {&heed_cuda_reduce, NULL};
 static const struct heed_kernel *mha_slot[] = {NULL, NULL}; /* heed's own, out of the others */
 
 static struct heed_backend backend;
@@ -16,5 +17,6 @@ extern "C" const struct heed_backend *heed_plugin(const struct heed_services *se
     backend.device = &heed_cuda_device;
     backend.slot[HEED_PRIMITIVE_FILL] = fill_slot;
     backend.slot[HEED_PRIMITIVE_MHA] = mha_slot;
+    backend.slot[HEED_PRIMITIVE_REDUCE] = reduce_slot;
     return &backend;
 }
