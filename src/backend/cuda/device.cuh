@@ -127,6 +127,8 @@ static inline unsigned cuda_blocks(const struct heed_exec *exec, int64_t element
 /* ---- the table ---- */
 
 extern const struct heed_kernel heed_cuda_fill;
+extern const struct heed_kernel heed_cuda_linear;
+extern const struct heed_kernel heed_cuda_matmul;
 extern const struct heed_kernel heed_cuda_reduce;
 
 #endif
