@@ -7,6 +7,7 @@ static const struct heed_kernel *const fill_slot[] = {&heed_cuda_fill, NULL};
 static const struct heed_kernel *const linear_slot[] = {&heed_cuda_linear, NULL};
 static const struct heed_kernel *const matmul_slot[] = {&heed_cuda_matmul, NULL};
 static const struct heed_kernel *const reduce_slot[] = {&heed_cuda_reduce, NULL};
+static const struct heed_kernel *const softmax_slot[] = {&heed_cuda_softmax, NULL};
 static const struct heed_kernel *mha_slot[] = {NULL, NULL}; /* heed's own, out of the others */
 
 static struct heed_backend backend;
@@ -22,5 +23,6 @@ extern "C" const struct heed_backend *heed_plugin(const struct heed_services *se
     backend.slot[HEED_PRIMITIVE_MATMUL] = matmul_slot;
     backend.slot[HEED_PRIMITIVE_MHA] = mha_slot;
     backend.slot[HEED_PRIMITIVE_REDUCE] = reduce_slot;
+    backend.slot[HEED_PRIMITIVE_SOFTMAX] = softmax_slot;
     return &backend;
 }

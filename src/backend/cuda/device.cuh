@@ -130,5 +130,6 @@ extern const struct heed_kernel heed_cuda_fill;
 extern const struct heed_kernel heed_cuda_linear;
 extern const struct heed_kernel heed_cuda_matmul;
 extern const struct heed_kernel heed_cuda_reduce;
+extern const struct heed_kernel heed_cuda_softmax;
 
 #endif
