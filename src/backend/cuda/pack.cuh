@@ -24,6 +24,23 @@ template <int N, typename T> __device__ inline void cuda_store(T *to, const cuda
     *reinterpret_cast<cuda_pack<T, N> *>(to) = pack;
 }
 
+/* use(i, load(i)) for i = first, first + step, … below end, in order, with some loads on their way together.
+ */
+template <typename Load, typename Use>
+__device__ inline void cuda_each(int64_t first, int64_t end, int64_t step, Load load, Use use) {
+    enum { TOGETHER = 4 };
+    int64_t i = first;
+    for (; i + (TOGETHER - 1) * step < end; i += TOGETHER * step) {
+        decltype(load(i)) loaded[TOGETHER];
+#pragma unroll
+        for (int k = 0; k < TOGETHER; k++) loaded[k] = load(i + k * step);
+#pragma unroll
+        for (int k = 0; k < TOGETHER; k++) use(i + k * step, loaded[k]);
+    }
+#pragma unroll 1
+    for (; i < end; i += step) use(i, load(i));
+}
+
 /* Stores a gradient, or adds it to what is there. */
 template <int N, typename T> __device__ inline void cuda_give(T *to, bool add, cuda_pack<T, N> pack) {
     if (add) {

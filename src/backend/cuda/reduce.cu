@@ -45,11 +45,11 @@ static __device__ inline T look(const cuda_walk<1> &over, const T *x, T most, in
     T value = Reduction::none();
     if (N > 1 || over.rank <= 1) {
         const int64_t stride = N > 1 ? 1 : over.stride[0][0];
-#pragma unroll 4 /* so many loads are on their way together */
-        for (int64_t i = first; i < end; i += step) {
-            const cuda_pack<T, N> pack = cuda_load<N>(x + i * stride);
-            for (T element : pack.at) value = Reduction::join(value, Read::value(element, most));
-        }
+        cuda_each(
+            first, end, step, [=](int64_t i) { return cuda_load<N>(x + i * stride); },
+            [&](int64_t, const cuda_pack<T, N> &pack) {
+                for (T element : pack.at) value = Reduction::join(value, Read::value(element, most));
+            });
     } else {
         for (int64_t i = first; i < end; i += step) {
             int64_t at[1];

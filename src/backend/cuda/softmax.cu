@@ -15,17 +15,18 @@ static __global__ void softmax(bool log, int64_t rows, int64_t n, const T *x, T 
         const int64_t end = at.end(n), first = at.lane * N, step = group * N;
         const T *from = x + at.row * n;
         T *to = y + at.row * n;
+        const auto load = [=](int64_t i) { return cuda_load<N>(from + i); };
         cuda_normaliser<T> row = cuda_normalise<T>::none();
-        for (int64_t i = first; i < end; i += step) row = cuda_with(row, cuda_load<N>(from + i));
+        cuda_each(first, end, step, load,
+                  [&](int64_t, const cuda_pack<T, N> &pack) { row = cuda_with(row, pack); });
         row = cuda_join<cuda_normalise<T>>(row, group);
         /* A row of nothing but −∞ becomes 0, its logarithm −∞. */
         const T m = cuda_base(row.maximum), scale = row.sum == 0 ? 0 : 1 / row.sum;
         const T log_sum = row.sum == 0 ? 0 : std::log(row.sum);
-        for (int64_t i = first; i < end; i += step) {
-            cuda_pack<T, N> pack = cuda_load<N>(from + i);
+        cuda_each(first, end, step, load, [=](int64_t i, cuda_pack<T, N> pack) {
             for (T &number : pack.at) number = log ? number - m - log_sum : std::exp(number - m) * scale;
             cuda_store(to + i, pack);
-        }
+        });
     }
 }
 
@@ -42,31 +43,33 @@ template <typename T> struct see {
     }
 };
 
+template <typename T, int N> struct both { cuda_pack<T, N> y, dy; };
+
 template <typename T, int N>
 static __global__ void softmax_backward(bool log, int64_t rows, int64_t n, const T *y, const T *dy, T *dx,
                                         bool add, int group) {
     const T nothing = log ? -(T)INFINITY : 0;
     for (cuda_rows at(rows, group); at.more(); at.next()) {
         const int64_t end = at.end(n), first = at.lane * N, step = group * N, row = at.row * n;
+        const auto load = [=](int64_t i) {
+            return both<T, N>{cuda_load<N>(y + row + i), cuda_load<N>(dy + row + i)};
+        };
         seen<T> all = see<T>::none();
-        for (int64_t i = first; i < end; i += step) {
-            const cuda_pack<T, N> ys = cuda_load<N>(y + row + i), dys = cuda_load<N>(dy + row + i);
+        cuda_each(first, end, step, load, [&](int64_t, const both<T, N> &b) {
             for (int k = 0; k < N; k++) {
-                all.sum += log ? dys.at[k] : dys.at[k] * ys.at[k];
-                all.any += ys.at[k] == nothing ? 0 : 1;
+                all.sum += log ? b.dy.at[k] : b.dy.at[k] * b.y.at[k];
+                all.any += b.y.at[k] == nothing ? 0 : 1;
             }
-        }
+        });
         all = cuda_join<see<T>>(all, group);
-        for (int64_t i = first; i < end; i += step) {
-            const cuda_pack<T, N> ys = cuda_load<N>(y + row + i), dys = cuda_load<N>(dy + row + i);
-            cuda_pack<T, N> dxs;
+        cuda_each(first, end, step, load, [=](int64_t i, both<T, N> b) {
             for (int k = 0; k < N; k++) {
                 const T value =
-                    log ? dys.at[k] - std::exp(ys.at[k]) * all.sum : ys.at[k] * (dys.at[k] - all.sum);
-                dxs.at[k] = all.any == 0 ? 0 : value;
+                    log ? b.dy.at[k] - std::exp(b.y.at[k]) * all.sum : b.y.at[k] * (b.dy.at[k] - all.sum);
+                b.dy.at[k] = all.any == 0 ? 0 : value;
             }
-            cuda_give(dx + row + i, add, dxs);
-        }
+            cuda_give(dx + row + i, add, b.dy);
+        });
     }
 }
 
