@@ -6,6 +6,7 @@ const struct heed_services *heed_host;
 static const struct heed_kernel *const fill_slot[] = {&heed_cuda_fill, NULL};
 static const struct heed_kernel *const linear_slot[] = {&heed_cuda_linear, NULL};
 static const struct heed_kernel *const matmul_slot[] = {&heed_cuda_matmul, NULL};
+static const struct heed_kernel *const norm_slot[] = {&heed_cuda_norm, NULL};
 static const struct heed_kernel *const reduce_slot[] = {&heed_cuda_reduce, NULL};
 static const struct heed_kernel *const softmax_slot[] = {&heed_cuda_softmax, NULL};
 static const struct heed_kernel *mha_slot[] = {NULL, NULL}; /* heed's own, out of the others */
@@ -22,6 +23,7 @@ extern "C" const struct heed_backend *heed_plugin(const struct heed_services *se
     backend.slot[HEED_PRIMITIVE_LINEAR] = linear_slot;
     backend.slot[HEED_PRIMITIVE_MATMUL] = matmul_slot;
     backend.slot[HEED_PRIMITIVE_MHA] = mha_slot;
+    backend.slot[HEED_PRIMITIVE_NORM] = norm_slot;
     backend.slot[HEED_PRIMITIVE_REDUCE] = reduce_slot;
     backend.slot[HEED_PRIMITIVE_SOFTMAX] = softmax_slot;
     return &backend;

@@ -129,6 +129,7 @@ static inline unsigned cuda_blocks(const struct heed_exec *exec, int64_t element
 extern const struct heed_kernel heed_cuda_fill;
 extern const struct heed_kernel heed_cuda_linear;
 extern const struct heed_kernel heed_cuda_matmul;
+extern const struct heed_kernel heed_cuda_norm;
 extern const struct heed_kernel heed_cuda_reduce;
 extern const struct heed_kernel heed_cuda_softmax;
 
