@@ -126,10 +126,12 @@ static inline unsigned cuda_blocks(const struct heed_exec *exec, int64_t element
 
 /* ---- the table ---- */
 
+extern const struct heed_kernel heed_cuda_cross_entropy;
 extern const struct heed_kernel heed_cuda_fill;
 extern const struct heed_kernel heed_cuda_linear;
 extern const struct heed_kernel heed_cuda_matmul;
 extern const struct heed_kernel heed_cuda_norm;
+extern const struct heed_kernel heed_cuda_pair_loss;
 extern const struct heed_kernel heed_cuda_reduce;
 extern const struct heed_kernel heed_cuda_softmax;
 
