@@ -33,6 +33,10 @@ int64_t test_size(int64_t full, int64_t small) {
 
 /* ---- devices ---- */
 
+bool test_elsewhere(void) {
+    return getenv("HEED_TEST_DEVICE") != NULL;
+}
+
 int test_isas(const char *const **isas) {
     static const char *names[3];
     static int count;
@@ -40,7 +44,7 @@ int test_isas(const char *const **isas) {
         names[count++] = "baseline";
 #if defined(__x86_64__)
         __builtin_cpu_init();
-        bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        bool avx2 = !test_elsewhere() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
         if (avx2) names[count++] = "avx2";
         if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
@@ -55,10 +59,6 @@ int test_isas(const char *const **isas) {
  * suites are linked with calls of heed_ctx_new() going here. */
 heed_ctx *__real_heed_ctx_new(const heed_ctx_options *options);
 heed_ctx *__wrap_heed_ctx_new(const heed_ctx_options *options);
-
-bool test_elsewhere(void) {
-    return getenv("HEED_TEST_DEVICE") != NULL;
-}
 
 heed_ctx *__wrap_heed_ctx_new(const heed_ctx_options *options) {
     heed_ctx_options other = options ? *options : (heed_ctx_options){0};

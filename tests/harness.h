@@ -32,7 +32,8 @@ struct test_device {
  * many. */
 int test_devices(const struct test_device **devices);
 
-/* The instruction sets this machine has, as HEED_ISA names them. Returns how many. */
+/* The instruction sets this machine has, as HEED_ISA names them; where another device stands for "cpu", one.
+ * Returns how many. */
 int test_isas(const char *const **isas);
 
 /* A context that poisons its memory; asserts that it has no error. */

@@ -110,6 +110,45 @@ void kernel_hide(struct kernel_call *c, struct heed_view *v) {
     c->hide[c->hidden++] = v;
 }
 
+/* ---- where the elements are ---- */
+
+/* What points from `from` on in the arguments points as far from `to` on. */
+static void point_elsewhere(struct kernel_call *c, const void *from, size_t bytes, void *to) {
+    for (size_t at = 0; at + sizeof(char *) <= sizeof c->args; at += sizeof(char *)) {
+        char *pointer;
+        memcpy(&pointer, (char *)&c->args + at, sizeof pointer);
+        const uintptr_t distance = (uintptr_t)pointer - (uintptr_t)from;
+        if (distance >= bytes) continue;
+        pointer = (char *)to + distance;
+        memcpy((char *)&c->args + at, &pointer, sizeof pointer);
+    }
+}
+
+static size_t block_bytes(const struct kernel_call *c, int b) {
+    return (size_t)c->block[b].count * heed_dtype_bytes(c->block[b].dtype);
+}
+
+void kernel_send(struct heed_exec *exec, struct kernel_call *c) {
+    for (int b = 0; b < c->blocks && exec->remote.device; b++) {
+        const size_t bytes = block_bytes(c, b);
+        void *away = heed_block_new(exec->elements, bytes);
+        ck_assert_ptr_nonnull(away);
+        ck_assert_int_eq(heed_elements_write(exec, away, c->block[b].data, bytes), HEED_OK);
+        point_elsewhere(c, c->block[b].data, bytes, away);
+        c->block[b].away = away;
+    }
+}
+
+void kernel_fetch(struct heed_exec *exec, struct kernel_call *c) {
+    for (int b = 0; b < c->blocks && exec->remote.device; b++) {
+        const size_t bytes = block_bytes(c, b);
+        ck_assert_int_eq(heed_elements_read(exec, c->block[b].data, c->block[b].away, bytes), HEED_OK);
+        point_elsewhere(c, c->block[b].away, bytes, c->block[b].data);
+        heed_block_free(exec->elements, c->block[b].away);
+        c->block[b].away = NULL;
+    }
+}
+
 /* ---- running ---- */
 
 static const struct heed_kernel *kernel_of(const struct heed_exec *exec, const struct kernel_call *c) {

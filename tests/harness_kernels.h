@@ -56,6 +56,7 @@ struct kernel_call {
         void *data;
         heed_dtype dtype;
         int64_t count;
+        void *away; /* the same memory where a device can reach it, or NULL */
     } block[KERNEL_BLOCKS];
 };
 
@@ -81,6 +82,14 @@ void kernel_fill_view(struct kernel_call *c, const struct heed_view *v, enum ker
 
 /* This view is gone when backward runs. */
 void kernel_hide(struct kernel_call *c, struct heed_view *v);
+
+/* ---- where the elements are ---- */
+
+/* Takes the memory of a call to where the kernels of exec can reach it, and what they did with it back. In
+ * between the views of the arguments point there, and nobody else may look at elements. Nothing to do where
+ * elements are in host memory. */
+void kernel_send(struct heed_exec *exec, struct kernel_call *c);
+void kernel_fetch(struct heed_exec *exec, struct kernel_call *c);
 
 /* ---- checking ---- */
 

@@ -1,6 +1,7 @@
-/* Kernels of the CPU backend against ref on the same memory: random strides, repeats and shapes on both sides
- * of every border (vector tails, boxes, tiles, chunks of long sums), each instruction set, and 1, 2 and 3
- * threads, which must give the same bits. What lies between the elements must stay as it was. */
+/* Kernels of the CPU backend, or of a device, against ref on the same memory: random strides, repeats and
+ * shapes on both sides of every border (vector tails, boxes, tiles, chunks of long sums), each instruction
+ * set, and 1, 2 and 3 threads, which must give the same bits. What lies between the elements must stay as it
+ * was. */
 #include "harness_kernels.h"
 
 #include <math.h>
@@ -322,17 +323,20 @@ static void call_end(struct kernel_call *c) {
 static void call_run(struct heed_exec *exec, struct kernel_call *c, const char *name) {
     const struct heed_kernel *kernel = exec->kernel[c->primitive][0];
     struct heed_why why = {""};
+    ck_assert_msg(kernel != NULL, "%s: there is no kernel", name);
     ck_assert_msg(!kernel->applies || kernel->applies(exec, &c->args, &why), "%s does not apply: %s", name,
                   why.reason);
     struct heed_sizes sizes = {0, 0, 0};
     if (kernel->sizes) kernel->sizes(exec, &c->args, &sizes);
-    void *saved = heed_block_new(exec->memory, sizes.saved);
+    void *saved = heed_block_new(exec->elements, sizes.saved);
     ck_assert_ptr_nonnull(saved);
+    kernel_send(exec, c);
     ck_assert_msg(heed_exec_forward(exec, kernel, &c->args, saved) == HEED_OK, "%s fails", name);
     if (kernel->backward && c->outputs > 0)
         ck_assert_msg(heed_exec_backward(exec, kernel, &c->args, saved) == HEED_OK, "%s fails backward",
                       name);
-    heed_block_free(exec->memory, saved);
+    kernel_fetch(exec, c);
+    heed_block_free(exec->elements, saved);
 }
 
 /* ---- memory images: a call runs on every device from the same bytes ---- */

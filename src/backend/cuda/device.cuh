@@ -82,6 +82,13 @@ heed_status cuda_started(struct heed_exec *exec, enum heed_primitive primitive);
 #define CUDA_RUN(exec, kernel, grid, block, shared, ...)                                                     \
     HEED_START(kernel, grid, block, shared, cuda_of(exec)->stream, __VA_ARGS__)
 
+/* What most kernels apply to. */
+static inline bool cuda_is_float(heed_dtype dtype, struct heed_why *why) {
+    if (dtype == HEED_F32 || dtype == HEED_F64) return true;
+    why->reason = "dtype is not f32 or f64";
+    return false;
+}
+
 /* ---- in kernels ---- */
 
 #ifndef HEED_EMULATED
@@ -120,8 +127,13 @@ static inline unsigned cuda_blocks(const struct heed_exec *exec, int64_t element
 /* ---- the table ---- */
 
 extern const struct heed_kernel heed_cuda_attention;
+extern const struct heed_kernel heed_cuda_cross_entropy;
 extern const struct heed_kernel heed_cuda_fill;
 extern const struct heed_kernel heed_cuda_linear;
 extern const struct heed_kernel heed_cuda_matmul;
+extern const struct heed_kernel heed_cuda_norm;
+extern const struct heed_kernel heed_cuda_pair_loss;
+extern const struct heed_kernel heed_cuda_reduce;
+extern const struct heed_kernel heed_cuda_softmax;
 
 #endif

@@ -1,0 +1,114 @@
+/* What the threads of a group know together: sums and other reductions over a warp, a part of it, or a block.
+ *
+ * A reduction is a type with `static V none()` and `static V join(V a, V b)`, associative but for rounding.
+ * Threads join in an order that depends on the group's size only, and all get the same bits. */
+#ifndef HEED_SRC_BACKEND_CUDA_REDUCE_CUH
+#define HEED_SRC_BACKEND_CUDA_REDUCE_CUH
+
+#include "backend/cuda/pack.cuh"
+
+/* ---- reductions ---- */
+
+template <typename T> struct cuda_sum {
+    static __device__ inline T none() {
+        return 0;
+    }
+    static __device__ inline T join(T a, T b) {
+        return a + b;
+    }
+};
+
+/* The larger of two numbers; NaN wins. */
+template <typename T> struct cuda_max {
+    static __device__ inline T none() {
+        return -(T)INFINITY;
+    }
+    static __device__ inline T join(T a, T b) {
+        return a > b || a != a ? a : b;
+    }
+};
+
+/* ---- in a group ---- */
+
+/* What the lane whose number differs in the bit `mask` has. */
+template <typename V> __device__ inline V cuda_other(const V &own, int mask) {
+    static_assert(sizeof(V) % sizeof(unsigned) == 0, "words are exchanged");
+    unsigned word[sizeof(V) / sizeof(unsigned)];
+    V other;
+    memcpy(word, &own, sizeof own);
+    for (unsigned &w : word) w = __shfl_xor_sync(0xffffffffu, w, mask);
+    memcpy(&other, word, sizeof other);
+    return other;
+}
+
+/* Of two lanes the one with the lower number has the left side. */
+template <typename Reduction, typename V> __device__ inline V cuda_join_lanes(V v, int lanes) {
+    for (int mask = 1; mask < lanes; mask *= 2) {
+        const V other = cuda_other(v, mask);
+        const bool right = threadIdx.x & mask;
+        v = Reduction::join(right ? other : v, right ? v : other);
+    }
+    return v;
+}
+
+/* The reduction over a group of neighbouring threads: a power of two up to a warp, or the block, of
+ * CUDA_BLOCK threads. All threads of the block must come here. */
+template <typename Reduction, typename V> __device__ inline V cuda_join(V v, int group) {
+    v = cuda_join_lanes<Reduction>(v, group < HEED_WARP ? group : HEED_WARP);
+    if (group <= HEED_WARP) return v;
+    enum { WARPS = CUDA_BLOCK / HEED_WARP };
+    HEED_SHARED(V, part, WARPS);
+    __syncthreads(); /* nobody still reads what an earlier call left there */
+    if (threadIdx.x % HEED_WARP == 0) part[threadIdx.x / HEED_WARP] = v;
+    __syncthreads();
+    return cuda_join_lanes<Reduction>(part[threadIdx.x % WARPS], WARPS);
+}
+
+/* ---- rows ---- */
+
+/* The rows of a matrix, each for one group. All threads of a block go on together, so that they may meet:
+ * for (cuda_rows at(rows, group); at.more(); at.next()). */
+struct cuda_rows {
+    int64_t row, rows, first;
+    int lane, groups;
+
+    __device__ inline cuda_rows(int64_t rows, int group)
+        : rows(rows), lane((int)threadIdx.x % group), groups(CUDA_BLOCK / group) {
+        first = (int64_t)blockIdx.x * groups;
+        row = first + (int)threadIdx.x / group;
+    }
+    __device__ inline bool more() const {
+        return first < rows;
+    }
+    __device__ inline void next() {
+        first += (int64_t)gridDim.x * groups;
+        row += (int64_t)gridDim.x * groups;
+    }
+    /* Behind the last row there are rows of nothing. */
+    __device__ inline bool inside() const {
+        return row < rows;
+    }
+    __device__ inline int64_t end(int64_t n) const {
+        return inside() ? n : 0;
+    }
+};
+
+/* The threads for rows of so many steps, and the blocks for so many rows. */
+static inline int cuda_group(int64_t steps) {
+    return steps <= 32 ? 8 : steps <= 512 ? (int)HEED_WARP : (int)CUDA_BLOCK;
+}
+static inline unsigned cuda_row_blocks(const struct heed_exec *exec, int64_t rows, int group) {
+    return cuda_blocks(exec, rows * group);
+}
+
+/* ---- sums that several primitives end with; kernels of reduce.cu, for float and double ---- */
+
+/* y = factor · Σ of `count` numbers. */
+template <typename T> void cuda_sum_all(struct heed_exec *exec, int64_t count, const T *x, T factor, T *y);
+
+/* The sum of each column of a matrix of so many rows and columns, whose rows lie `stride` apart. */
+template <typename T>
+void cuda_sum_columns(struct heed_exec *exec, int64_t rows, int64_t columns, int64_t stride, const T *x,
+                      const struct heed_grad_view *y);
+
+#endif

@@ -1,0 +1,123 @@
+/* Softmax of rows, y = e^(x − m) / Σ e^(x − m) with the row's maximum m, or its logarithm. Backward: dx =
+ * y·(dy − Σ y·dy); of the logarithm dx = dy − e^y·Σ dy.
+ *
+ * A group of threads makes a row: 8, a warp, or a block, by its length. The first pass finds the maximum and
+ * the sum together (softmax.cuh), the second one writes; what it reads once more is in a cache.
+ *
+ * Bytes for each element, in f32: forward 8, backward 12. */
+#include "backend/cuda/softmax.cuh"
+
+/* ---- forward ---- */
+
+template <typename T, int N>
+static __global__ void softmax(bool log, int64_t rows, int64_t n, const T *x, T *y, int group) {
+    for (cuda_rows at(rows, group); at.more(); at.next()) {
+        const int64_t end = at.end(n), first = at.lane * N, step = group * N;
+        const T *from = x + at.row * n;
+        T *to = y + at.row * n;
+        const auto load = [=](int64_t i) { return cuda_load<N>(from + i); };
+        cuda_normaliser<T> row = cuda_normalise<T>::none();
+        cuda_each(first, end, step, load,
+                  [&](int64_t, const cuda_pack<T, N> &pack) { row = cuda_with(row, pack); });
+        row = cuda_join<cuda_normalise<T>>(row, group);
+        /* A row of nothing but −∞ becomes 0, its logarithm −∞. */
+        const T m = cuda_base(row.maximum), scale = row.sum == 0 ? 0 : 1 / row.sum;
+        const T log_sum = row.sum == 0 ? 0 : std::log(row.sum);
+        cuda_each(first, end, step, load, [=](int64_t i, cuda_pack<T, N> pack) {
+            for (T &number : pack.at) number = log ? number - m - log_sum : std::exp(number - m) * scale;
+            cuda_store(to + i, pack);
+        });
+    }
+}
+
+/* ---- backward ---- */
+
+/* Σ y·dy, or Σ dy; and whether some y says that the row was not −∞ throughout. */
+template <typename T> struct seen { T sum, any; };
+template <typename T> struct see {
+    static __device__ inline seen<T> none() {
+        return {0, 0};
+    }
+    static __device__ inline seen<T> join(seen<T> a, seen<T> b) {
+        return {a.sum + b.sum, a.any + b.any};
+    }
+};
+
+template <typename T, int N> struct both { cuda_pack<T, N> y, dy; };
+
+template <typename T, int N>
+static __global__ void softmax_backward(bool log, int64_t rows, int64_t n, const T *y, const T *dy, T *dx,
+                                        bool add, int group) {
+    const T nothing = log ? -(T)INFINITY : 0;
+    for (cuda_rows at(rows, group); at.more(); at.next()) {
+        const int64_t end = at.end(n), first = at.lane * N, step = group * N, row = at.row * n;
+        const auto load = [=](int64_t i) {
+            return both<T, N>{cuda_load<N>(y + row + i), cuda_load<N>(dy + row + i)};
+        };
+        seen<T> all = see<T>::none();
+        cuda_each(first, end, step, load, [&](int64_t, const both<T, N> &b) {
+            for (int k = 0; k < N; k++) {
+                all.sum += log ? b.dy.at[k] : b.dy.at[k] * b.y.at[k];
+                all.any += b.y.at[k] == nothing ? 0 : 1;
+            }
+        });
+        all = cuda_join<see<T>>(all, group);
+        cuda_each(first, end, step, load, [=](int64_t i, both<T, N> b) {
+            for (int k = 0; k < N; k++) {
+                const T value =
+                    log ? b.dy.at[k] - std::exp(b.y.at[k]) * all.sum : b.y.at[k] * (b.dy.at[k] - all.sum);
+                b.dy.at[k] = all.any == 0 ? 0 : value;
+            }
+            cuda_give(dx + row + i, add, b.dy);
+        });
+    }
+}
+
+/* ---- the kernel ---- */
+
+static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
+    return cuda_is_float(static_cast<const struct heed_softmax_args *>(arguments)->y.dtype, why);
+}
+
+template <typename T, int N>
+static void start(struct heed_exec *exec, const struct heed_softmax_args *a, bool back) {
+    const int64_t rows = a->y.size[0], n = a->y.size[1];
+    const int group = cuda_group(n / N);
+    const unsigned blocks = cuda_row_blocks(exec, rows, group);
+    T *y = static_cast<T *>(a->y.data);
+    if (back) {
+        CUDA_RUN(exec, (softmax_backward<T, N>), blocks, CUDA_BLOCK, 0, a->log, rows, n, y,
+                 static_cast<const T *>(a->dy.data), static_cast<T *>(a->dx.view.data), a->dx.add, group);
+    } else {
+        CUDA_RUN(exec, (softmax<T, N>), blocks, CUDA_BLOCK, 0, a->log, rows, n,
+                 static_cast<const T *>(a->x.data), y, group);
+    }
+}
+
+template <typename T>
+static void start(struct heed_exec *exec, const struct heed_softmax_args *a, bool back) {
+    const int64_t n = a->y.size[1];
+    if (n == 0 || a->y.size[0] == 0) return;
+    if (back ? cuda_packs<T>(n, a->y.data, a->dy.data, a->dx.view.data)
+             : cuda_packs<T>(n, a->x.data, a->y.data)) {
+        start<T, cuda_wide<T>>(exec, a, back);
+    } else {
+        start<T, 1>(exec, a, back);
+    }
+}
+
+static heed_status run(struct heed_exec *exec, const struct heed_softmax_args *a, bool back) {
+    (a->y.dtype == HEED_F64 ? start<double> : start<float>)(exec, a, back);
+    return cuda_started(exec, HEED_PRIMITIVE_SOFTMAX);
+}
+
+static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *) {
+    return run(exec, static_cast<const struct heed_softmax_args *>(arguments), false);
+}
+
+static heed_status backward(struct heed_exec *exec, const void *arguments, void *, void *) {
+    const struct heed_softmax_args *a = static_cast<const struct heed_softmax_args *>(arguments);
+    return heed_has(&a->dx.view) ? run(exec, a, true) : HEED_OK;
+}
+
+const struct heed_kernel heed_cuda_softmax = {"cuda", applies, NULL, forward, backward};
