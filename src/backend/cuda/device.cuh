@@ -4,6 +4,8 @@
  * device.cu    the device: memory, copies, the error word
  * backend.cu   the table of kernels, and the plugin's entry
  * walk.cuh     positions of strided views
+ * map.cuh      kernels that compute an element from elements; sum.cuh: gradients of them that repeat
+ * unary.cuh    functions of one number; philox.cuh: random numbers
  * NAME.cu      one primitive, or one family of them, each: the kernels with their formula and memory traffic,
  * when they apply, and their rows of the table
  *
@@ -117,8 +119,19 @@ static inline unsigned cuda_blocks(const struct heed_exec *exec, int64_t element
 #define CUDA_FIRST ((int64_t)blockIdx.x * blockDim.x + threadIdx.x)
 #define CUDA_STEP ((int64_t)gridDim.x * blockDim.x)
 
+/* Whether kernels compute in this dtype. */
+static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
+    if (dtype == HEED_F32 || dtype == HEED_F64) return true;
+    why->reason = "dtype is neither f32 nor f64";
+    return false;
+}
+
 /* ---- the table ---- */
 
+extern const struct heed_kernel heed_cuda_binary;
+extern const struct heed_kernel heed_cuda_copy;
 extern const struct heed_kernel heed_cuda_fill;
+extern const struct heed_kernel heed_cuda_random;
+extern const struct heed_kernel heed_cuda_unary;
 
 #endif
