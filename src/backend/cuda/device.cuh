@@ -128,10 +128,15 @@ static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
 
 /* ---- the table ---- */
 
+extern const struct heed_kernel heed_cuda_argmax;
 extern const struct heed_kernel heed_cuda_binary;
 extern const struct heed_kernel heed_cuda_copy;
+extern const struct heed_kernel heed_cuda_dropout;
 extern const struct heed_kernel heed_cuda_fill;
+extern const struct heed_kernel heed_cuda_gather;
 extern const struct heed_kernel heed_cuda_random;
+extern const struct heed_kernel heed_cuda_rotary;
 extern const struct heed_kernel heed_cuda_unary;
+extern const struct heed_kernel heed_cuda_where;
 
 #endif

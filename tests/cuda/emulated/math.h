@@ -4,6 +4,10 @@
 
 #include <cmath>
 
+static inline int __popc(unsigned bits) {
+    return __builtin_popcount(bits);
+}
+
 /* One rounding each: the emulation is compiled without contraction. */
 static inline float __fadd_rn(float a, float b) {
     return a + b;
