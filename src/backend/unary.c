@@ -3,11 +3,6 @@
 
 #include <math.h>
 
-#define SQRT_HALF 0.70710678118654752440        /* √½ */
-#define SQRT_2_OVER_PI 0.79788456080286535588   /* √(2/π) */
-#define INVERSE_SQRT_2PI 0.39894228040143267794 /* 1/√(2π) */
-#define GELU_CUBIC 0.044715                     /* Hendrycks & Gimpel 2016, section 2 */
-
 unsigned heed_unary_needs(enum heed_unary op) {
     switch (op) {
     case HEED_UNARY_EXP:
@@ -60,17 +55,17 @@ static double sigmoid(double x) {
 
 /* Φ(x); by erfc it keeps its relative precision where it is small. */
 static double normal_cdf(double x) {
-    return 0.5 * erfc(-x * SQRT_HALF);
+    return 0.5 * erfc(-x * HEED_SQRT_HALF);
 }
 
 static double gelu_tanh_inner(double x) {
-    return tanh(SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x));
+    return tanh(HEED_SQRT_2_OVER_PI * (x + HEED_GELU_CUBIC * x * x * x));
 }
 
 static double gelu_tanh_slope(double x) {
     double t = gelu_tanh_inner(x);
     double slope = 0.5 * (1 + t), rest = 1 - t * t;
-    if (rest != 0) slope += 0.5 * x * rest * SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * x * x);
+    if (rest != 0) slope += 0.5 * x * rest * HEED_SQRT_2_OVER_PI * (1 + 3 * HEED_GELU_CUBIC * x * x);
     return slope;
 }
 
@@ -125,7 +120,7 @@ double heed_unary_gradient(enum heed_unary op, double c, double x, double y, dou
     case HEED_UNARY_RELU:
         return y <= 0 ? 0 : dy;
     case HEED_UNARY_GELU:
-        return dy * (normal_cdf(x) + x * INVERSE_SQRT_2PI * exp(-0.5 * x * x));
+        return dy * (normal_cdf(x) + x * HEED_INVERSE_SQRT_2PI * exp(-0.5 * x * x));
     case HEED_UNARY_GELU_TANH:
         return dy * gelu_tanh_slope(x);
     case HEED_UNARY_SILU: {

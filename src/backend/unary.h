@@ -5,6 +5,11 @@
 
 #include "backend/primitives.h"
 
+#define HEED_SQRT_HALF 0.70710678118654752440        /* √½ */
+#define HEED_SQRT_2_OVER_PI 0.79788456080286535588   /* √(2/π) */
+#define HEED_INVERSE_SQRT_2PI 0.39894228040143267794 /* 1/√(2π) */
+#define HEED_GELU_CUBIC 0.044715                     /* Hendrycks & Gimpel 2016, section 2 */
+
 /* op(x, c); of HEED_UNARIES, which is no operation, x itself. */
 double heed_unary_value(enum heed_unary op, double c, double x);
 

@@ -4,6 +4,8 @@
  * device.cu    the device: memory, copies, the error word
  * backend.cu   the table of kernels, and the plugin's entry
  * walk.cuh     positions of strided views
+ * map.cuh      kernels that compute an element from elements; sum.cuh: gradients of them that repeat
+ * unary.cuh    functions of one number; philox.cuh: random numbers
  * NAME.cu      one primitive, or one family of them, each: the kernels with their formula and memory traffic,
  * when they apply, and their rows of the table
  *
@@ -124,16 +126,39 @@ static inline unsigned cuda_blocks(const struct heed_exec *exec, int64_t element
 #define CUDA_FIRST ((int64_t)blockIdx.x * blockDim.x + threadIdx.x)
 #define CUDA_STEP ((int64_t)gridDim.x * blockDim.x)
 
+/* Whether kernels compute in this dtype. */
+static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
+    if (dtype == HEED_F32 || dtype == HEED_F64) return true;
+    why->reason = "dtype is neither f32 nor f64";
+    return false;
+}
+
 /* ---- the table ---- */
 
-extern const struct heed_kernel heed_cuda_attention;
-extern const struct heed_kernel heed_cuda_cross_entropy;
-extern const struct heed_kernel heed_cuda_fill;
-extern const struct heed_kernel heed_cuda_linear;
-extern const struct heed_kernel heed_cuda_matmul;
-extern const struct heed_kernel heed_cuda_norm;
-extern const struct heed_kernel heed_cuda_pair_loss;
-extern const struct heed_kernel heed_cuda_reduce;
-extern const struct heed_kernel heed_cuda_softmax;
+/* Every kernel of the backend: its primitive, and what its name is behind heed_cuda_. Multi-head attention is
+ * heed's own composite of the others. */
+#define HEED_CUDA_KERNELS(X)                                                                                 \
+    X(ARGMAX, argmax)                                                                                        \
+    X(ATTENTION, attention)                                                                                  \
+    X(BINARY, binary)                                                                                        \
+    X(COPY, copy)                                                                                            \
+    X(CROSS_ENTROPY, cross_entropy)                                                                          \
+    X(DROPOUT, dropout)                                                                                      \
+    X(FILL, fill)                                                                                            \
+    X(GATHER, gather)                                                                                        \
+    X(LINEAR, linear)                                                                                        \
+    X(MATMUL, matmul)                                                                                        \
+    X(NORM, norm)                                                                                            \
+    X(PAIR_LOSS, pair_loss)                                                                                  \
+    X(RANDOM, random)                                                                                        \
+    X(REDUCE, reduce)                                                                                        \
+    X(ROTARY, rotary)                                                                                        \
+    X(SOFTMAX, softmax)                                                                                      \
+    X(UNARY, unary)                                                                                          \
+    X(WHERE, where)
+
+#define HEED_CUDA_DECLARE(primitive, name) extern const struct heed_kernel heed_cuda_##name;
+HEED_CUDA_KERNELS(HEED_CUDA_DECLARE)
+#undef HEED_CUDA_DECLARE
 
 #endif

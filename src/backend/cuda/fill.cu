@@ -13,7 +13,14 @@ template <typename T> static __global__ void count_up(T *y, int64_t stride, int6
     for (int64_t i = CUDA_FIRST; i < count; i += CUDA_STEP) y[i * stride] = (T)i;
 }
 
-template <typename T> static void start(struct heed_exec *exec, const struct heed_fill_args *a) {
+/* Towards zero and within range; NaN is 0. */
+static int32_t whole(double value) {
+    if (value != value) return 0;
+    if (value <= INT32_MIN) return INT32_MIN;
+    return value >= INT32_MAX ? INT32_MAX : (int32_t)value;
+}
+
+template <typename T> static void start(struct heed_exec *exec, const struct heed_fill_args *a, T value) {
     const struct heed_view *views[1] = {&a->y};
     const cuda_walk<1> walk = cuda_walk_of<1>(&a->y, views);
     T *y = static_cast<T *>(a->y.data);
@@ -22,7 +29,7 @@ template <typename T> static void start(struct heed_exec *exec, const struct hee
         CUDA_RUN(exec, count_up<T>, cuda_blocks(exec, walk.count), CUDA_BLOCK, 0, y, a->y.stride[0],
                  walk.count);
     } else {
-        CUDA_RUN(exec, fill<T>, cuda_blocks(exec, walk.count), CUDA_BLOCK, 0, y, walk, (T)a->value);
+        CUDA_RUN(exec, fill<T>, cuda_blocks(exec, walk.count), CUDA_BLOCK, 0, y, walk, value);
     }
 }
 
@@ -30,16 +37,16 @@ static heed_status forward(struct heed_exec *exec, const void *arguments, void *
     const struct heed_fill_args *a = static_cast<const struct heed_fill_args *>(arguments);
     switch (a->y.dtype) {
     case HEED_F32:
-        start<float>(exec, a);
+        start<float>(exec, a, (float)a->value);
         break;
     case HEED_F64:
-        start<double>(exec, a);
+        start<double>(exec, a, a->value);
         break;
     case HEED_I32:
-        start<int32_t>(exec, a);
+        start<int32_t>(exec, a, whole(a->value));
         break;
     case HEED_BOOL:
-        start<uint8_t>(exec, a);
+        start<bool>(exec, a, a->value != 0);
         break;
     case HEED_BF16:
         return heed_host->fail(exec, HEED_ERROR_UNSUPPORTED, HEED_PRIMITIVE_FILL,

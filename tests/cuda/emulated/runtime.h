@@ -4,6 +4,7 @@
 #define HEED_TESTS_CUDA_EMULATED_RUNTIME_H
 
 #include "emulated/kernel.h"
+#include "emulated/math.h"
 
 #include <driver_types.h>
 

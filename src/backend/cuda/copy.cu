@@ -1,0 +1,210 @@
+/* y = x in y's dtype, or y += x. Memory traffic: each element read and written once, and read once more to
+ * add.
+ *
+ * What lies side by side in both is copied by packs (map.cuh), unless it changes dtype; contiguous views of
+ * one dtype by the device's own copy. Where the neighbours of x are not those of y, as in a transpose, tiles
+ * of TILE × TILE elements go through shared memory, so that reads and writes both run along lines. With
+ * `add`, where y repeats, it is a sum (sum.cuh). */
+#include "backend/cuda/sum.cuh"
+
+/* ---- conversion ---- */
+
+template <typename FROM, typename TO> struct converted {
+    static __device__ TO of(FROM x) {
+        return (TO)x;
+    }
+};
+
+template <typename FROM> struct converted<FROM, bool> {
+    static __device__ bool of(FROM x) {
+        return x != 0;
+    }
+};
+
+/* Towards zero and within range; NaN is 0. */
+template <typename FROM> __device__ inline int32_t whole(FROM x) {
+    if (x >= (FROM)2147483648.0) return INT32_MAX;
+    if (x <= (FROM)-2147483648.0) return INT32_MIN;
+    return x == x ? (int32_t)x : 0;
+}
+template <> struct converted<float, int32_t> {
+    static __device__ int32_t of(float x) {
+        return whole(x);
+    }
+};
+template <> struct converted<double, int32_t> {
+    static __device__ int32_t of(double x) {
+        return whole(x);
+    }
+};
+
+template <typename FROM, typename TO> struct copied {
+    typedef TO result;
+    enum { VIEWS = 1 };
+    const FROM *x;
+    template <int N> __device__ void operator()(const cuda_spot<N> &spot, TO (&y)[N]) const {
+        FROM from[N];
+        cuda_load(x, spot, 0, from);
+#pragma unroll
+        for (int j = 0; j < N; j++) y[j] = converted<FROM, TO>::of(from[j]);
+    }
+};
+
+/* ---- tiles ---- */
+
+enum { TILE = 32, TILE_ROWS = CUDA_BLOCK / TILE, TILE_WORTH = 16 };
+
+/* x lies closely along `rows`, y along `columns`; the tiles of all other dimensions follow each other. */
+struct tiling {
+    cuda_walk<2> rest;
+    int64_t rows, columns, tiles_down, tiles_across;
+    int64_t x_column, y_row; /* strides; the other two are 1 */
+};
+
+template <typename T> static __global__ void transpose(const T *x, T *y, struct tiling t, bool add) {
+    HEED_SHARED(T, tile, TILE * (TILE + 1));
+    const int lane = threadIdx.x % TILE, line = threadIdx.x / TILE;
+    for (int64_t job = blockIdx.x; job < t.rest.count * t.tiles_down * t.tiles_across; job += gridDim.x) {
+        const int64_t row = job % t.tiles_down * TILE, column = job / t.tiles_down % t.tiles_across * TILE;
+        int64_t at[2];
+        cuda_walk_to(t.rest, job / t.tiles_down / t.tiles_across, at);
+#pragma unroll
+        for (int i = line; i < TILE; i += TILE_ROWS)
+            if (row + lane < t.rows && column + i < t.columns)
+                tile[i * (TILE + 1) + lane] = x[at[0] + (column + i) * t.x_column + row + lane];
+        __syncthreads();
+#pragma unroll
+        for (int i = line; i < TILE; i += TILE_ROWS) {
+            if (row + i >= t.rows || column + lane >= t.columns) continue;
+            T *to = y + at[1] + (row + i) * t.y_row + column + lane;
+            const T value = tile[lane * (TILE + 1) + i];
+            *to = add ? (T)(*to + value) : value;
+        }
+        __syncthreads();
+    }
+}
+
+/* Takes dimension d out of a walk. */
+static void take_out(cuda_walk<2> *walk, int d) {
+    walk->count /= walk->size[d];
+    walk->rank--;
+    for (; d < walk->rank; d++) {
+        walk->size[d] = walk->size[d + 1];
+        for (int v = 0; v < 2; v++) walk->stride[v][d] = walk->stride[v][d + 1];
+    }
+}
+
+/* Whether tiles are worth while: the line of x is not that of y, and both are long. */
+static bool find_tiling(const struct heed_copy_args *a, struct tiling *t) {
+    const struct heed_view *const views[] = {&a->x, &a->y.view};
+    struct heed_view ordered[2];
+    cuda_order_dims<2>(views, ordered);
+    const struct heed_view *const in_order[] = {&ordered[0], &ordered[1]};
+    *t = {};
+    t->rest = cuda_walk_of<2>(&ordered[1], in_order);
+    const int columns = t->rest.rank - 1;
+    int rows = columns - 1;
+    while (rows >= 0 && t->rest.stride[0][rows] != 1) rows--;
+    if (rows < 0 || t->rest.stride[0][columns] == 1 || t->rest.stride[1][columns] != 1) return false;
+    t->rows = t->rest.size[rows];
+    t->columns = t->rest.size[columns];
+    if (t->rows < TILE_WORTH || t->columns < TILE_WORTH) return false;
+    t->tiles_down = (t->rows + TILE - 1) / TILE;
+    t->tiles_across = (t->columns + TILE - 1) / TILE;
+    t->x_column = t->rest.stride[0][columns];
+    t->y_row = t->rest.stride[1][rows];
+    take_out(&t->rest, columns);
+    take_out(&t->rest, rows);
+    return true;
+}
+
+/* ---- the kernel ---- */
+
+template <typename FROM, typename TO, int PACK>
+static void start_map(struct heed_exec *exec, const struct heed_copy_args *a) {
+    const struct heed_view *const views[] = {&a->x};
+    const struct heed_grad_view y = {a->y.view, false};
+    cuda_map<PACK>(exec, copied<FROM, TO>{static_cast<const FROM *>(a->x.data)}, views, &y);
+}
+
+template <typename TO> static void start_converting(struct heed_exec *exec, const struct heed_copy_args *a) {
+    if (a->x.dtype == HEED_F32) start_map<float, TO, 1>(exec, a);
+    if (a->x.dtype == HEED_F64) start_map<double, TO, 1>(exec, a);
+    if (a->x.dtype == HEED_I32) start_map<int32_t, TO, 1>(exec, a);
+    if (a->x.dtype == HEED_BOOL) start_map<bool, TO, 1>(exec, a);
+}
+
+template <typename T> static bool start_tiles(struct heed_exec *exec, const struct heed_copy_args *a) {
+    struct tiling t;
+    if (!find_tiling(a, &t)) return false;
+    const int64_t tiles = t.rest.count * t.tiles_down * t.tiles_across;
+    CUDA_RUN(exec, transpose<T>, cuda_blocks(exec, tiles * CUDA_BLOCK), CUDA_BLOCK, 0,
+             static_cast<const T *>(a->x.data), static_cast<T *>(a->y.view.data), t, a->y.add);
+    return true;
+}
+
+/* One dtype; `add` is not there yet. */
+template <typename T> static void start_copying(struct heed_exec *exec, const struct heed_copy_args *a) {
+    if (!start_tiles<T>(exec, a)) start_map<T, T, CUDA_PACK>(exec, a);
+}
+
+template <typename T>
+static void start_adding(struct heed_exec *exec, const struct heed_copy_args *a, void *scratch) {
+    const struct heed_view *const views[] = {&a->x};
+    if (cuda_sum_terms(&a->y.view) == 1 && start_tiles<T>(exec, a)) return;
+    cuda_gradient(exec, copied<T, T>{static_cast<const T *>(a->x.data)}, views, &a->y, scratch);
+}
+
+static heed_status copy_bytes(struct heed_exec *exec, const struct heed_copy_args *a, int64_t count) {
+    const size_t bytes = (size_t)count * heed_dtype_bytes(a->x.dtype);
+    return cuda_check(
+        exec, HEED_PRIMITIVE_COPY,
+        cudaMemcpyAsync(a->y.view.data, a->x.data, bytes, cudaMemcpyDeviceToDevice, cuda_of(exec)->stream));
+}
+
+static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
+    const struct heed_copy_args *a = static_cast<const struct heed_copy_args *>(arguments);
+    if (a->y.add) return cuda_computes(a->x.dtype, why);
+    if (a->x.dtype != HEED_BF16 && a->y.view.dtype != HEED_BF16) return true;
+    why->reason = "bf16 tensors do not exist yet";
+    return false;
+}
+
+static void start(struct heed_exec *exec, const struct heed_copy_args *a, void *scratch) {
+    const heed_dtype to = a->y.view.dtype;
+    const bool same = a->x.dtype == to;
+    if (to == HEED_F32) {
+        if (a->y.add)
+            start_adding<float>(exec, a, scratch);
+        else
+            same ? start_copying<float>(exec, a) : start_converting<float>(exec, a);
+    } else if (to == HEED_F64) {
+        if (a->y.add)
+            start_adding<double>(exec, a, scratch);
+        else
+            same ? start_copying<double>(exec, a) : start_converting<double>(exec, a);
+    } else if (to == HEED_I32) {
+        same ? start_copying<int32_t>(exec, a) : start_converting<int32_t>(exec, a);
+    } else {
+        same ? start_copying<bool>(exec, a) : start_converting<bool>(exec, a);
+    }
+}
+
+static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *scratch) {
+    const struct heed_copy_args *a = static_cast<const struct heed_copy_args *>(arguments);
+    const int64_t count = heed_view_count(&a->x);
+    if (count == 0) return HEED_OK;
+    if (!a->y.add && a->x.dtype == a->y.view.dtype && heed_view_is_contiguous(&a->x) &&
+        heed_view_is_contiguous(&a->y.view))
+        return copy_bytes(exec, a, count);
+    start(exec, a, scratch);
+    return cuda_started(exec, HEED_PRIMITIVE_COPY);
+}
+
+static void sizes(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {
+    const struct heed_copy_args *a = static_cast<const struct heed_copy_args *>(arguments);
+    const struct heed_view *const views[] = {&a->x};
+    if (a->y.add) sizes->forward_scratch = cuda_gradient_scratch<1>(views, &a->y);
+}
+
+const struct heed_kernel heed_cuda_copy = {"cuda", applies, sizes, forward, NULL};
