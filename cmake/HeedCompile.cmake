@@ -47,6 +47,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND CMAKE_SIZEOF_VOID
     target_compile_definitions(heed_flags INTERFACE HEED_HAVE_AVX2=1 HEED_HAVE_AVX512=1)
 endif()
 
+# What plugins compile of heed itself: they have no undefined symbols of it (src/backend/plugin.h).
+set(HEED_PLUGIN_SOURCES ${PROJECT_SOURCE_DIR}/src/tensor/philox.c ${PROJECT_SOURCE_DIR}/src/tensor/status.c
+                        ${PROJECT_SOURCE_DIR}/src/tensor/view.c)
+
 # Makes NAME (shared, versioned) and NAME_static out of one set of objects.
 function(heed_library name)
     add_library(${name} SHARED ${ARGN})

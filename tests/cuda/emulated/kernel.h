@@ -382,9 +382,9 @@ void launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, d
         it.parameters);
     enter();
     launch_run({name, grid, block, shared, shared_allowed(reinterpret_cast<const void *>(kernel)),
-                [](const void *it) {
-                    std::apply(static_cast<const call *>(it)->kernel,
-                               static_cast<const call *>(it)->parameters);
+                [](const void *arguments) {
+                    const call *c = static_cast<const call *>(arguments);
+                    std::apply(c->kernel, c->parameters);
                 },
                 &it});
     leave();
