@@ -15,8 +15,8 @@ static int is(const char *kind) {
     return wanted && strcmp(wanted, kind) == 0;
 }
 
-/* "stub": what programs are linked with on machines without a driver. "no device": a driver, but no GPU. "old": one
- * that knows an earlier CUDA only. */
+/* "stub": what programs are linked with on machines without a driver. "no device": a driver, but no GPU.
+ * "old": one that knows an earlier CUDA only. */
 int cuInit(unsigned flags) {
     (void)flags;
     return is("stub") ? STUB_LIBRARY : NO_DEVICE;

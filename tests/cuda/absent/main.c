@@ -1,5 +1,5 @@
-/* usage: cuda_absent PART: a context for "cuda", where there can be none, keeps an error of one line that has PART, and
- * everything after it does nothing. Ends with 77 (skipped) where there is a GPU after all. */
+/* usage: cuda_absent PART: a context for "cuda", where there can be none, keeps an error of one line that has
+ * PART, and everything after it does nothing. Ends with 77 (skipped) where there is a GPU after all. */
 #include <heed/heed.h>
 
 #include <stdio.h>
@@ -17,8 +17,9 @@ int main(int arguments, char **argument) {
     heed_tensor x = heed_zeros(ctx, HEED_F32, 1, size);
     const char *text = heed_error(ctx);
     puts(text);
-    const bool ok = heed_error_status(ctx) == HEED_ERROR_DEVICE && strstr(text, argument[1]) && !strchr(text, '\n') &&
-                    !heed_is_valid(heed_add(x, x)) && heed_sync(ctx) == HEED_ERROR_DEVICE;
+    const bool ok = heed_error_status(ctx) == HEED_ERROR_DEVICE && strstr(text, argument[1]) &&
+                    !strchr(text, '\n') && !heed_is_valid(heed_add(x, x)) &&
+                    heed_sync(ctx) == HEED_ERROR_DEVICE;
     heed_ctx_free(ctx);
     return ok ? 0 : 1;
 }

@@ -1,4 +1,5 @@
-/* Kernels that break the rules of budget.py, each another: budget.txt beside this file allows them less than they need. */
+/* Kernels that break the rules of budget.py, each another: budget.txt beside this file allows them less than
+ * they need. */
 
 /* More registers than its row has. */
 __global__ void many_registers(float *x) {
