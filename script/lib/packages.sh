@@ -19,6 +19,7 @@ have_package() {
         libjansson-dev) pkg-config --exists jansson ;;
         libpng-dev) pkg-config --exists libpng ;;
         check) pkg-config --exists check ;;
+        python3-venv) python3 -c 'import ensurepip, venv' ;;
         bible-kjv) command -v bible ;;
         clang | clang-format | clang-tidy | doxygen | shellcheck | valgrind) command -v "$1" ;;
         *) dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q ' installed$' ;;

@@ -51,10 +51,26 @@ heed_status cuda_started(struct heed_exec *exec, enum heed_primitive primitive) 
 
 /* ---- opening ---- */
 
+/* The runtime says the same of a driver that is too old and of one that is not there. */
+static void say_driver(char *why, size_t bytes) {
+    int driver = 0, runtime = 0; /* the driver's stays so where there is none */
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    if (driver == 0)
+        snprintf(why, bytes, "no CUDA device: there is no NVIDIA driver");
+    else
+        snprintf(why, bytes, "no CUDA device: the NVIDIA driver is for CUDA %d.%d, and %d.%d is needed",
+                 driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+}
+
 /* Says why there is no such device. */
 static bool find_device(int ordinal, char *why, size_t bytes) {
     int count = 0; /* stays so where there is no driver */
     const cudaError_t status = cudaGetDeviceCount(&count);
+    if (status == cudaErrorInsufficientDriver) {
+        say_driver(why, bytes);
+        return false;
+    }
     if (status != cudaSuccess) {
         snprintf(why, bytes, "no CUDA device: %s", cudaGetErrorString(status));
         return false;

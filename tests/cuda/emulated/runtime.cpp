@@ -1,66 +1,168 @@
-/* Device memory is pages that the host may not touch; it is filled with NaN when it is given out. */
 #include "emulated/runtime.h"
 
+#include "emulated/control.h"
+#include "emulated/memory.h"
+
+#include <cstdio>
 #include <map>
+#include <set>
+#include <sys/mman.h>
 
-static std::map<void *, size_t> chunks;
-static int inside;
+using namespace emulated;
 
-enum { PAGE = 4096 };
+enum { DEVICES = 2, VERSION = 13000 };
 
-static void protect(int rights) {
-    for (const auto &chunk : chunks) mprotect(chunk.first, chunk.second, rights);
+static emulated_control control;
+static cudaError_t last_error; /* of a launch */
+static std::set<cudaStream_t> streams;
+static std::map<const void *, size_t> allowed_shared; /* by kernel, where it is not the ordinary */
+
+struct emulated_control *heed_emulated(void) {
+    control.streams = (int64_t)streams.size();
+    control.allocations = (int64_t)memory_living().allocations;
+    return &control;
 }
 
-void emulated_enter() {
-    if (inside++ == 0) protect(PROT_READ | PROT_WRITE);
+/* ---- failures ---- */
+
+/* Whether this call is the one that is to fail. */
+static bool fails() {
+    return ++control.calls == control.fail_at;
 }
 
-void emulated_leave() {
-    if (--inside == 0) protect(PROT_NONE);
+static void check_stream(const char *who, cudaStream_t stream) {
+    if (!streams.count(stream)) fail("%s: %p is no stream", who, static_cast<void *>(stream));
 }
+
+/* ---- launches ---- */
+
+namespace emulated {
+
+size_t shared_allowed(const void *kernel) {
+    locked lock;
+    const auto found = allowed_shared.find(kernel);
+    return found == allowed_shared.end() ? (size_t)STATIC_SHARED : found->second;
+}
+
+bool may_launch(const char *kernel, cudaStream_t stream) {
+    locked lock;
+    check_stream(kernel, stream);
+    control.launches++;
+    if (!fails()) return true;
+    last_error = cudaErrorLaunchOutOfResources;
+    return false;
+}
+
+/* A word that looks like an address of the host is one if there is memory. The upper half of a word may be
+ * the padding behind a small number, with whatever lay there before. */
+void check_parameter(const char *kernel, int number, const void *parameter, size_t bytes) {
+    const uintptr_t page = 4096, least = (uintptr_t)1 << 32, most = (uintptr_t)1 << 47,
+                    small = (uintptr_t)1 << 20;
+    for (size_t at = 0; at + sizeof(uintptr_t) <= bytes; at += sizeof(uintptr_t)) {
+        uintptr_t word;
+        unsigned char present;
+        memcpy(&word, static_cast<const char *>(parameter) + at, sizeof word);
+        void *address = reinterpret_cast<void *>(word);
+        if (word < least || word >= most || word % least < small || memory_is(address)) continue;
+        if (mincore(reinterpret_cast<void *>(word / page * page), page, &present) != 0) continue;
+        fail("%s: parameter %d has at byte %zu a pointer to memory of the host, %p (or is it unset?)", kernel,
+             number, at, address);
+    }
+}
+
+} // namespace emulated
 
 extern "C" {
 
-cudaError_t cudaGetDeviceCount(int *count) {
-    *count = 2;
-    return cudaSuccess;
-}
-
-cudaError_t cudaSetDevice(int device) {
-    return device < 2 ? cudaSuccess : cudaErrorInvalidDevice;
-}
-
-cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device) {
-    memset(properties, 0, sizeof *properties);
-    snprintf(properties->name, sizeof properties->name, "emulated %d", device);
-    properties->multiProcessorCount = 2;
+cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute attribute, int value) {
+    locked lock;
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize)
+        fail("cudaFuncSetAttribute(%d)", (int)attribute);
+    if (value < 0 || value > MOST_SHARED)
+        fail("cudaFuncSetAttribute: %d bytes of shared memory; there are %d", value, MOST_SHARED);
+    if (fails()) return cudaErrorInvalidValue;
+    allowed_shared[kernel] = (size_t)value;
     return cudaSuccess;
 }
 
 cudaError_t cudaGetLastError() {
-    return cudaSuccess;
+    locked lock;
+    const cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
 }
 
 const char *cudaGetErrorString(cudaError_t status) {
-    return status == cudaErrorMemoryAllocation ? "out of memory" : "emulated error";
+    switch (status) {
+    case cudaSuccess:
+        return "no error";
+    case cudaErrorMemoryAllocation:
+        return "out of memory";
+    case cudaErrorInvalidDevice:
+        return "invalid device ordinal";
+    default:
+        return "a failure that a test asked for";
+    }
 }
 
-cudaError_t cudaMalloc(void **memory, size_t bytes) {
-    bytes = (bytes + PAGE - 1) / PAGE * PAGE;
-    void *pages = mmap(NULL, bytes, inside ? PROT_READ | PROT_WRITE : PROT_NONE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (pages == MAP_FAILED) return cudaErrorMemoryAllocation;
-    chunks[pages] = bytes;
-    *memory = pages;
+/* ---- devices ---- */
+
+cudaError_t cudaGetDeviceCount(int *count) {
+    locked lock;
+    if (fails()) return cudaErrorInitializationError; /* and *count stays as it was */
+    *count = DEVICES;
     return cudaSuccess;
 }
 
+cudaError_t cudaSetDevice(int device) {
+    locked lock;
+    if (device < 0 || device >= DEVICES) return cudaErrorInvalidDevice;
+    return fails() ? cudaErrorDevicesUnavailable : cudaSuccess;
+}
+
+/* Few processors, so that small shapes already have more blocks than run at once; the rest is the least of
+ * all our targets. */
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device) {
+    locked lock;
+    if (device < 0 || device >= DEVICES) return cudaErrorInvalidDevice;
+    if (fails()) return cudaErrorUnknown;
+    memset(properties, 0, sizeof *properties);
+    snprintf(properties->name, sizeof properties->name, "emulated %d", device);
+    properties->totalGlobalMem = (size_t)1 << 30;
+    properties->sharedMemPerBlock = STATIC_SHARED;
+    properties->sharedMemPerBlockOptin = MOST_SHARED;
+    properties->sharedMemPerMultiprocessor = MOST_SHARED + 1024;
+    properties->regsPerBlock = 65536;
+    properties->warpSize = LANES;
+    properties->maxThreadsPerBlock = MOST_THREADS;
+    properties->multiProcessorCount = 2;
+    properties->major = 8;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version) {
+    *version = VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version) {
+    *version = VERSION;
+    return cudaSuccess;
+}
+
+/* ---- memory ---- */
+
+cudaError_t cudaMalloc(void **memory, size_t bytes) {
+    locked lock;
+    *memory = NULL;
+    if (fails()) return cudaErrorMemoryAllocation;
+    if (bytes == 0) return cudaSuccess;
+    *memory = memory_new(bytes);
+    return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
 cudaError_t cudaFree(void *memory) {
-    const auto found = chunks.find(memory);
-    if (found == chunks.end()) return memory ? cudaErrorInvalidValue : cudaSuccess;
-    munmap(memory, found->second);
-    chunks.erase(found);
+    if (memory) memory_free("cudaFree", memory);
     return cudaSuccess;
 }
 
@@ -69,41 +171,69 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
     return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t) {
-    emulated_enter();
+cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t stream) {
+    locked lock;
+    check_stream("cudaMemsetAsync", stream);
+    if (fails()) return cudaErrorUnknown;
+    if (bytes == 0) return cudaSuccess;
+    memory_check("cudaMemsetAsync", to, bytes);
+    enter();
     memset(to, byte, bytes);
-    emulated_leave();
+    leave();
     return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind, cudaStream_t) {
-    emulated_enter();
+static void check_side(const char *which, const void *memory, size_t bytes, bool device) {
+    if (device)
+        memory_check(which, memory, bytes);
+    else if (memory_is(memory))
+        fail("%s: memory of the device where the kind says that it is the host's", which);
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+    locked lock;
+    check_stream("cudaMemcpyAsync", stream);
+    if (kind != cudaMemcpyHostToDevice && kind != cudaMemcpyDeviceToHost && kind != cudaMemcpyDeviceToDevice)
+        fail("cudaMemcpyAsync: kind %d", (int)kind);
+    if (fails()) return cudaErrorUnknown;
+    if (bytes == 0) return cudaSuccess;
+    check_side("cudaMemcpyAsync to", to, bytes, kind != cudaMemcpyDeviceToHost);
+    check_side("cudaMemcpyAsync from", from, bytes, kind != cudaMemcpyHostToDevice);
+    const char *first = static_cast<char *>(to), *second = static_cast<const char *>(from);
+    if (first < second + bytes && second < first + bytes) fail("cudaMemcpyAsync: the two overlap");
+    enter();
     memcpy(to, from, bytes);
-    emulated_leave();
+    leave();
     return cudaSuccess;
 }
+
+/* ---- streams ---- */
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
-    static char streams[2];
-    *stream = reinterpret_cast<cudaStream_t>(streams);
+    locked lock;
+    if (fails()) return cudaErrorUnknown;
+    *stream = reinterpret_cast<cudaStream_t>(new char);
+    streams.insert(*stream);
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
-    return cudaSuccess;
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    locked lock;
+    check_stream("cudaStreamSynchronize", stream);
+    return fails() ? cudaErrorUnknown : cudaSuccess;
 }
 
-cudaError_t cudaStreamDestroy(cudaStream_t) {
-    return cudaSuccess;
-}
-
-cudaError_t cudaRuntimeGetVersion(int *version) {
-    *version = 0;
-    return cudaSuccess;
-}
-
-cudaError_t cudaDriverGetVersion(int *version) {
-    *version = 0;
+/* With the last stream the last context ends, and all that contexts had is to be given back. */
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    locked lock;
+    check_stream("cudaStreamDestroy", stream);
+    streams.erase(stream);
+    delete reinterpret_cast<char *>(stream);
+    const memory_sum left = memory_living();
+    if (streams.empty() && left.allocations)
+        fail("%zu allocations of %zu bytes are left when the last stream is destroyed", left.allocations,
+             left.bytes);
     return cudaSuccess;
 }
 }

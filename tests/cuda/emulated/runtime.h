@@ -1,29 +1,18 @@
 /* The CUDA runtime for the CUDA backend's sources compiled by the host's compiler: kernels run on the CPU
- * (kernel.h), and device memory cannot be touched by the host except while they do. */
+ * (kernel.h), and device memory cannot be touched by the host except while they do (memory.h).
+ *
+ * Everything is done at once, so this shows nothing of what is wrong with orders between streams. Wrong use
+ * of the runtime (a pointer that is not of the device, more bytes than there are, a stream that is none) ends
+ * the process with a line that says so, where CUDA would return an error or do harm. Two devices. */
 #ifndef HEED_TESTS_CUDA_EMULATED_RUNTIME_H
 #define HEED_TESTS_CUDA_EMULATED_RUNTIME_H
 
 #include "emulated/kernel.h"
-#include "emulated/math.h"
-
-#include <driver_types.h>
-
-/* A parameter of a kernel that is read where it lies. */
-#undef __grid_constant__
-#define __grid_constant__
-
-/* Device memory is open between these two; they nest. */
-void emulated_enter();
-void emulated_leave();
 
 #define HEED_START(kernel, grid, block, shared, stream, ...)                                                 \
-    do {                                                                                                     \
-        emulated_enter();                                                                                    \
-        CU_LAUNCH((kernel), grid, block, shared, stream, __VA_ARGS__);                                       \
-        emulated_leave();                                                                                    \
-    } while (0)
-#define HEED_SHARED(type, name, count) CU_SMEM(type, name, count)
-#define HEED_DYNAMIC_SHARED(type, name) CU_DYN_SMEM(type, name)
+    EMULATED_LAUNCH(kernel, grid, block, shared, stream, __VA_ARGS__)
+#define HEED_SHARED(type, name, count) EMULATED_SHARED(type, name, count)
+#define HEED_DYNAMIC_SHARED(type, name) EMULATED_DYNAMIC_SHARED(type, name)
 
 extern "C" {
 cudaError_t cudaGetDeviceCount(int *count);
@@ -42,6 +31,13 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute attribute, int value);
+}
+
+/* As CUDA's own header has it: for a kernel's name. */
+template <typename Kernel>
+static inline cudaError_t cudaFuncSetAttribute(Kernel *kernel, enum cudaFuncAttribute attribute, int value) {
+    return cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), attribute, value);
 }
 
 #endif

@@ -1,0 +1,45 @@
+/* libcuda.so.1 as it is found where there is no GPU to be used; which of them, HEED_TEST_DRIVER says. */
+#include <stdlib.h>
+#include <string.h>
+
+enum { SUCCESS = 0, STUB_LIBRARY = 34, NO_DEVICE = 100 };
+
+int cuInit(unsigned flags);
+int cuDriverGetVersion(int *version);
+int cuDeviceGetCount(int *count);
+int cuGetErrorName(int status, const char **name);
+int cuGetErrorString(int status, const char **text);
+
+static int is(const char *kind) {
+    const char *wanted = getenv("HEED_TEST_DRIVER");
+    return wanted && strcmp(wanted, kind) == 0;
+}
+
+/* "stub": what programs are linked with on machines without a driver. "no device": a driver, but no GPU.
+ * "old": one that knows an earlier CUDA only. */
+int cuInit(unsigned flags) {
+    (void)flags;
+    return is("stub") ? STUB_LIBRARY : NO_DEVICE;
+}
+
+int cuDriverGetVersion(int *version) {
+    *version = is("old") ? 11000 : 13000;
+    return is("stub") ? STUB_LIBRARY : SUCCESS;
+}
+
+int cuDeviceGetCount(int *count) {
+    *count = 0;
+    return SUCCESS;
+}
+
+int cuGetErrorName(int status, const char **name) {
+    (void)status;
+    *name = "NO_GPU";
+    return SUCCESS;
+}
+
+int cuGetErrorString(int status, const char **text) {
+    (void)status;
+    *text = "no GPU";
+    return SUCCESS;
+}

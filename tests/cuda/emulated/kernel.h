@@ -1,0 +1,400 @@
+/* The language of CUDA kernels for the host's compiler: the names that a kernel uses, each by what the
+ * emulation of threads (block.h) does. Types come from CUDA's own headers.
+ *
+ * What is different: shared memory is declared through macros (EMULATED_SHARED, EMULATED_DYNAMIC_SHARED),
+ * launches are a macro, and there are no atomics on floating-point numbers, since what they give depends on
+ * the order of threads. Functions of the fast kind (__expf) are the exact ones. */
+#ifndef HEED_TESTS_CUDA_EMULATED_KERNEL_H
+#define HEED_TESTS_CUDA_EMULATED_KERNEL_H
+
+#include "emulated/block.h"
+#include "emulated/memory.h"
+
+#include <algorithm>
+#include <driver_types.h>
+#include <limits>
+#include <math.h>
+#include <string.h>
+#include <tuple>
+#include <type_traits>
+#include <vector_functions.h>
+#include <vector_types.h>
+
+/* ---- qualifiers ---- */
+
+#undef __global__
+#undef __device__
+#undef __host__
+#undef __shared__
+#undef __constant__
+#undef __forceinline__
+#undef __launch_bounds__
+#undef __grid_constant__
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define __shared__ _Pragma("GCC error \"shared memory is declared by the macros of device.cuh\"")
+
+/* ---- where a thread is ---- */
+
+#define threadIdx (::emulated::thread_index)
+#define blockIdx (::emulated::block_index)
+#define blockDim (::emulated::block_size)
+#define gridDim (::emulated::grid_size)
+static const int warpSize = emulated::LANES;
+
+/* ---- shared memory ---- */
+
+#define EMULATED_SHARED(type, name, count)                                                                   \
+    static ::emulated::shared_array name##_shared = {#name, ::emulated::place::here(),                       \
+                                                     sizeof(type) * (count), 0, nullptr};                    \
+    type(&name)[count] = *static_cast<type(*)[count]>(::emulated::shared_static(&name##_shared))
+#define EMULATED_DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(::emulated::shared_dynamic())
+
+/* ---- barriers ---- */
+
+static inline void __syncthreads(emulated::place at = emulated::place::here()) {
+    emulated::barrier(false, at);
+}
+
+static inline int __syncthreads_count(int predicate, emulated::place at = emulated::place::here()) {
+    return emulated::barrier(predicate != 0, at);
+}
+
+static inline int __syncthreads_or(int predicate, emulated::place at = emulated::place::here()) {
+    return emulated::barrier(predicate != 0, at) != 0;
+}
+
+static inline int __syncthreads_and(int predicate, emulated::place at = emulated::place::here()) {
+    return emulated::barrier(predicate == 0, at) == 0;
+}
+
+static inline void __syncwarp(unsigned mask = 0xffffffffu, emulated::place at = emulated::place::here()) {
+    emulated::meet(mask, 0, emulated::meeting_kind::sync, at);
+}
+
+/* The emulation keeps all memory in order. */
+static inline void __threadfence() {
+}
+static inline void __threadfence_block() {
+}
+
+/* ---- votes ---- */
+
+static inline unsigned __ballot_sync(unsigned mask, int predicate,
+                                     emulated::place at = emulated::place::here()) {
+    const emulated::meeting all = emulated::meet(mask, predicate != 0, emulated::meeting_kind::vote, at);
+    unsigned votes = 0;
+    for (unsigned lane = 0; lane < emulated::LANES; lane++)
+        if (all.present >> lane & 1 && all.given[lane]) votes |= 1u << lane;
+    return votes;
+}
+
+static inline int __any_sync(unsigned mask, int predicate, emulated::place at = emulated::place::here()) {
+    return __ballot_sync(mask, predicate, at) != 0;
+}
+
+static inline int __all_sync(unsigned mask, int predicate, emulated::place at = emulated::place::here()) {
+    return __ballot_sync(mask, predicate == 0, at) == 0;
+}
+
+/* ---- shuffles ---- */
+
+namespace emulated {
+
+/* Where a shuffle reads: among the `width` lanes that the caller is in, and if not there, from itself. */
+enum class shuffle { from, up, down, across };
+
+static inline int shuffle_source(shuffle kind, int lane, int operand, int width) {
+    const int first = lane & ~(width - 1), last = first + width - 1;
+    int source = lane;
+    switch (kind) {
+    case shuffle::from:
+        return first + (operand & (width - 1));
+    case shuffle::up:
+        source = lane - operand;
+        return source < first ? lane : source;
+    case shuffle::down:
+        source = lane + operand;
+        break;
+    case shuffle::across:
+        source = lane ^ operand;
+        break;
+    }
+    return source > last ? lane : source;
+}
+
+template <typename T> T exchange(shuffle kind, unsigned mask, T value, int operand, int width, place at) {
+    static_assert(std::is_trivially_copyable<T>::value && sizeof(T) <= sizeof(uint64_t),
+                  "not shuffled by CUDA");
+    if (width < 1 || width > LANES || width & (width - 1)) fail_at(at, "a shuffle of width %d", width);
+    uint64_t bits = 0;
+    memcpy(&bits, &value, sizeof value);
+    const meeting all = meet(mask, bits, meeting_kind::shuffle, at);
+    const int source = shuffle_source(kind, (int)all.lane, operand, width);
+    if (source < 0 || source >= LANES || !(all.present >> source & 1))
+        fail_at(at, "lane %u reads lane %d, which takes no part (mask %08x, there are %08x)", all.lane,
+                source, mask, all.present);
+    memcpy(&value, &all.given[source], sizeof value);
+    return value;
+}
+
+} // namespace emulated
+
+template <typename T>
+static inline T __shfl_sync(unsigned mask, T value, int lane, int width = emulated::LANES,
+                            emulated::place at = emulated::place::here()) {
+    return emulated::exchange(emulated::shuffle::from, mask, value, lane, width, at);
+}
+
+template <typename T>
+static inline T __shfl_up_sync(unsigned mask, T value, unsigned lanes, int width = emulated::LANES,
+                               emulated::place at = emulated::place::here()) {
+    return emulated::exchange(emulated::shuffle::up, mask, value, (int)lanes, width, at);
+}
+
+template <typename T>
+static inline T __shfl_down_sync(unsigned mask, T value, unsigned lanes, int width = emulated::LANES,
+                                 emulated::place at = emulated::place::here()) {
+    return emulated::exchange(emulated::shuffle::down, mask, value, (int)lanes, width, at);
+}
+
+template <typename T>
+static inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = emulated::LANES,
+                                emulated::place at = emulated::place::here()) {
+    return emulated::exchange(emulated::shuffle::across, mask, value, lanes, width, at);
+}
+
+/* ---- atomics ---- */
+
+namespace emulated {
+template <typename T> constexpr void only_integers() {
+    static_assert(std::is_integral<T>::value,
+                  "what atomics on floating-point numbers give depends on the order");
+}
+template <typename T> using same = typename std::enable_if<true, T>::type; /* takes no part in deduction */
+} // namespace emulated
+
+template <typename T> static inline T atomicAdd(T *at, emulated::same<T> value) {
+    emulated::only_integers<T>();
+    return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
+}
+
+template <typename T> static inline T atomicOr(T *at, emulated::same<T> value) {
+    emulated::only_integers<T>();
+    return __atomic_fetch_or(at, value, __ATOMIC_RELAXED);
+}
+
+template <typename T> static inline T atomicAnd(T *at, emulated::same<T> value) {
+    emulated::only_integers<T>();
+    return __atomic_fetch_and(at, value, __ATOMIC_RELAXED);
+}
+
+template <typename T> static inline T atomicExch(T *at, emulated::same<T> value) {
+    emulated::only_integers<T>();
+    return __atomic_exchange_n(at, value, __ATOMIC_RELAXED);
+}
+
+template <typename T> static inline T atomicCAS(T *at, emulated::same<T> expected, emulated::same<T> value) {
+    emulated::only_integers<T>();
+    __atomic_compare_exchange_n(at, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    return expected;
+}
+
+template <typename T> static inline T atomicMax(T *at, emulated::same<T> value) {
+    T before = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (before < value) {
+        const T found = atomicCAS(at, before, value);
+        if (found == before) break;
+        before = found;
+    }
+    return before;
+}
+
+template <typename T> static inline T atomicMin(T *at, emulated::same<T> value) {
+    T before = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (value < before) {
+        const T found = atomicCAS(at, before, value);
+        if (found == before) break;
+        before = found;
+    }
+    return before;
+}
+
+/* ---- loads and stores by which cache ---- */
+
+template <typename T> static inline T __ldg(const T *from) {
+    return *from;
+}
+template <typename T> static inline T __ldcs(const T *from) {
+    return *from;
+}
+template <typename T> static inline void __stcs(T *to, T value) {
+    *to = value;
+}
+
+/* ---- numbers ---- */
+
+using std::max;
+using std::min;
+
+/* The C library has functions of these names, which are not for its users. */
+#define __expf(x) expf(x)
+#define __logf(x) logf(x)
+#define __log2f(x) log2f(x)
+#define __sinf(x) sinf(x)
+#define __cosf(x) cosf(x)
+#define __powf(x, y) powf(x, y)
+#define __sincosf(x, sine, cosine) sincosf(x, sine, cosine)
+
+static inline float rsqrtf(float x) {
+    return 1 / sqrtf(x);
+}
+static inline double rsqrt(double x) {
+    return 1 / sqrt(x);
+}
+static inline float __fdividef(float x, float y) {
+    return x / y;
+}
+static inline float __frcp_rn(float x) {
+    return 1 / x;
+}
+static inline float __fsqrt_rn(float x) {
+    return sqrtf(x);
+}
+/* Operations that the compiler does not fuse with others. */
+static inline float __fadd_rn(float x, float y) {
+    return x + y;
+}
+static inline float __fmul_rn(float x, float y) {
+    return x * y;
+}
+static inline float __fdiv_rn(float x, float y) {
+    return x / y;
+}
+static inline float __fmaf_rn(float x, float y, float z) {
+    return fmaf(x, y, z);
+}
+static inline double __dadd_rn(double x, double y) {
+    return x + y;
+}
+static inline double __dmul_rn(double x, double y) {
+    return x * y;
+}
+static inline double __fma_rn(double x, double y, double z) {
+    return fma(x, y, z);
+}
+
+/* ---- bits ---- */
+
+namespace emulated {
+template <typename To, typename From> To bits_of(From from) {
+    static_assert(sizeof(To) == sizeof(From), "of one size");
+    To to;
+    memcpy(&to, &from, sizeof to);
+    return to;
+}
+} // namespace emulated
+
+static inline int __float_as_int(float x) {
+    return emulated::bits_of<int>(x);
+}
+static inline unsigned __float_as_uint(float x) {
+    return emulated::bits_of<unsigned>(x);
+}
+static inline float __int_as_float(int x) {
+    return emulated::bits_of<float>(x);
+}
+static inline float __uint_as_float(unsigned x) {
+    return emulated::bits_of<float>(x);
+}
+static inline long long __double_as_longlong(double x) {
+    return emulated::bits_of<long long>(x);
+}
+static inline double __longlong_as_double(long long x) {
+    return emulated::bits_of<double>(x);
+}
+static inline unsigned __umulhi(unsigned x, unsigned y) {
+    return (unsigned)((uint64_t)x * y >> 32);
+}
+static inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y) {
+    return (unsigned long long)((unsigned __int128)x * y >> 64);
+}
+static inline int __popc(unsigned x) {
+    return __builtin_popcount(x);
+}
+static inline int __popcll(unsigned long long x) {
+    return __builtin_popcountll(x);
+}
+static inline int __clz(int x) {
+    return x ? __builtin_clz((unsigned)x) : 32;
+}
+static inline int __clzll(long long x) {
+    return x ? __builtin_clzll((unsigned long long)x) : 64;
+}
+static inline int __ffs(int x) {
+    return __builtin_ffs(x);
+}
+static inline int __ffsll(long long x) {
+    return __builtin_ffsll(x);
+}
+
+/* ---- launching ---- */
+
+namespace emulated {
+
+/* The runtime's part (runtime.cpp): the bytes of dynamic shared memory that a kernel may have, whether it is
+ * to be started or a test asked for a failure, and whether a parameter has pointers that only the host can
+ * follow. */
+size_t shared_allowed(const void *kernel);
+bool may_launch(const char *kernel, cudaStream_t stream);
+void check_parameter(const char *kernel, int number, const void *parameter, size_t bytes);
+
+/* Sizes wider than CUDA's must not lose bits on the way there. */
+static inline dim3 extent(dim3 size) {
+    return size;
+}
+template <typename T, typename = typename std::enable_if<std::is_integral<T>::value>::type>
+dim3 extent(T size) {
+    if (size < 0 || (uint64_t)size > std::numeric_limits<unsigned>::max())
+        fail("a launch with an extent of %lld", (long long)size);
+    return dim3((unsigned)size);
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+                   cudaStream_t stream, const Arguments &...arguments) {
+    struct call {
+        void (*kernel)(Parameters...);
+        std::tuple<Parameters...> parameters;
+    };
+    const call it = {kernel, std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)};
+    if (!may_launch(name, stream)) return;
+    std::apply(
+        [name](const Parameters &...each) {
+            int number = 0;
+            (check_parameter(name, number++, &each, sizeof each), ...);
+        },
+        it.parameters);
+    enter();
+    launch_run({name, grid, block, shared, shared_allowed(reinterpret_cast<const void *>(kernel)),
+                [](const void *arguments) {
+                    const call *c = static_cast<const call *>(arguments);
+                    std::apply(c->kernel, c->parameters);
+                },
+                &it});
+    leave();
+}
+
+} // namespace emulated
+
+/* kernel<<<grid, block, shared, stream>>>(…) */
+#define EMULATED_LAUNCH(kernel, grid, block, shared, stream, ...)                                            \
+    ::emulated::launch_kernel(#kernel, kernel, ::emulated::extent(grid), ::emulated::extent(block), shared,  \
+                              stream, __VA_ARGS__)
+
+#endif

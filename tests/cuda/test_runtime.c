@@ -1,0 +1,103 @@
+/* The CUDA backend's device on the emulated runtime: opening it, what it says when that fails, and every call
+ * of the runtime failing once. */
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "emulated/control.h"
+#include "harness.h"
+
+/* Of the plugin, which is loaded with the first context. */
+static struct emulated_control *control(void) {
+    char path[4096];
+    heed_ctx_free(heed_ctx_new(&(heed_ctx_options){.device = "cudaemu"}));
+    snprintf(path, sizeof path, "%s/libheed_cudaemu.so", getenv("HEED_BACKEND_PATH"));
+    void *plugin = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+    ck_assert_msg(plugin != NULL, "%s", dlerror());
+    heed_emulated_function *function;
+    *(void **)&function = dlsym(plugin, "heed_emulated");
+    ck_assert(function != NULL);
+    return function();
+}
+
+static void nothing_lives(const char *when) {
+    const struct emulated_control *emulated = control();
+    ck_assert_msg(emulated->streams == 0, "%s: %d streams live", when, (int)emulated->streams);
+    ck_assert_msg(emulated->allocations == 0, "%s: %d allocations live", when, (int)emulated->allocations);
+}
+
+START_TEST(devices) {
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = "cudaemu:2"});
+    ck_assert_int_eq(heed_error_status(ctx), HEED_ERROR_DEVICE);
+    ck_assert_msg(strstr(heed_error(ctx), "there are 2 CUDA devices, and no number 2") != NULL, "%s",
+                  heed_error(ctx));
+    heed_ctx_free(ctx);
+    heed_ctx *both[2] = {heed_ctx_new(&(heed_ctx_options){.device = "cudaemu"}),
+                         heed_ctx_new(&(heed_ctx_options){.device = "cudaemu:1"})};
+    char text[4000];
+    for (int i = 0; i < 2; i++) {
+        const char *const names[] = {"cuda:0 emulated 0, 2 multiprocessors", "cuda:1 emulated 1"};
+        heed_explain(both[i], text, sizeof text);
+        ck_assert_msg(strstr(text, names[i]) != NULL, "%s", text);
+        test_equals(heed_arange(both[i], HEED_F32, 3), 3, (float[]){0, 1, 2}, "arange");
+    }
+    for (int i = 0; i < 2; i++) heed_ctx_free(both[i]);
+    nothing_lives("both ended");
+}
+END_TEST
+
+/* Fills, copies both ways, and waits. */
+static heed_status work(heed_ctx *ctx) {
+    const float numbers[6] = {1, 2, 3, 4, 5, 6};
+    float back[6];
+    heed_step_begin(ctx, HEED_TRAIN);
+    heed_tensor x = heed_from(ctx, HEED_F32, TEST_SHAPE(2, 3), numbers);
+    heed_tensor zeros = heed_zeros(ctx, HEED_F32, TEST_SHAPE(3, 2));
+    heed_write(zeros, numbers, sizeof numbers);
+    heed_arange(ctx, HEED_I32, 5);
+    heed_full(ctx, HEED_F64, TEST_SHAPE(300), 0.5);
+    heed_read(x, back, sizeof back);
+    return heed_step_end(ctx);
+}
+
+START_TEST(every_call_may_fail) {
+    struct emulated_control *emulated = control();
+    int64_t n = 1;
+    for (bool reached = true; reached; n++) {
+        emulated->calls = 0;
+        emulated->fail_at = n;
+        heed_ctx *ctx =
+            heed_ctx_new(&(heed_ctx_options){.device = "cudaemu", .chunk_bytes = 1, .poison = true});
+        const heed_status status = work(ctx);
+        reached = emulated->calls >= n;
+        ck_assert_msg(reached == (status != HEED_OK), "call %d: %s", (int)n, heed_error(ctx));
+        ck_assert_msg(strchr(heed_error(ctx), '\n') == NULL, "\"%s\" is more than a line", heed_error(ctx));
+        heed_ctx_free(ctx);
+        emulated->fail_at = 0;
+        nothing_lives("after a failure");
+    }
+    ck_assert_int_gt(n, 15);
+}
+END_TEST
+
+/* A steady step asks the device for no memory. */
+START_TEST(steady_steps_allocate_nothing) {
+    struct emulated_control *emulated = control();
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = "cudaemu"});
+    for (int step = 0; step < 2; step++) ck_assert_int_eq(work(ctx), HEED_OK);
+    const int64_t before = control()->allocations;
+    for (int step = 0; step < 5; step++) ck_assert_int_eq(work(ctx), HEED_OK);
+    ck_assert_int_eq(control()->allocations, before);
+    ck_assert_int_gt(emulated->launches, 0);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("cuda_runtime");
+    TCase *tcase = test_case(suite, "runtime");
+    tcase_add_test(tcase, devices);
+    tcase_add_test(tcase, every_call_may_fail);
+    tcase_add_test(tcase, steady_steps_allocate_nothing);
+    return test_main(suite);
+}
