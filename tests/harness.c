@@ -31,6 +31,16 @@ int64_t test_size(int64_t full, int64_t small) {
     return test_small() ? small : full;
 }
 
+static uint64_t number_of(const char *name, uint64_t otherwise) {
+    const char *text = getenv(name);
+    return text ? strtoull(text, NULL, 10) : otherwise;
+}
+
+struct test_seeds test_seeds(int64_t full, int64_t small) {
+    const uint64_t first = number_of("HEED_SEED", 0);
+    return (struct test_seeds){first, first + number_of("HEED_FUZZ", (uint64_t)test_size(full, small))};
+}
+
 /* ---- devices ---- */
 
 int test_isas(const char *const **isas) {
@@ -127,6 +137,13 @@ double test_uniform(struct test_random *random) {
 double test_normal(struct test_random *random) {
     double radius = sqrt(-2 * log(1 - test_uniform(random)));
     return radius * cos(2 * 3.14159265358979323846 * test_uniform(random));
+}
+
+double test_noise(struct test_random *random) {
+    const uint64_t bits = test_bits(random);
+    const double sum =
+        (double)((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48));
+    return (sum - 2 * 65535.0) * (1.7320508 / 65536); /* of variance 1 */
 }
 
 heed_tensor test_tensor(heed_ctx *ctx, heed_dtype dtype, uint64_t seed, int rank, const int64_t *sizes) {

@@ -19,6 +19,19 @@ TCase *test_case(Suite *suite, const char *name);
 bool test_small(void);
 int64_t test_size(int64_t full, int64_t small);
 
+/* The seeds of random problems: 0 to `full` − 1, or `small` ones. HEED_FUZZ=N tries N, HEED_SEED=S begins
+ * with seed S, so that HEED_FUZZ=1 HEED_SEED=S tries one again. */
+struct test_seeds {
+    uint64_t first, end;
+};
+struct test_seeds test_seeds(int64_t full, int64_t small);
+
+/* ck_assert_msg() for what is asked many thousand times: Check notes each of its own in a file. */
+#define test_check(condition, ...)                                                                           \
+    do {                                                                                                     \
+        if (!(condition)) ck_abort_msg(__VA_ARGS__);                                                         \
+    } while (0)
+
 /* ---- devices ---- */
 
 /* A way to compute: the values of heed_ctx_options.device, of HEED_ISA and of threads. */
@@ -64,6 +77,8 @@ struct test_random {
 uint64_t test_bits(struct test_random *random);
 double test_uniform(struct test_random *random); /* [0, 1) */
 double test_normal(struct test_random *random);
+double
+test_noise(struct test_random *random); /* like normal ones and sooner made: the sum of four uniform ones */
 
 /* Sizes and their number, for tensor-making functions: TEST_SHAPE(2, 3). */
 #define TEST_SHAPE(...)                                                                                      \
