@@ -255,3 +255,25 @@ static void counted_free(void *user, void *memory, size_t bytes) {
 heed_allocator test_allocator(struct test_allocator *state) {
     return (heed_allocator){.alloc = counted_alloc, .free = counted_free, .user = state};
 }
+
+/* Whether the n-th allocation was reached. */
+static bool fail_allocation(const char *device, int64_t n, bool for_good, void (*program)(heed_ctx *ctx)) {
+    struct test_allocator state = {.fail_at = n, .for_good = for_good};
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){
+        .device = device, .threads = 1, .allocator = test_allocator(&state), .chunk_bytes = 1});
+    program(ctx);
+    const bool reached = state.calls >= n, failed = heed_failed(ctx);
+    test_check(!reached || failed, "allocation %lld failed without an error", (long long)n);
+    test_check(reached || !failed, "%s", heed_error(ctx));
+    heed_ctx_free(ctx);
+    test_check(state.living == 0, "allocation %lld failed: %lld blocks leaked", (long long)n,
+               (long long)state.living);
+    return reached;
+}
+
+int64_t test_failing_allocations(const char *device, int64_t stride, bool for_good,
+                                 void (*program)(heed_ctx *ctx)) {
+    int64_t n = 1;
+    while (fail_allocation(device, n, for_good, program)) n += stride;
+    return n;
+}

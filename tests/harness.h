@@ -120,4 +120,11 @@ struct test_allocator {
 };
 heed_allocator test_allocator(struct test_allocator *state);
 
+/* Runs a program on contexts of a device with one thread, of which the first allocation fails, then number 1
+ * + stride, and so on, with or without all after it, until none does. What failed must be an error of the
+ * context when the program returns, and all memory must come back. The program frees what is not the
+ * context's. Returns the number that no run had any more. */
+int64_t test_failing_allocations(const char *device, int64_t stride, bool for_good,
+                                 void (*program)(heed_ctx *ctx));
+
 #endif
