@@ -169,6 +169,7 @@ static void check_mask(struct test_masks *m, const struct heed_bound_mask *mask,
 static struct test_masks problem_of(int seed) {
     static const int64_t queries[] = {37, 1, 64, 100, 5}, keys[] = {83, 1, 64, 40, 200};
     return (struct test_masks){.random = {(uint64_t)seed * 31 + 5},
+                               .edge = seed % 3 == 0 ? TEST_EDGE_BEFORE : TEST_EDGE_BEHIND,
                                .batch = 2,
                                .heads = 2,
                                .queries = queries[seed % 5],

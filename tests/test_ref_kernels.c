@@ -62,7 +62,7 @@ static void build_where(struct kernel_call *c, int variant) {
     c->primitive = HEED_PRIMITIVE_WHERE;
     a->condition = kernel_view(c, HEED_BOOL, KERNEL_SCATTERED, variant & 3, 3, size);
     kernel_fill_view(c, &a->condition, KERNEL_NORMAL);
-    ((uint8_t *)a->condition.data)[0] = 0;
+    if (variant < 6) ((uint8_t *)a->condition.data)[0] = 0;
     kernel_input(c, &a->a, &a->da, KERNEL_NORMAL, KERNEL_SCATTERED, repeats[0], 3, size);
     kernel_input(c, &a->b, &a->db, KERNEL_NORMAL, KERNEL_SCATTERED, repeats[1], 3, size);
     kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_SCATTERED, 0, 3, size);
