@@ -188,6 +188,20 @@ START_TEST(what_backward_refuses) {
 }
 END_TEST
 
+/* A program may clear errors that are not there: what is recorded stays. */
+START_TEST(clearing_no_error_changes_nothing) {
+    heed_ctx *ctx = test_ref();
+    heed_step_begin(ctx, HEED_TRAIN);
+    heed_tensor x = leaf(ctx, 3), loss = total(heed_mul(x, x));
+    heed_error_clear(ctx);
+    ck_assert_int_eq(heed_backward(loss), HEED_OK);
+    heed_error_clear(ctx);
+    test_equals(heed_grad(x), 2, (float[]){6, 6}, "x");
+    heed_step_end(ctx);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
 START_TEST(a_failed_step_leaves_no_gradient) {
     heed_ctx *ctx = test_ref();
     heed_tensor x = leaf(ctx, 1);
@@ -325,6 +339,7 @@ int main(void) {
     tcase_add_test(tcase, values_outlive_their_scope);
     tcase_add_test(tcase, who_gets_a_gradient);
     tcase_add_test(tcase, what_backward_refuses);
+    tcase_add_test(tcase, clearing_no_error_changes_nothing);
     tcase_add_test(tcase, a_failed_step_leaves_no_gradient);
     tcase_add_test(tcase, shared_and_deep_graphs);
     tcase = test_case(suite, "custom operations");
