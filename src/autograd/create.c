@@ -77,8 +77,13 @@ static heed_tensor draw(heed_ctx *ctx, const struct heed_op *op, heed_dtype dtyp
         heed_call_fail(&c, HEED_ERROR_DTYPE, "random numbers are f32 or f64, not %s", heed_dtype_name(dtype));
         return heed_call_end(&c);
     }
+    const bool normal = op == &op_normal;
+    if (!heed_random_range(c.ctx, op->name, normal, a, b)) {
+        c.ok = false;
+        return heed_call_end(&c);
+    }
     struct heed_random_args args = {.y = heed_call_output(&c, dtype, rank, sizes),
-                                    .normal = op == &op_normal,
+                                    .normal = normal,
                                     .a = a,
                                     .b = b,
                                     .random = heed_random_next(c.ctx)};
