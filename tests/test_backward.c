@@ -116,6 +116,9 @@ START_TEST(who_gets_a_gradient) {
     ck_assert(heed_requires_grad(x) && !heed_requires_grad(constant) && !heed_requires_grad(turned_off));
     heed_tensor product = heed_mul(heed_mul(x, constant), turned_off);
     ck_assert(heed_requires_grad(product) && !heed_requires_grad(heed_mul(constant, turned_off)));
+    ck_assert_msg(!heed_requires_grad(heed_equal(x, x)) && !heed_requires_grad(heed_argmax(x, 0)) &&
+                      !heed_requires_grad(heed_cast(x, HEED_I32)),
+                  "a gradient of what is no float");
     heed_exp(aside); /* on the tape, but not on the way to the loss */
     heed_backward(total(heed_add(product, heed_mul(heed_detach(product), product))));
     test_equals(heed_grad(x), 2, (float[]){20, 20}, "x");

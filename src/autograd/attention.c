@@ -232,18 +232,9 @@ static heed_tensor failed(heed_ctx *ctx, heed_tensor *weights) {
 }
 
 heed_ctx *heed_attention_begin(const char *where, int count, const heed_tensor *tensors) {
-    heed_ctx *ctx = heed_inert_ctx();
-    for (int i = count - 1; i >= 0; i--)
-        if (tensors[i].node) ctx = tensors[i].node->ctx;
+    heed_ctx *ctx = heed_find_ctx(count, tensors);
     if (ctx->broken || !heed_enter(ctx)) return NULL;
-    for (int i = 0; i < count; i++) {
-        if (!tensors[i].node) continue;
-        if (tensors[i].node->ctx != ctx)
-            heed_fail(ctx, HEED_ERROR_CONTEXT, where, "argument %d belongs to another context", i + 1);
-        else if (!heed_node_of(tensors[i], where))
-            heed_fail(ctx, HEED_ERROR_ARGUMENT, where,
-                      "argument %d is the result of an operation that failed", i + 1);
-    }
+    for (int i = 0; i < count; i++) heed_argument(ctx, where, tensors[i], i + 1);
     if (ctx->status == HEED_OK) return ctx;
     heed_leave(ctx);
     return NULL;
@@ -264,7 +255,7 @@ static heed_tensor attend(const heed_tensor *inputs, const heed_score *score,
     struct heed_problem problem;
     struct heed_prepared_score prepared;
     heed_ctx *ctx = heed_attention_begin("attention", 3, qkv);
-    heed_tensor y = heed_handle(ctx ? ctx : heed_ctx_of(qkv[0]), NULL);
+    heed_tensor y = heed_handle(ctx ? ctx : heed_find_ctx(3, qkv), NULL);
     for (int i = 0; i < 4; i++)
         if (others[i]) *others[i] = y;
     if (!ctx) return y;
@@ -480,7 +471,7 @@ heed_tensor heed_multi_head_attention(heed_tensor query, heed_tensor key, heed_t
     heed_tensor input[HEED_MAX_INPUTS + MHA_SCORE] = {
         query, key, value, p->q, p->k, p->v, p->out, p->q_bias, p->k_bias, p->v_bias, p->out_bias};
     heed_ctx *ctx = heed_attention_begin(mha_where, MHA_SCORE, input);
-    if (!ctx) return failed(heed_ctx_of(query), weights);
+    if (!ctx) return failed(heed_find_ctx(MHA_SCORE, input), weights);
     heed_tensor y = failed(ctx, weights);
     if (check_mha(ctx, input, options, &problem) &&
         heed_score_prepare(ctx, mha_where, score, &problem, &prepared)) {

@@ -5,6 +5,7 @@
 
 static const struct heed_op op_from = {"from", HEED_FOLLOWS, NULL, "it makes a leaf"};
 static const struct heed_op op_full = {"full", HEED_FOLLOWS, NULL, "it makes a leaf"};
+static const struct heed_op op_zeros = {"zeros", HEED_FOLLOWS, NULL, "it makes a leaf"};
 static const struct heed_op op_arange = {"arange", HEED_FOLLOWS, NULL, "it makes a leaf"};
 static const struct heed_op op_normal = {"normal", HEED_FOLLOWS, NULL, "it makes a leaf"};
 static const struct heed_op op_uniform = {"uniform", HEED_FOLLOWS, NULL, "it makes a leaf"};
@@ -53,7 +54,7 @@ static heed_tensor fill(heed_ctx *ctx, const struct heed_op *op, heed_dtype dtyp
 }
 
 heed_tensor heed_zeros(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_t *sizes) {
-    return fill(ctx, &op_full, dtype, rank, sizes, 0.0, false);
+    return fill(ctx, &op_zeros, dtype, rank, sizes, 0.0, false);
 }
 
 heed_tensor heed_full(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_t *sizes, double value) {

@@ -64,7 +64,7 @@ struct heed_exec {
     struct heed_threads *threads;
     struct heed_memory *memory;
     const char *device;    /* "cpu", "ref" */
-    const char *operation; /* running now, for the errors of kernels; NULL: they name the primitive */
+    const char *operation; /* running now, for error messages; NULL: kernels name the primitive */
     enum heed_isa isa;     /* in use; baseline on "ref" */
     bool strict;
     const struct heed_kernel *kernel[HEED_PRIMITIVES][HEED_MAX_KERNELS]; /* NULL-terminated */

@@ -38,7 +38,7 @@ heed_status heed_exec_fail(struct heed_exec *exec, heed_status status, enum heed
 
 /* ---- opening a device ---- */
 
-#define OPENED_BY "heed_ctx_new"
+#define OPENED_BY "ctx_new"
 
 static const char *const isa_names[HEED_ISAS] = {"baseline", "avx2", "avx512"};
 
