@@ -388,8 +388,10 @@ static const struct heed_view *view_of(heed_tensor t) {
     return heed_is_valid(t) ? &t.node->view : NULL;
 }
 
+/* A projection takes rows of `in` numbers; `from` is what they come from. */
 static bool check_projection(heed_ctx *ctx, const char *name, const struct heed_view *w,
-                             const struct heed_view *bias, int64_t in, int64_t heads) {
+                             const struct heed_view *bias, const char *from_name,
+                             const struct heed_view *from, int64_t in, int64_t heads) {
     char full[32], text[64];
     if (!w) {
         heed_fail(ctx, HEED_ERROR_ARGUMENT, mha_where, "the %s weight is missing", name);
@@ -397,7 +399,8 @@ static bool check_projection(heed_ctx *ctx, const char *name, const struct heed_
     }
     snprintf(text, sizeof text, "[a multiple of %lld, %lld]", (long long)heads, (long long)in);
     snprintf(full, sizeof full, "%s weight", name);
-    if (w->rank != 2 || w->size[1] != in || w->size[0] % heads != 0) return mha_fail(ctx, full, w, text);
+    if (w->rank != 2 || w->size[0] % heads != 0) return mha_fail(ctx, full, w, text);
+    if (w->size[1] != in) return no_match(ctx, mha_where, from_name, from, full, w);
     snprintf(full, sizeof full, "%s bias", name);
     snprintf(text, sizeof text, "[%lld]", (long long)w->size[0]);
     if (bias && (bias->rank != 1 || bias->size[0] != w->size[0])) return mha_fail(ctx, full, bias, text);
@@ -443,15 +446,15 @@ static bool check_mha(heed_ctx *ctx, const heed_tensor *input, const heed_mha_ca
     problem->keys = x[1]->size[rank - 2];
     if (x[2]->size[rank - 2] != problem->keys) return no_match(ctx, mha_where, "key", x[1], "value", x[2]);
     if (!count_rows(ctx, mha_where, problem)) return false;
-    if (!check_projection(ctx, "q", w[0], bias[0], x[0]->size[rank - 1], heads) ||
-        !check_projection(ctx, "k", w[1], bias[1], x[1]->size[rank - 1], kv_heads) ||
-        !check_projection(ctx, "v", w[2], bias[2], x[2]->size[rank - 1], kv_heads))
+    if (!check_projection(ctx, "q", w[0], bias[0], "query", x[0], x[0]->size[rank - 1], heads) ||
+        !check_projection(ctx, "k", w[1], bias[1], "key", x[1], x[1]->size[rank - 1], kv_heads) ||
+        !check_projection(ctx, "v", w[2], bias[2], "value", x[2], x[2]->size[rank - 1], kv_heads))
         return false;
     if (w[0]->size[0] / heads != w[1]->size[0] / kv_heads)
         return no_match(ctx, mha_where, "q", w[0], "k", w[1]);
     int64_t joined;
     if (__builtin_mul_overflow(w[2]->size[0] / kv_heads, heads, &joined)) joined = INT64_MAX;
-    return check_projection(ctx, "out", w[3], bias[3], joined, 1);
+    return check_projection(ctx, "out", w[3], bias[3], "v weight", w[2], joined, 1);
 }
 
 static bool same_tensor(heed_tensor a, heed_tensor b) {
