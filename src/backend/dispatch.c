@@ -106,8 +106,9 @@ heed_status heed_exec_open(struct heed_exec *exec, const char *device) {
 /* Ref runs although the device has kernels of its own for the primitive. */
 static heed_status fall_back(struct heed_exec *exec, enum heed_primitive primitive) {
     if (exec->strict) {
-        return heed_fail(exec->ctx, HEED_ERROR_UNSUPPORTED, "strict", "no %s kernel for %s: %s", exec->device,
-                         heed_primitive_word(primitive), exec->last[primitive].why_not[0]);
+        return heed_exec_fail(exec, HEED_ERROR_UNSUPPORTED, primitive, "strict: no %s kernel for %s: %s",
+                              exec->device, heed_primitive_word(primitive),
+                              exec->last[primitive].why_not[0]);
     }
     exec->fallbacks++;
     return HEED_OK;
