@@ -107,8 +107,7 @@ heed_status heed_exec_open(struct heed_exec *exec, const char *device) {
 static heed_status fall_back(struct heed_exec *exec, enum heed_primitive primitive) {
     if (exec->strict) {
         return heed_exec_fail(exec, HEED_ERROR_UNSUPPORTED, primitive, "strict: no %s kernel for %s: %s",
-                              exec->device, heed_primitive_word(primitive),
-                              exec->last[primitive].why_not[0]);
+                              exec->device, heed_primitive_word(primitive), exec->last[primitive].why_not[0]);
     }
     exec->fallbacks++;
     return HEED_OK;
