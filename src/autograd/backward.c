@@ -165,11 +165,7 @@ heed_status heed_backward_run(struct heed_backward *b) {
     if (!b->ok) return b->ctx->status;
     struct heed_entry *entry = b->entry;
     void *saved = entry->kernel_saved ? entry->kernel_saved->data : NULL;
-    struct heed_exec *exec = &b->ctx->exec;
-    exec->operation = entry->op->name;
-    heed_status status = heed_exec_backward(exec, entry->kernel, b->args, saved);
-    exec->operation = NULL;
-    return status;
+    return heed_exec_backward(&b->ctx->exec, entry->kernel, b->args, saved);
 }
 
 /* ---- the walk ---- */
@@ -216,9 +212,11 @@ static heed_status run_entry(heed_ctx *ctx, struct heed_entry *entry, bool retai
     heed_status status = check_entry(ctx, entry);
     if (status != HEED_OK) return status;
     struct heed_backward b = {.ctx = ctx, .entry = entry, .args = entry->args, .retain = retain, .ok = true};
+    ctx->exec.operation = entry->op->name;
     status = entry->op->backward(&b);
     if (status != HEED_OK) heed_fail(ctx, status, where, "%s failed", entry->op->name);
     add_pending(&b);
+    ctx->exec.operation = NULL;
     for (int i = 0; i < b.temps; i++) heed_storage_drop(b.temp[i]);
     drop_output_grads(entry);
     if (!retain) {

@@ -5,46 +5,55 @@
 
 /* ---- beginning ---- */
 
-static heed_ctx *find_ctx(int inputs, const heed_tensor *input) {
-    for (int i = 0; i < inputs; i++)
-        if (input[i].node) return input[i].node->ctx;
+heed_ctx *heed_find_ctx(int count, const heed_tensor *tensor) {
+    for (int i = 0; i < count; i++)
+        if (tensor[i].node && !tensor[i].node->ctx->is_static_inert) return tensor[i].node->ctx;
     return heed_inert_ctx();
 }
 
-/* A gradient flows to floating-point tensors only, also where a recorded operation made others (indices). */
-static bool requires_grad(const struct heed_node *node) {
+struct heed_node *heed_argument(heed_ctx *ctx, const char *where, heed_tensor t, int number) {
+    if (!t.node) return NULL;
+    if (t.node->ctx->is_static_inert) {
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "argument %d was made of no tensor", number);
+        return NULL;
+    }
+    if (t.node->ctx != ctx) {
+        heed_fail(ctx, HEED_ERROR_CONTEXT, where, "argument %d belongs to another context", number);
+        return NULL;
+    }
+    struct heed_node *node = heed_node_of(t, where);
+    if (!node)
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "argument %d is the result of an operation that failed",
+                  number);
+    return node;
+}
+
+bool heed_node_requires_grad(const struct heed_node *node) {
     bool is_float = node->view.dtype == HEED_F32 || node->view.dtype == HEED_F64;
     return is_float && (node->producer || node->flags & HEED_NODE_WANTS_GRAD);
 }
 
 static void take_input(struct heed_call *c, int i, heed_tensor t) {
-    c->input[i] = NULL;
-    if (!t.node) return;
-    if (t.node->ctx != c->ctx) {
-        heed_call_fail(c, HEED_ERROR_CONTEXT, "argument %d belongs to another context", i + 1);
-        return;
-    }
-    struct heed_node *node = heed_node_of(t, c->op->name);
-    if (!node) {
-        heed_call_fail(c, HEED_ERROR_ARGUMENT, "argument %d is the result of an operation that failed",
-                       i + 1);
-        return;
-    }
+    struct heed_node *node = heed_argument(c->ctx, c->op->name, t, i + 1);
+    if (!node && t.node) c->ok = false;
     c->input[i] = node;
-    if (requires_grad(node)) c->record = true;
+    if (node && heed_node_requires_grad(node)) c->record = true;
 }
 
 bool heed_call_begin(struct heed_call *c, const struct heed_op *op, heed_ctx *ctx, int inputs,
                      const heed_tensor *input) {
     c->op = op;
-    c->ctx = ctx ? ctx : find_ctx(inputs, input);
+    c->ctx = ctx ? ctx : heed_find_ctx(inputs, input);
     c->ok = c->record = c->entered = false;
     c->inputs = inputs;
     c->outputs = c->saves = c->temps = 0;
     c->blob = NULL;
     if (c->ctx->broken) return false;
     c->entered = heed_enter(c->ctx);
-    if (!c->entered || c->ctx->status != HEED_OK) return false;
+    if (!c->entered) return false;
+    c->around = c->ctx->exec.operation;
+    c->ctx->exec.operation = op->name;
+    if (c->ctx->status != HEED_OK) return false;
     c->ok = true;
     for (int i = 0; i < inputs; i++) take_input(c, i, input[i]);
     if (!(c->ctx->flags & HEED_RECORD)) c->record = false;
@@ -233,7 +242,7 @@ static void record(struct heed_call *c, const void *args, size_t bytes, const st
     entry->inputs = c->inputs;
     for (int i = 0; i < c->inputs; i++) {
         struct heed_node *node = c->input[i];
-        if (!node || !requires_grad(node)) continue;
+        if (!node || !heed_node_requires_grad(node)) continue;
         heed_node_ref(node);
         entry->input[i] = node;
     }
@@ -259,7 +268,6 @@ heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, co
                           size_t bytes) {
     if (!c->ok) return heed_call_end(c);
     struct heed_exec *exec = &c->ctx->exec;
-    exec->operation = c->op->name;
     const struct heed_kernel *kernel = heed_exec_select(exec, primitive, args);
     struct heed_storage *saved = NULL;
     if (kernel && c->record && kernel->sizes) {
@@ -269,7 +277,6 @@ heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, co
     }
     if (!kernel || heed_exec_forward(exec, kernel, args, saved ? saved->data : NULL) != HEED_OK)
         c->ok = false;
-    exec->operation = NULL;
     if (c->ok && c->record)
         record(c, args, bytes, kernel, saved);
     else
@@ -292,6 +299,7 @@ heed_tensor heed_call_end(struct heed_call *c) {
         else
             heed_node_drop(c->output[i]);
     }
+    c->ctx->exec.operation = c->around;
     heed_leave(c->ctx);
     return heed_call_result(c, 0);
 }

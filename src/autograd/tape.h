@@ -85,6 +85,7 @@ struct heed_call {
     bool ok;     /* nothing failed so far */
     bool record; /* will be recorded */
     bool entered;
+    const char *around; /* the operation that was running when this one was called, or NULL */
     int inputs, outputs, saves, temps;
     struct heed_node *input[HEED_MAX_INPUTS]; /* NULL where none */
     struct heed_node *output[HEED_MAX_OUTPUTS];
@@ -92,6 +93,17 @@ struct heed_call {
     struct heed_storage *temp[HEED_MAX_SAVED]; /* references to drop at the end */
     void *blob;
 };
+
+/* The context of the first tensor that has one; the inert context if none has. */
+heed_ctx *heed_find_ctx(int count, const heed_tensor *tensor);
+
+/* The live node of an argument, NULL for none. What was made of no tensor, failed, ended or belongs elsewhere
+ * gives NULL and keeps an error. */
+struct heed_node *heed_argument(heed_ctx *ctx, const char *where, heed_tensor t, int number);
+
+/* Whether a gradient flows to a node: to floating-point tensors only, also where a recorded operation made
+ * others (indices). */
+bool heed_node_requires_grad(const struct heed_node *node);
 
 /* Finds the context through the tensors (none allowed, at least one live unless ctx is given), checks that
  * all are live and of one context, that no error is kept, that this thread may enter. */
