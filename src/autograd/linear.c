@@ -240,5 +240,6 @@ void heed_project_heads(int count, const heed_tensor *x, const heed_tensor *w, c
         while (next < count && same_tensor(x[first], x[next]) && joins(w + next - 1, bias + next - 1)) next++;
         project_joined(next - first, x[first], w + first, bias + first, heads + first, out + first);
     }
+    for (int i = 0; i < count && heed_failed(ctx); i++) out[i] = heed_handle(ctx, NULL);
     heed_leave(ctx);
 }
