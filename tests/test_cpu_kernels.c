@@ -186,11 +186,21 @@ static void build_softmax(struct kernel_call *c, int variant) {
 
 static void build_norm(struct kernel_call *c, int variant) {
     struct heed_norm_args *a = &c->args.norm;
-    const int64_t *size = row_size(variant);
+    static const int64_t strided[][4] = {
+        {2, 3, 5, 64}, {3, 1, 40, 16}, {1, 70, 2, 33}, {2, 2, 0, 8}, {1, 1, 1, 5}};
+    int64_t rows[2] = {1};
+    const int64_t *size = row_size(variant), *line = strided[variant % 5];
     c->primitive = HEED_PRIMITIVE_NORM;
     a->rms = test_bits(&c->random) & 1;
     a->eps = 1e-2;
-    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
+    if (test_bits(&c->random) & 1) {
+        for (int d = 0; d < 3; d++) rows[0] *= line[d];
+        rows[1] = line[3];
+        size = rows;
+        kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_LINES, 0, 4, line);
+    } else {
+        kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
+    }
     if (variant % 3 > 0)
         kernel_input(c, &a->weight, &a->dweight, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
     if (variant % 3 > 1) kernel_input(c, &a->bias, &a->dbias, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
@@ -290,7 +300,7 @@ static const struct {
     {"reduce", build_reduce, 5e-6, 3 * SHAPES},
     {"argmax", build_argmax, 0, 2 * ROW_SHAPES},
     {"softmax", build_softmax, 2e-6, 2 * ROW_SHAPES},
-    {"norm", build_norm, 1e-5, 3 * ROW_SHAPES},
+    {"norm", build_norm, 1e-5, 4 * ROW_SHAPES},
     {"rotary", build_rotary, 1e-6, 56},
     {"gather", build_gather, 5e-6, 60},
     {"dropout", build_dropout, 2e-7, 2 * SHAPES},

@@ -33,9 +33,9 @@ static heed_status attention_backward(struct heed_backward *b) {
                 "of heed_attention()'s whole matrix, does)");
     }
     args->chosen.data = args->column_sums.data = args->head_list.data = args->query_list.data = NULL;
-    args->dq = heed_dx(b, Q);
-    args->dk = heed_dx(b, K);
-    args->dv = heed_dx(b, V);
+    args->dq = heed_dx_strided(b, Q);
+    args->dk = heed_dx_strided(b, K);
+    args->dv = heed_dx_strided(b, V);
     struct heed_view *const slices[] = {&args->dy, &args->dlse, &args->dq.view, &args->dk.view,
                                         &args->dv.view};
     for (int i = 0; i < 5; i++) share_slice(&args->packed, slices[i]);
@@ -44,14 +44,6 @@ static heed_status attention_backward(struct heed_backward *b) {
 }
 
 static const struct heed_op op_attention = {"attention", HEED_PRODUCT, attention_backward, NULL};
-
-/* Kernels read rows without gaps. */
-static struct heed_view with_dense_rows(struct heed_call *c, int i) {
-    struct heed_view v = heed_call_view(c, i);
-    if (!c->ok) return v;
-    if (v.size[3] <= 1) v.stride[3] = 1;
-    return v.stride[3] == 1 ? v : heed_call_dense(c, i);
-}
 
 /* A list of places below `below`, for the duration of the call; absent for NULL. */
 static struct heed_view choose(struct heed_call *c, const char *name, const int64_t *from, int64_t count,
@@ -104,9 +96,9 @@ heed_tensor heed_attention_folded(const heed_tensor qkv[3], const struct heed_pr
         !heed_call_float(&c, K, "k") || !heed_call_float(&c, V, "v"))
         return heed_call_end(&c);
     struct heed_attention_args args = {0};
-    args.q = with_dense_rows(&c, Q);
-    args.k = with_dense_rows(&c, K);
-    args.v = with_dense_rows(&c, V);
+    args.q = heed_call_dense_rows(&c, Q);
+    args.k = heed_call_dense_rows(&c, K);
+    args.v = heed_call_dense_rows(&c, V);
     const int64_t slices = start_tensors ? 1 : problem->batch;
     int64_t size[4] = {slices, problem->heads, problem->queries, args.v.size[3]};
     args.y = heed_call_output(&c, args.q.dtype, 4, size);

@@ -44,7 +44,7 @@ bool heed_call_begin(struct heed_call *c, const struct heed_op *op, heed_ctx *ct
                      const heed_tensor *input) {
     c->op = op;
     c->ctx = ctx ? ctx : heed_find_ctx(inputs, input);
-    c->ok = c->record = c->entered = false;
+    c->ok = c->record = c->entered = c->side_by_side = false;
     c->inputs = inputs;
     c->outputs = c->saves = c->temps = 0;
     c->blob = NULL;
@@ -118,16 +118,31 @@ struct heed_view heed_call_dense_view(struct heed_call *c, const struct heed_vie
     return copy.y.view;
 }
 
+struct heed_view heed_call_dense_rows(struct heed_call *c, int i) {
+    struct heed_view v = heed_call_view(c, i);
+    const int last = v.rank - 1;
+    if (!heed_has(&v) || last < 0) return v;
+    if (v.size[last] <= 1) v.stride[last] = 1;
+    return v.stride[last] == 1 ? v : heed_call_dense(c, i);
+}
+
 struct heed_view heed_call_temp(struct heed_call *c, heed_dtype dtype, int rank, const int64_t *size) {
     struct heed_view v = {.dtype = dtype, .rank = rank};
     if (!c->ok) return v;
     if (rank > 0) memcpy(v.size, size, (size_t)rank * sizeof *size);
-    if (c->temps == HEED_MAX_SAVED || !heed_view_set_contiguous(&v)) {
-        heed_call_fail(c, HEED_ERROR_INTERNAL, "too many or too large temporary tensors");
+    size_t bytes;
+    char text[96];
+    if (!heed_view_set_contiguous(&v) ||
+        __builtin_mul_overflow((size_t)heed_view_count(&v), heed_dtype_bytes(dtype), &bytes)) {
+        heed_call_fail(c, HEED_ERROR_MEMORY, "%s is larger than memory can be",
+                       heed_shape_text(rank, size, text, sizeof text));
         return v;
     }
-    struct heed_storage *storage =
-        heed_storage_new(c->ctx, (size_t)heed_view_count(&v) * heed_dtype_bytes(dtype));
+    if (c->temps == HEED_MAX_SAVED) {
+        heed_call_fail(c, HEED_ERROR_INTERNAL, "too many temporary tensors");
+        return v;
+    }
+    struct heed_storage *storage = heed_storage_new(c->ctx, bytes);
     if (!storage) {
         c->ok = false;
         return v;
@@ -156,6 +171,12 @@ struct heed_view heed_call_output(struct heed_call *c, heed_dtype dtype, int ran
 
 void heed_call_output_view(struct heed_call *c, int i, const struct heed_view *v) {
     if (c->ok) add_output(c, heed_node_view(c->ctx, c->input[i]->storage, v));
+}
+
+void heed_call_output_part(struct heed_call *c, const struct heed_view *v) {
+    if (!c->ok) return;
+    add_output(c, heed_node_view(c->ctx, c->temp[c->temps - 1], v));
+    c->side_by_side = true;
 }
 
 /* ---- what backward will need ---- */
@@ -210,13 +231,23 @@ static size_t round_up(size_t bytes) {
     return (bytes + 15) / 16 * 16;
 }
 
+/* Where each output begins in the storage they share. */
+static void place_outputs(const struct heed_call *c, struct heed_entry *entry, size_t *place) {
+    const struct heed_storage *storage = c->output[0]->storage;
+    for (int i = 0; i < c->outputs; i++)
+        place[i] = (size_t)((const char *)c->output[i]->view.data - (const char *)storage->data);
+    entry->place = place;
+    entry->side_by_side_bytes = storage->bytes;
+}
+
 /* One block holds the entry and its arrays. */
 static struct heed_entry *entry_new(struct heed_call *c, const void *args, size_t bytes) {
     size_t inputs = round_up((size_t)c->inputs * sizeof(struct heed_node *));
     size_t outputs = round_up((size_t)c->outputs * sizeof(struct heed_node *));
     size_t saves = round_up((size_t)c->saves * sizeof(struct heed_saved));
-    char *block = heed_block_zeroed(c->ctx->exec.memory,
-                                    round_up(sizeof(struct heed_entry)) + inputs + outputs + saves + bytes);
+    size_t places = c->side_by_side ? round_up((size_t)c->outputs * sizeof(size_t)) : 0;
+    char *block = heed_block_zeroed(c->ctx->exec.memory, round_up(sizeof(struct heed_entry)) + inputs +
+                                                             outputs + saves + places + bytes);
     if (!block) {
         heed_call_fail(c, HEED_ERROR_MEMORY, "out of memory");
         return NULL;
@@ -226,7 +257,8 @@ static struct heed_entry *entry_new(struct heed_call *c, const void *args, size_
     entry->input = (struct heed_node **)block;
     entry->output = (struct heed_node **)(block += inputs);
     entry->saved = (struct heed_saved *)(block += outputs);
-    entry->args = block + saves;
+    if (places) place_outputs(c, entry, (size_t *)(block + saves));
+    entry->args = block + saves + places;
     if (bytes) memcpy(entry->args, args, bytes);
     return entry;
 }
