@@ -403,8 +403,27 @@ START_TEST(test_against_ref) {
 }
 END_TEST
 
+/* A function that is new to the primitive and has no vectors yet. */
+START_TEST(what_has_no_vectors_is_left_to_ref) {
+    heed_ctx *ctx = test_cpu();
+    float x[4] = {1, 2, 3, 4}, y[4];
+    const struct heed_view view = VECTOR(x, HEED_F32), out = VECTOR(y, HEED_F32);
+    struct heed_unary_args unary = {.op = HEED_UNARY_EXP, .x = view, .y = out};
+    struct heed_binary_args binary = {.op = HEED_BINARY_POW, .a = view, .b = view, .y = out};
+    ck_assert_str_eq(heed_exec_select(&ctx->exec, HEED_PRIMITIVE_UNARY, &unary)->name, "cpu");
+    ck_assert_str_eq(heed_exec_select(&ctx->exec, HEED_PRIMITIVE_BINARY, &binary)->name, "cpu");
+    unary.op = HEED_UNARIES;
+    binary.op = HEED_BINARIES;
+    ck_assert_str_eq(heed_exec_select(&ctx->exec, HEED_PRIMITIVE_UNARY, &unary)->name, "ref");
+    ck_assert_str_eq(heed_exec_select(&ctx->exec, HEED_PRIMITIVE_BINARY, &binary)->name, "ref");
+    ck_assert_str_eq(ctx->exec.last[HEED_PRIMITIVE_UNARY].why_not[0], "the function has no vector form");
+    heed_ctx_free(ctx);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("cpu kernels");
     tcase_add_loop_test(test_case(suite, "against ref"), test_against_ref, 0, KERNELS);
+    tcase_add_test(test_case(suite, "no vectors"), what_has_no_vectors_is_left_to_ref);
     return test_main(suite);
 }
