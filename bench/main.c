@@ -24,7 +24,8 @@ struct arguments {
     const char *name; /* of a case; NULL: all */
     int threads;
     double seconds;
-    bool json, list;
+    bool json, list, help;
+    bool headless; /* one of all cases: the heading stands already */
 };
 
 struct timing {
@@ -81,18 +82,24 @@ static void explained(const heed_ctx *ctx, const char *key, char *word, size_t b
     snprintf(word, bytes, "%.*s", (int)length, at ? at : "");
 }
 
+static void print_heading(const struct arguments *a) {
+    if (!a->json && !a->headless)
+        printf("%-28s %10s %10s %6s %10s\n", "case", "min ms", "median ms", "runs", "peak MiB");
+}
+
 static void print_timing(const struct arguments *a, const struct bench *b, const struct timing *t) {
     if (!a->json) {
         printf("%-28s %10.3f %10.3f %6d %10.1f\n", b->row->name, t->min_ms, t->median_ms, t->runs,
                (double)t->peak_bytes / 1048576);
         return;
     }
-    char isa[64], blas[128];
+    char isa[64], blas[128], threads[16];
     explained(b->ctx, "instruction set ", isa, sizeof isa);
     explained(b->ctx, "blas ", blas, sizeof blas);
+    explained(b->ctx, "threads ", threads, sizeof threads);
     printf("{\"case\": \"%s\", \"min_ms\": %.6f, \"median_ms\": %.6f, \"runs\": %d, \"peak_bytes\": %zu, "
-           "\"threads\": %d, \"isa\": \"%s\", \"blas\": \"%s\", \"fallbacks\": %llu}\n",
-           b->row->name, t->min_ms, t->median_ms, t->runs, t->peak_bytes, a->threads, isa, blas,
+           "\"threads\": %s, \"isa\": \"%s\", \"blas\": \"%s\", \"fallbacks\": %llu}\n",
+           b->row->name, t->min_ms, t->median_ms, t->runs, t->peak_bytes, threads, isa, blas,
            (unsigned long long)heed_fallbacks(b->ctx));
 }
 
@@ -105,10 +112,12 @@ static int run_one(const struct arguments *a, const struct bench_case *row) {
     bool ok = measure(&b, a->seconds, &timing);
     size_t peak = bench_memory_peak();
     timing.peak_bytes = peak > before ? peak - before : 0;
-    if (ok)
+    if (ok) {
+        print_heading(a);
         print_timing(a, &b, &timing);
-    else
+    } else {
         fprintf(stderr, "heed-bench: %s: %s\n", row->name, heed_error(b.ctx));
+    }
     heed_optim_free(b.optim);
     heed_module_free(b.module);
     heed_ctx_free(b.ctx);
@@ -121,7 +130,7 @@ static int run_in_child(const struct arguments *a, const char *name) {
     snprintf(threads, sizeof threads, "%d", a->threads);
     snprintf(seconds, sizeof seconds, "%g", a->seconds);
     const char *argv[] = {"heed-bench", "--case",    name,    "--threads",
-                          threads,      "--seconds", seconds, a->json ? "--json" : NULL,
+                          threads,      "--seconds", seconds, a->json ? "--json" : "--headless",
                           NULL};
     pid_t child;
     int status;
@@ -133,55 +142,83 @@ static int run_in_child(const struct arguments *a, const char *name) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAILURE;
 }
 
+static bool wrong(const char *option, const char *value, const char *why) {
+    fprintf(stderr, "heed-bench: %s: '%s' %s; --help lists the options\n", option, value, why);
+    return false;
+}
+
+/* Takes an option that is followed by a value. */
+static bool take(struct arguments *a, const char *option, const char *value) {
+    char *end;
+    if (strcmp(option, "--case") == 0) {
+        a->name = value;
+        return bench_case_named(value) || wrong(option, value, "is no case (--list names them)");
+    }
+    if (strcmp(option, "--threads") == 0) {
+        const long threads = strtol(value, &end, 10);
+        if (*end || end == value || threads < 0 || threads > 256)
+            return wrong(option, value, "is no whole number up to 256");
+        a->threads = (int)threads;
+        return true;
+    }
+    a->seconds = strtod(value, &end);
+    return (!*end && end != value && a->seconds >= 0 && a->seconds <= 1e6) ||
+           wrong(option, value, "is no number of seconds");
+}
+
 static bool parse(int argc, char **argv, struct arguments *a) {
     *a = (struct arguments){.seconds = 2};
     for (int i = 1; i < argc; i++) {
-        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
-        char *end = NULL;
-        if (strcmp(argv[i], "--json") == 0) {
-            a->json = true;
-        } else if (strcmp(argv[i], "--list") == 0) {
-            a->list = true;
-        } else if (strcmp(argv[i], "--case") == 0 && value) {
-            a->name = argv[++i];
-        } else if (strcmp(argv[i], "--threads") == 0 && value) {
-            a->threads = (int)strtol(argv[++i], &end, 10);
-            if (*end || end == value || a->threads < 0 || a->threads > 256) return false;
-        } else if (strcmp(argv[i], "--seconds") == 0 && value) {
-            a->seconds = strtod(argv[++i], &end);
-            if (*end || end == value || !(a->seconds >= 0)) return false;
-        } else {
+        bool *flag = strcmp(argv[i], "--json") == 0       ? &a->json
+                     : strcmp(argv[i], "--list") == 0     ? &a->list
+                     : strcmp(argv[i], "--help") == 0     ? &a->help
+                     : strcmp(argv[i], "--headless") == 0 ? &a->headless
+                                                          : NULL;
+        if (flag) {
+            *flag = true;
+        } else if (strcmp(argv[i], "--case") != 0 && strcmp(argv[i], "--threads") != 0 &&
+                   strcmp(argv[i], "--seconds") != 0) {
+            return wrong("arguments", argv[i], "is unknown");
+        } else if (i + 1 == argc) {
+            return wrong("arguments", argv[i], "needs a value");
+        } else if (!take(a, argv[i], argv[i + 1])) {
             return false;
+        } else {
+            i++;
         }
     }
     return true;
 }
 
+static int run_all(const struct arguments *a) {
+    int failed = 0;
+    print_heading(a);
+    for (int i = 0; bench_case_at(i); i++)
+        if (run_in_child(a, bench_case_at(i)->name) != EXIT_SUCCESS) failed++;
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+static void list(void) {
+    for (int i = 0; bench_case_at(i); i++)
+        printf("%-28s %s\n", bench_case_at(i)->name, bench_case_at(i)->what);
+}
+
 int main(int argc, char **argv) {
     struct arguments a;
+    int status = EXIT_SUCCESS;
     /* Where the variable is preset, OpenBLAS has chosen its kernels by it already: begin anew without it. */
     if (getenv("OPENBLAS_CORETYPE")) {
         unsetenv("OPENBLAS_CORETYPE");
         execv("/proc/self/exe", argv);
     }
-    if (!parse(argc, argv, &a)) {
-        fputs(usage, stderr);
-        return 2;
-    }
-    if (a.list) {
-        for (int i = 0; bench_case_at(i); i++)
-            printf("%-28s %s\n", bench_case_at(i)->name, bench_case_at(i)->what);
-        return EXIT_SUCCESS;
-    }
-    if (a.name) {
-        const struct bench_case *row = bench_case_named(a.name);
-        if (row) return run_one(&a, row);
-        fprintf(stderr, "heed-bench: there is no case '%s'; --list names them\n", a.name);
-        return 2;
-    }
-    int failed = 0;
-    if (!a.json) printf("%-28s %10s %10s %6s %10s\n", "case", "min ms", "median ms", "runs", "peak MiB");
-    for (int i = 0; bench_case_at(i); i++)
-        if (run_in_child(&a, bench_case_at(i)->name) != EXIT_SUCCESS) failed++;
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    if (!parse(argc, argv, &a)) return 2;
+    if (a.help)
+        fputs(usage, stdout);
+    else if (a.list)
+        list();
+    else
+        status = a.name ? run_one(&a, bench_case_named(a.name)) : run_all(&a);
+    if (fflush(stdout) == 0 && !ferror(stdout)) return status;
+    fputs("heed-bench: standard output cannot be written\n", stderr);
+    return EXIT_FAILURE;
 }

@@ -2,6 +2,7 @@
  * loss.csv, loss.png and attention.png into the output folder. Ctrl-C saves a checkpoint and ends; --resume
  * goes on from there as if nothing had happened. */
 #define _POSIX_C_SOURCE 200809L
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <signal.h>
@@ -15,8 +16,7 @@
 #include <heed/io.h>
 #include <heed/kit.h>
 
-enum { LENGTH = 64, BATCH = 12, LAYERS = 4, HEADS = 4, WIDTH = 128, SAMPLE = 1000 };
-enum { SENTENCE = 48 }; /* at most LENGTH */
+enum { LENGTH = 64, BATCH = 12, LAYERS = 4, HEADS = 4, WIDTH = 128, SAMPLE = 1000, SENTENCE = 48 };
 
 static struct {
     const char *text, *out, *device;
@@ -58,6 +58,7 @@ struct run {
     heed_optim *optim;
     heed_text *text;
     heed_history *history;
+    bool slow;      /* on ref, which takes a hundred times as long: looks at less and writes less */
     char what[160]; /* the text and the model in words: a checkpoint of others is refused */
 };
 
@@ -94,7 +95,7 @@ static int64_t train(const struct run *r, int64_t first) {
         double values[2] = {heed_item(loss), NAN};
         if (heed_step_end(r->ctx) != HEED_OK) break;
         bool validate = (step + 1) % every == 0 || step + 1 == o.steps;
-        if (validate) values[1] = heed_text_held_out_loss(r->text, r->gpt, 16);
+        if (validate) values[1] = heed_text_held_out_loss(r->text, r->gpt, r->slow ? 1 : 16);
         heed_history_add(r->history, step + 1, values);
         double norm = heed_optim_grad_norm(r->optim);
         heed_progress_values shown = {step, BATCH * LENGTH, values[0], norm, values[1], validate, {0}};
@@ -126,7 +127,7 @@ static void write_on(const struct run *r, unsigned char *sample, int64_t used, i
     heed_gpt_cache_free(cache);
 }
 
-/* The attention maps of the middle block over the beginning of the text. */
+/* The attention maps of the middle block over the beginning of the text (SENTENCE ≤ LENGTH). */
 static void plot_attention(const struct run *r) {
     const unsigned char *bytes = heed_text_bytes(r->text, HEED_TEXT_ALL, NULL);
     heed_tensor weights;
@@ -142,16 +143,17 @@ static void plot_attention(const struct run *r) {
 /* Shows what was learned. Returns whether the goals were reached. */
 static bool report(const struct run *r) {
     unsigned char sample[SAMPLE] = "\n";
-    int64_t words, known;
-    double loss = heed_text_held_out_loss(r->text, r->gpt, 0);
-    write_on(r, sample, 1, SAMPLE);
-    heed_text_known_words(r->text, sample, SAMPLE, &words, &known);
+    int64_t words, known, size = r->slow ? LENGTH : SAMPLE;
+    double loss = heed_text_held_out_loss(r->text, r->gpt, r->slow ? 1 : 0);
+    write_on(r, sample, 1, size);
+    heed_text_known_words(r->text, sample, (size_t)size, &words, &known);
     plot_attention(r);
     if (heed_failed(r->ctx)) return false;
     double share = words ? (double)known / (double)words : 0.0;
-    fwrite(sample, 1, SAMPLE, stdout);
-    printf("\n\nunigram entropy %.4f, validation loss %.4f nats per byte\n", heed_text_entropy(r->text),
-           loss);
+    for (int64_t i = 0; i < size; i++) /* no control characters: they might be commands to a terminal */
+        putchar(iscntrl(sample[i]) && !isspace(sample[i]) ? '?' : sample[i]);
+    double entropy = heed_text_entropy(r->text);
+    printf("\n\nunigram entropy %.4f, validation loss %.4f nats per byte\n", entropy, loss);
     printf("words of the sample that occur in the text: %.0f %% of %d\n", 100.0 * share, (int)words);
     bool reached = loss <= o.goal_loss && share >= o.goal_words;
     if (!reached) fprintf(stderr, "gpt: that is short of the goals\n");
@@ -163,13 +165,14 @@ int main(int argc, char **argv) {
     if (heed_args_parse(argc, argv, ARGS, args, wrong, sizeof wrong) != HEED_OK) die(2, wrong);
     if (o.help) return heed_args_help(stdout, "gpt", "Trains a small GPT on a text.", ARGS, args) != HEED_OK;
     if (!o.text) die(2, "--text FILE must be given");
-    struct run r = {.ctx = heed_ctx_new(&(heed_ctx_options){
-                        .device = o.device, .seed = (uint64_t)o.seed, .threads = o.threads})};
+    struct run r = {.slow = !strcmp(o.device, "ref")};
+    r.ctx =
+        heed_ctx_new(&(heed_ctx_options){.device = o.device, .seed = (uint64_t)o.seed, .threads = o.threads});
     r.text = heed_text_open(r.ctx, o.text,
                             &(heed_text_options){.batch = BATCH, .length = LENGTH, .held_out = 0.05});
     if (!r.text) die(2, heed_error(r.ctx));
     snprintf(wrong, sizeof wrong, "%s is no folder to write into", o.out);
-    if ((mkdir(o.out, 0777) && errno != EEXIST) || chdir(o.out)) die(2, wrong);
+    if ((mkdir(o.out, 0777) && errno != EEXIST) || chdir(o.out) || access(".", W_OK)) die(2, wrong);
     r.gpt = heed_gpt_new(
         r.ctx, &(heed_gpt_options){
                    .vocabulary = 256, .length = LENGTH, .layers = LAYERS, .heads = HEADS, .width = WIDTH});

@@ -27,6 +27,8 @@ wrong "'' is empty" --steps=
 wrong "'x' is no whole number" --steps x
 wrong "'-1' is no whole number" --seed=-1
 wrong "'1.5' is no whole number" --threads 1.5
+wrong 'is too large' --steps 1000000000000000000
+wrong 'takes no value' --resume=1
 wrong "'gpu' is not cpu or ref" --device gpu
 wrong 'missing: No such file' --text "$work/missing"
 wrong 'is a directory' --text "$work"

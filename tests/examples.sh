@@ -119,10 +119,18 @@ gpt() {
     run 2 --text empty && says 'empty is too short'
     echo 'In the beginning' >short
     run 2 --text short && says 'short is too short'
+    # What was not learned may be any byte: none of them commands a terminal.
+    run 0 --text text --out one --steps 0
+    LC_ALL=C tr -d '\n\t\r\f\v -~\200-\377' <out >control
+    [ ! -s control ] || fail 'control characters in the output'
     run 2 --text text --device gpu && says 'no device "gpu"'
     run 2 --text text --threads 100000
     run 2 --text text --out /dev/null && says '/dev/null'
     run 2 --text text --out missing/folder && says 'missing/folder'
+    if [ "$(id -u)" -ne 0 ]; then
+        mkdir readonly && chmod 555 readonly
+        run 2 --text text --out readonly && says 'readonly is no folder to write into'
+    fi
     run 2 --text text --out new --resume && says 'checkpoint.safetensors'
     { cat text && echo more; } >other
     run 2 --text other --out one --resume && says 'another text or model'

@@ -31,6 +31,16 @@ int64_t test_size(int64_t full, int64_t small) {
     return test_small() ? small : full;
 }
 
+static uint64_t number_of(const char *name, uint64_t otherwise) {
+    const char *text = getenv(name);
+    return text ? strtoull(text, NULL, 10) : otherwise;
+}
+
+struct test_seeds test_seeds(int64_t full, int64_t small) {
+    const uint64_t first = number_of("HEED_SEED", 0);
+    return (struct test_seeds){first, first + number_of("HEED_FUZZ", (uint64_t)test_size(full, small))};
+}
+
 /* ---- devices ---- */
 
 bool test_elsewhere(void) {
@@ -151,6 +161,13 @@ double test_normal(struct test_random *random) {
     return radius * cos(2 * 3.14159265358979323846 * test_uniform(random));
 }
 
+double test_noise(struct test_random *random) {
+    const uint64_t bits = test_bits(random);
+    const double sum =
+        (double)((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48));
+    return (sum - 2 * 65535.0) * (1.7320508 / 65536); /* of variance 1 */
+}
+
 heed_tensor test_tensor(heed_ctx *ctx, heed_dtype dtype, uint64_t seed, int rank, const int64_t *sizes) {
     int64_t count = 1;
     for (int i = 0; i < rank; i++) count *= sizes[i];
@@ -259,4 +276,26 @@ static void counted_free(void *user, void *memory, size_t bytes) {
 
 heed_allocator test_allocator(struct test_allocator *state) {
     return (heed_allocator){.alloc = counted_alloc, .free = counted_free, .user = state};
+}
+
+/* Whether the n-th allocation was reached. */
+static bool fail_allocation(const char *device, int64_t n, bool for_good, void (*program)(heed_ctx *ctx)) {
+    struct test_allocator state = {.fail_at = n, .for_good = for_good};
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){
+        .device = device, .threads = 1, .allocator = test_allocator(&state), .chunk_bytes = 1});
+    program(ctx);
+    const bool reached = state.calls >= n, failed = heed_failed(ctx);
+    test_check(!reached || failed, "allocation %lld failed without an error", (long long)n);
+    test_check(reached || !failed, "%s", heed_error(ctx));
+    heed_ctx_free(ctx);
+    test_check(state.living == 0, "allocation %lld failed: %lld blocks leaked", (long long)n,
+               (long long)state.living);
+    return reached;
+}
+
+int64_t test_failing_allocations(const char *device, int64_t stride, bool for_good,
+                                 void (*program)(heed_ctx *ctx)) {
+    int64_t n = 1;
+    while (fail_allocation(device, n, for_good, program)) n += stride;
+    return n;
 }

@@ -19,6 +19,19 @@ TCase *test_case(Suite *suite, const char *name);
 bool test_small(void);
 int64_t test_size(int64_t full, int64_t small);
 
+/* The seeds of random problems: 0 to `full` − 1, or `small` ones. HEED_FUZZ=N tries N, HEED_SEED=S begins
+ * with seed S, so that HEED_FUZZ=1 HEED_SEED=S tries one again. */
+struct test_seeds {
+    uint64_t first, end;
+};
+struct test_seeds test_seeds(int64_t full, int64_t small);
+
+/* ck_assert_msg() for what is asked many thousand times: Check notes each of its own in a file. */
+#define test_check(condition, ...)                                                                           \
+    do {                                                                                                     \
+        if (!(condition)) ck_abort_msg(__VA_ARGS__);                                                         \
+    } while (0)
+
 /* ---- devices ---- */
 
 /* A way to compute: the values of heed_ctx_options.device, of HEED_ISA and of threads. */
@@ -69,6 +82,8 @@ struct test_random {
 uint64_t test_bits(struct test_random *random);
 double test_uniform(struct test_random *random); /* [0, 1) */
 double test_normal(struct test_random *random);
+double
+test_noise(struct test_random *random); /* like normal ones and sooner made: the sum of four uniform ones */
 
 /* Sizes and their number, for tensor-making functions: TEST_SHAPE(2, 3). */
 #define TEST_SHAPE(...)                                                                                      \
@@ -109,5 +124,12 @@ struct test_allocator {
     bool for_good;   /* and all after it */
 };
 heed_allocator test_allocator(struct test_allocator *state);
+
+/* Runs a program on contexts of a device with one thread, of which the first allocation fails, then number 1
+ * + stride, and so on, with or without all after it, until none does. What failed must be an error of the
+ * context when the program returns, and all memory must come back. The program frees what is not the
+ * context's. Returns the number that no run had any more. */
+int64_t test_failing_allocations(const char *device, int64_t stride, bool for_good,
+                                 void (*program)(heed_ctx *ctx));
 
 #endif

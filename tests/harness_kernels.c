@@ -7,147 +7,7 @@
 #include "backend/ref/ref.h"
 #include "tensor/internal.h"
 
-#define UNTOUCHED (-7777.25)
 #define STEP 1e-5
-
-/* ---- memory ---- */
-
-static void *block_new(struct kernel_call *c, heed_dtype dtype, int64_t count) {
-    ck_assert_int_lt(c->blocks, KERNEL_BLOCKS);
-    void *data = malloc((size_t)count * heed_dtype_bytes(dtype) + 1);
-    ck_assert_ptr_nonnull(data);
-    struct heed_view all = {data, dtype, 1, {count}, {1}};
-    for (int64_t i = 0; i < count; i++) heed_ref_store(&all, i, UNTOUCHED);
-    c->block[c->blocks].data = data;
-    c->block[c->blocks].dtype = dtype;
-    c->block[c->blocks++].count = count;
-    return data;
-}
-
-static void call_end(struct kernel_call *c) {
-    for (int i = 0; i < c->blocks; i++) free(c->block[i].data);
-}
-
-static int64_t below(struct kernel_call *c, int64_t n) {
-    return (int64_t)(test_bits(&c->random) % (uint64_t)n);
-}
-
-/* The dimensions from the one that is innermost in memory to the outermost. */
-static void order_in_memory(struct kernel_call *c, enum kernel_layout layout, int rank, int *order) {
-    for (int d = 0; d < rank; d++) order[d] = rank - 1 - d;
-    bool shuffled = layout == KERNEL_LINES || layout == KERNEL_SCATTERED;
-    int first = layout == KERNEL_LINES ? 1 : 0;
-    for (int d = rank - 1; d > first && shuffled; d--) {
-        int other = first + (int)below(c, d - first + 1), swap = order[d];
-        order[d] = order[other];
-        order[other] = swap;
-    }
-}
-
-struct heed_view kernel_view(struct kernel_call *c, heed_dtype dtype, enum kernel_layout layout,
-                             unsigned repeats, int rank, const int64_t *size) {
-    struct heed_view v = {NULL, dtype, rank, {0}, {0}};
-    int order[HEED_MAX_RANK];
-    int64_t stride = 1, last = 0;
-    order_in_memory(c, layout, rank, order);
-    for (int i = 0; i < rank; i++) {
-        int d = order[i];
-        v.size[d] = size[d];
-        if (layout == KERNEL_SCATTERED || (layout != KERNEL_DENSE && i == 1)) stride += below(c, 3);
-        v.stride[d] = repeats >> d & 1 ? 0 : stride;
-        if (repeats >> d & 1) continue;
-        if (size[d] > 0) last += (size[d] - 1) * stride;
-        stride *= size[d] > 0 ? size[d] : 1;
-    }
-    v.data = block_new(c, dtype, last + 1);
-    return v;
-}
-
-static double number(struct kernel_call *c, enum kernel_fill fill, int64_t place) {
-    double u = floor(test_uniform(&c->random) * 512) / 256; /* [0, 2) in steps that f32 has */
-    switch (fill) {
-    case KERNEL_POSITIVE:
-        return 0.25 + u;
-    case KERNEL_AWAY:
-        return test_bits(&c->random) & 1 ? 0.25 + u : -0.25 - u;
-    case KERNEL_DISTINCT:
-        return (double)((place * 37 + 11) % 101) / 32;
-    case KERNEL_NORMAL:
-        break;
-    }
-    return floor(test_normal(&c->random) * 256) / 256;
-}
-
-void kernel_fill_view(struct kernel_call *c, const struct heed_view *v, enum kernel_fill fill) {
-    struct heed_walk own, repeated;
-    int64_t place = 0;
-    for (heed_walk_split(v, &own, &repeated); own.more; heed_walk_next(&own)) {
-        heed_ref_put(v, own.at, number(c, fill, place++));
-    }
-}
-
-void kernel_input(struct kernel_call *c, struct heed_view *x, struct heed_grad_view *dx,
-                  enum kernel_fill fill, enum kernel_layout layout, unsigned repeats, int rank,
-                  const int64_t *size) {
-    *x = kernel_view(c, c->dtype, layout, repeats, rank, size);
-    dx->view = kernel_view(c, c->dtype, layout, repeats, rank, size);
-    kernel_fill_view(c, x, fill);
-    c->input[c->inputs].x = x;
-    c->input[c->inputs++].dx = dx;
-}
-
-void kernel_output(struct kernel_call *c, struct heed_view *y, enum kernel_layout y_layout,
-                   struct heed_view *dy, enum kernel_layout dy_layout, unsigned repeats, int rank,
-                   const int64_t *size) {
-    *y = kernel_view(c, c->dtype, y_layout, repeats, rank, size);
-    *dy = kernel_view(c, c->dtype, dy_layout, repeats, rank, size);
-    kernel_fill_view(c, dy, KERNEL_NORMAL);
-    c->output[c->outputs].y = y;
-    c->output[c->outputs++].dy = dy;
-}
-
-void kernel_hide(struct kernel_call *c, struct heed_view *v) {
-    c->hide[c->hidden++] = v;
-}
-
-/* ---- where the elements are ---- */
-
-/* What points from `from` on in the arguments points as far from `to` on. */
-static void point_elsewhere(struct kernel_call *c, const void *from, size_t bytes, void *to) {
-    for (size_t at = 0; at + sizeof(char *) <= sizeof c->args; at += sizeof(char *)) {
-        char *pointer;
-        memcpy(&pointer, (char *)&c->args + at, sizeof pointer);
-        const uintptr_t distance = (uintptr_t)pointer - (uintptr_t)from;
-        if (distance >= bytes) continue;
-        pointer = (char *)to + distance;
-        memcpy((char *)&c->args + at, &pointer, sizeof pointer);
-    }
-}
-
-static size_t block_bytes(const struct kernel_call *c, int b) {
-    return (size_t)c->block[b].count * heed_dtype_bytes(c->block[b].dtype);
-}
-
-void kernel_send(struct heed_exec *exec, struct kernel_call *c) {
-    for (int b = 0; b < c->blocks && exec->remote.device; b++) {
-        const size_t bytes = block_bytes(c, b);
-        void *away = heed_block_new(exec->elements, bytes);
-        ck_assert_ptr_nonnull(away);
-        ck_assert_int_eq(heed_elements_write(exec, away, c->block[b].data, bytes), HEED_OK);
-        point_elsewhere(c, c->block[b].data, bytes, away);
-        c->block[b].away = away;
-    }
-}
-
-void kernel_fetch(struct heed_exec *exec, struct kernel_call *c) {
-    for (int b = 0; b < c->blocks && exec->remote.device; b++) {
-        const size_t bytes = block_bytes(c, b);
-        ck_assert_int_eq(heed_elements_read(exec, c->block[b].data, c->block[b].away, bytes), HEED_OK);
-        point_elsewhere(c, c->block[b].away, bytes, c->block[b].data);
-        heed_block_free(exec->elements, c->block[b].away);
-        c->block[b].away = NULL;
-    }
-}
 
 /* ---- running ---- */
 
@@ -155,24 +15,19 @@ static const struct heed_kernel *kernel_of(const struct heed_exec *exec, const s
     return exec->kernel[c->primitive][0];
 }
 
-static void *forward(struct heed_exec *exec, struct kernel_call *c) {
-    const struct heed_kernel *kernel = kernel_of(exec, c);
-    struct heed_sizes sizes = {0, 0, 0};
-    if (kernel->sizes) kernel->sizes(exec, &c->args, &sizes);
-    void *saved = heed_block_new(exec->memory, sizes.saved);
-    ck_assert_ptr_nonnull(saved);
-    ck_assert_int_eq(heed_exec_forward(exec, kernel, &c->args, saved), HEED_OK);
-    return saved;
+static struct kernel_saved forward(struct heed_exec *exec, struct kernel_call *c) {
+    return kernel_run_forward(exec, kernel_of(exec, c), &c->args, c->edge);
 }
 
-static void backward(struct heed_exec *exec, struct kernel_call *c, void *saved) {
+static void backward(struct heed_exec *exec, struct kernel_call *c, const struct kernel_saved *saved) {
     struct heed_view kept[8];
     for (int i = 0; i < c->hidden; i++) {
         kept[i] = *c->hide[i];
         c->hide[i]->data = NULL;
     }
-    ck_assert_int_eq(heed_exec_backward(exec, kernel_of(exec, c), &c->args, saved), HEED_OK);
+    kernel_run_backward(exec, kernel_of(exec, c), &c->args, saved);
     for (int i = 0; i < c->hidden; i++) *c->hide[i] = kept[i];
+    kernel_saved_free(saved);
 }
 
 static int64_t own_count(const struct heed_view *v) {
@@ -200,7 +55,8 @@ static double total_with(struct heed_exec *exec, struct kernel_call *c, const st
                          int64_t offset, double value) {
     double before = heed_ref_load(x, offset);
     heed_ref_store(x, offset, value);
-    heed_block_free(exec->memory, forward(exec, c));
+    const struct kernel_saved saved = forward(exec, c);
+    kernel_saved_free(&saved);
     heed_ref_store(x, offset, before);
     return total(c);
 }
@@ -213,13 +69,13 @@ static double *take(struct kernel_call *c, const struct heed_view *v, const char
     int64_t i = 0;
     for (heed_walk_split(v, &own, &repeated); own.more; heed_walk_next(&own)) {
         values[i++] = heed_ref_get(v, own.at);
-        heed_ref_put(v, own.at, UNTOUCHED);
+        heed_ref_put(v, own.at, KERNEL_UNTOUCHED);
     }
     for (int b = 0; b < c->blocks; b++) {
         if (c->block[b].data != v->data) continue;
         struct heed_view all = {v->data, c->block[b].dtype, 1, {c->block[b].count}, {1}};
         for (i = 0; i < c->block[b].count; i++) {
-            ck_assert_msg(heed_ref_load(&all, i) == UNTOUCHED, "%s: wrote between the elements", name);
+            test_check(heed_ref_load(&all, i) == KERNEL_UNTOUCHED, "%s: wrote between the elements", name);
         }
     }
     return values;
@@ -241,9 +97,9 @@ static void check_differences(struct heed_exec *exec, struct kernel_call *c, int
         double up = total_with(exec, c, x, offset, value + STEP);
         double down = total_with(exec, c, x, offset, value - STEP);
         double slope = (up - down) / (2 * STEP);
-        ck_assert_msg(fabs(slope - dx[i]) <= 1e-6 * (1 + fabs(slope)),
-                      "%s: gradient %d, element %lld: %.12g, by differences %.12g", name, input, (long long)i,
-                      dx[i], slope);
+        test_check(fabs(slope - dx[i]) <= 1e-6 * (1 + fabs(slope)),
+                   "%s: gradient %d, element %lld: %.12g, by differences %.12g", name, input, (long long)i,
+                   dx[i], slope);
     }
 }
 
@@ -265,13 +121,12 @@ static void check_added(struct heed_exec *exec, struct kernel_call *c, int input
     const struct heed_view *v = &c->input[input].dx->view;
     struct heed_walk own, repeated;
     for (heed_walk_split(v, &own, &repeated); own.more; heed_walk_next(&own)) heed_ref_put(v, own.at, 0.5);
-    void *saved = forward(exec, c);
-    backward(exec, c, saved);
-    heed_block_free(exec->memory, saved);
+    const struct kernel_saved saved = forward(exec, c);
+    backward(exec, c, &saved);
     double *added = take(c, v, name);
     for (int64_t i = 0; i < own_count(v); i++) {
-        ck_assert_msg(fabs(added[i] - 0.5 - dx[i]) <= 1e-12 * (1 + fabs(dx[i])),
-                      "%s: gradient %d does not add", name, input);
+        test_check(fabs(added[i] - 0.5 - dx[i]) <= 1e-12 * (1 + fabs(dx[i])), "%s: gradient %d does not add",
+                   name, input);
     }
     free(added);
     want_only(c, views, -1);
@@ -294,9 +149,8 @@ static void results_add(struct results *r, struct kernel_call *c, const struct h
 static struct results run_all(struct heed_exec *exec, struct kernel_call *c, const char *name) {
     struct results r;
     memset(&r, 0, sizeof r);
-    void *saved = forward(exec, c);
-    backward(exec, c, saved);
-    heed_block_free(exec->memory, saved);
+    const struct kernel_saved saved = forward(exec, c);
+    backward(exec, c, &saved);
     for (int i = 0; i < c->inputs; i++) results_add(&r, c, &c->input[i].dx->view, name);
     for (int o = 0; o < c->outputs; o++) results_add(&r, c, c->output[o].y, name);
     return r;
@@ -311,6 +165,7 @@ static void call_start(struct kernel_call *c, kernel_build *build, int variant, 
                        uint64_t seed) {
     memset(c, 0, sizeof *c);
     c->random.state = seed;
+    c->edge = seed % 2 ? TEST_EDGE_BEHIND : TEST_EDGE_BEFORE;
     c->dtype = dtype;
     build(c, variant);
 }
@@ -326,17 +181,18 @@ static void check_f32(struct heed_exec *exec, const struct results *exact, kerne
         ck_assert_int_eq(r.count[i], exact->count[i]);
         for (int64_t e = 0; e < r.count[i]; e++) largest = fmax(largest, fabs(exact->values[i][e]));
         for (int64_t e = 0; e < r.count[i]; e++) {
-            ck_assert_msg(fabs(r.values[i][e] - exact->values[i][e]) <= 1e-5 * largest,
-                          "%s: view %d, element %lld is %.9g in f32, %.9g in f64", name, i, (long long)e,
-                          r.values[i][e], exact->values[i][e]);
+            test_check(fabs(r.values[i][e] - exact->values[i][e]) <= 1e-5 * largest,
+                       "%s: view %d, element %lld is %.9g in f32, %.9g in f64", name, i, (long long)e,
+                       r.values[i][e], exact->values[i][e]);
         }
     }
     results_free(&r);
-    call_end(&c);
+    kernel_call_end(&c);
 }
 
 void kernel_check(struct heed_exec *exec, const char *name, kernel_build *build, int variant) {
-    char text[96];
+    char text[96] = "";
+    test_fault_says(text);
     for (uint64_t seed = 1; seed <= (test_small() ? 1 : 3); seed++) {
         snprintf(text, sizeof text, "%s, variant %d, seed %d", name, variant, (int)seed);
         struct kernel_call c;
@@ -346,8 +202,9 @@ void kernel_check(struct heed_exec *exec, const char *name, kernel_build *build,
         for (int i = 0; i < c.inputs; i++) check_added(exec, &c, i, r.values[i], text);
         check_f32(exec, &r, build, variant, seed, text);
         results_free(&r);
-        call_end(&c);
+        kernel_call_end(&c);
     }
+    test_fault_says(NULL);
 }
 
 /* ---- small dense arrays ---- */
@@ -365,7 +222,6 @@ void kernel_equals(const double *actual, const double *expected, int count) {
     for (int i = 0; i < count; i++) {
         bool same = isnan(expected[i]) ? isnan(actual[i])
                                        : fabs(actual[i] - expected[i]) <= 1e-14 * (1 + fabs(expected[i]));
-        ck_assert_msg(same || actual[i] == expected[i], "element %d is %g, not %g", i, actual[i],
-                      expected[i]);
+        test_check(same || actual[i] == expected[i], "element %d is %g, not %g", i, actual[i], expected[i]);
     }
 }

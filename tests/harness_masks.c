@@ -1,7 +1,5 @@
 #include "harness_masks.h"
 
-#include <stdlib.h>
-
 const struct heed_mask_kind *const test_mask_kinds[TEST_MASK_KINDS] = {
     &heed_mask_kind_causal,      &heed_mask_kind_window,        &heed_mask_kind_band,
     &heed_mask_kind_key_lengths, &heed_mask_kind_query_lengths, &heed_mask_kind_prefix,
@@ -19,6 +17,13 @@ static bool chance(struct test_masks *m, double probability) {
 
 /* ---- tensors ---- */
 
+static void *block(struct test_masks *m, size_t align, size_t bytes) {
+    void *data = test_guarded(m->edge, align, bytes);
+    m->block[m->blocks].data = data;
+    m->block[m->blocks++].bytes = bytes;
+    return data;
+}
+
 /* A tensor of own memory, in which batch and head vary or not. */
 static struct heed_view *tensor(struct test_masks *m, struct heed_bound_mask *mask, int i, heed_dtype dtype,
                                 int64_t rows, int64_t columns) {
@@ -31,7 +36,7 @@ static struct heed_view *tensor(struct test_masks *m, struct heed_bound_mask *ma
         v->stride[d] = size[d] == 1 ? 0 : count;
         count *= size[d];
     }
-    v->data = m->block[m->blocks++] = calloc((size_t)count + 1, heed_dtype_bytes(dtype));
+    v->data = block(m, heed_dtype_bytes(dtype), (size_t)count * heed_dtype_bytes(dtype));
     return v;
 }
 
@@ -164,7 +169,7 @@ static heed_cover user_cover(void *user, const heed_mask_tile *tile) {
 }
 
 static void make_predicate(struct test_masks *m, struct heed_bound_mask *mask) {
-    int64_t *shift = m->block[m->blocks++] = malloc(sizeof *shift);
+    int64_t *shift = block(m, sizeof *shift, sizeof *shift);
     *shift = below(m, 3);
     mask->predicate.test = user_test;
     mask->predicate.cover = chance(m, 0.5) ? user_cover : NULL;
@@ -229,6 +234,6 @@ const struct heed_bound_mask *test_mask_without_proofs(struct test_masks *m,
 }
 
 void test_masks_free(struct test_masks *m) {
-    for (int i = 0; i < m->blocks; i++) free(m->block[i]);
+    for (int i = 0; i < m->blocks; i++) test_guarded_free(m->block[i].data, m->block[i].bytes);
     m->blocks = m->nodes = 0;
 }

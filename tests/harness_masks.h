@@ -2,7 +2,7 @@
 #ifndef HEED_TESTS_HARNESS_MASKS_H
 #define HEED_TESTS_HARNESS_MASKS_H
 
-#include "harness.h"
+#include "harness_guard.h"
 
 #include "backend/masks.h"
 
@@ -11,15 +11,20 @@ enum { TEST_MASK_KINDS = 15, TEST_MASK_NODES = 24 };
 /* The kinds that are not made of others. */
 extern const struct heed_mask_kind *const test_mask_kinds[TEST_MASK_KINDS];
 
-/* The masks of one problem. Fill in the random state and the sizes; the rest is 0. */
+/* The masks of one problem. Fill in the random state, the sizes and the edge of the tensors' memory; the rest
+ * is 0. */
 struct test_masks {
     struct test_random random;
+    enum test_edge edge;
     int64_t batch, heads, queries, keys;
     const int32_t *query_starts,
         *key_starts; /* of packed sequences; queries and keys are those of the longest */
     int nodes;
     struct heed_bound_mask node[TEST_MASK_NODES];
-    void *block[2 * TEST_MASK_NODES];
+    struct {
+        void *data;
+        size_t bytes;
+    } block[2 * TEST_MASK_NODES];
     int blocks;
 };
 

@@ -116,6 +116,9 @@ START_TEST(who_gets_a_gradient) {
     ck_assert(heed_requires_grad(x) && !heed_requires_grad(constant) && !heed_requires_grad(turned_off));
     heed_tensor product = heed_mul(heed_mul(x, constant), turned_off);
     ck_assert(heed_requires_grad(product) && !heed_requires_grad(heed_mul(constant, turned_off)));
+    ck_assert_msg(!heed_requires_grad(heed_equal(x, x)) && !heed_requires_grad(heed_argmax(x, 0)) &&
+                      !heed_requires_grad(heed_cast(x, HEED_I32)),
+                  "a gradient of what is no float");
     heed_exp(aside); /* on the tape, but not on the way to the loss */
     heed_backward(total(heed_add(product, heed_mul(heed_detach(product), product))));
     test_equals(heed_grad(x), 2, (float[]){20, 20}, "x");
@@ -185,6 +188,20 @@ START_TEST(what_backward_refuses) {
     heed_step_end(ctx);
     heed_ctx_free(ctx);
     heed_ctx_free(other);
+}
+END_TEST
+
+/* A program may clear errors that are not there: what is recorded stays. */
+START_TEST(clearing_no_error_changes_nothing) {
+    heed_ctx *ctx = test_ref();
+    heed_step_begin(ctx, HEED_TRAIN);
+    heed_tensor x = leaf(ctx, 3), loss = total(heed_mul(x, x));
+    heed_error_clear(ctx);
+    ck_assert_int_eq(heed_backward(loss), HEED_OK);
+    heed_error_clear(ctx);
+    test_equals(heed_grad(x), 2, (float[]){6, 6}, "x");
+    heed_step_end(ctx);
+    heed_ctx_free(ctx);
 }
 END_TEST
 
@@ -325,6 +342,7 @@ int main(void) {
     tcase_add_test(tcase, values_outlive_their_scope);
     tcase_add_test(tcase, who_gets_a_gradient);
     tcase_add_test(tcase, what_backward_refuses);
+    tcase_add_test(tcase, clearing_no_error_changes_nothing);
     tcase_add_test(tcase, a_failed_step_leaves_no_gradient);
     tcase_add_test(tcase, shared_and_deep_graphs);
     tcase = test_case(suite, "custom operations");

@@ -351,6 +351,27 @@ START_TEST(bad_info_is_refused) {
 }
 END_TEST
 
+/* An optimiser may have less than the model, but nothing else. */
+START_TEST(the_optimiser_belongs_to_the_model) {
+    struct run run = run_new("cpu", "adamw", 8);
+    heed_module *twin = heed_gpt_new(
+        run.ctx,
+        &(heed_gpt_options){.vocabulary = VOCABULARY, .length = LENGTH, .layers = 2, .heads = 2, .width = 8});
+    heed_optim *of_a_part = make_optim(heed_module_find(run.model, "tokens"), "adamw");
+    heed_checkpoint_save(path, twin, run.optim, NULL);
+    test_error(run.ctx, HEED_ERROR_ARGUMENT, "the optimiser is of another model", "saving");
+    ck_assert_int_eq(test_directory_count(directory), 0);
+    run_save(&run, path);
+    heed_checkpoint_load(path, twin, run.optim, NULL);
+    test_error(run.ctx, HEED_ERROR_ARGUMENT, "the optimiser is of another model", "loading");
+    ck_assert_int_eq(heed_checkpoint_save(other, run.model, of_a_part, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_load(other, run.model, of_a_part, NULL), HEED_OK);
+    heed_optim_free(of_a_part);
+    heed_module_free(twin);
+    run_free(&run);
+}
+END_TEST
+
 /* ---- parameters alone ---- */
 
 START_TEST(parameters_come_back) {
@@ -441,6 +462,7 @@ int main(void) {
     tcase_add_test(tcase, cut_checkpoints);
     tcase_add_test(tcase, not_within_a_step);
     tcase_add_test(tcase, bad_info_is_refused);
+    tcase_add_test(tcase, the_optimiser_belongs_to_the_model);
     tcase_add_test(tcase, parameters_come_back);
     tcase_add_test(tcase, parameters_that_do_not_fit);
     return test_main(suite);

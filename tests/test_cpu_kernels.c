@@ -1,8 +1,7 @@
-/* Kernels of the CPU backend, or of a device, against ref on the same memory: random strides, repeats and
- * shapes on both sides of every border (vector tails, boxes, tiles, chunks of long sums), each instruction
- * set, and 1, 2 and 3 threads, which must give the same bits. What lies between the elements must stay as it
- * was. */
-#include "harness_kernels.h"
+/* Kernels of the CPU backend against ref on the same memory: random strides, repeats and shapes on both sides
+ * of every border (vector tails, boxes, tiles, chunks of long sums), each instruction set, and 1, 2 and 3
+ * threads, which must give the same bits. What lies between the elements must stay as it was. */
+#include "harness_calls.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -187,11 +186,21 @@ static void build_softmax(struct kernel_call *c, int variant) {
 
 static void build_norm(struct kernel_call *c, int variant) {
     struct heed_norm_args *a = &c->args.norm;
-    const int64_t *size = row_size(variant);
+    static const int64_t strided[][4] = {
+        {2, 3, 5, 64}, {3, 1, 40, 16}, {1, 70, 2, 33}, {2, 2, 0, 8}, {1, 1, 1, 5}};
+    int64_t rows[2] = {1};
+    const int64_t *size = row_size(variant), *line = strided[variant % 5];
     c->primitive = HEED_PRIMITIVE_NORM;
     a->rms = test_bits(&c->random) & 1;
     a->eps = 1e-2;
-    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
+    if (test_bits(&c->random) & 1) {
+        for (int d = 0; d < 3; d++) rows[0] *= line[d];
+        rows[1] = line[3];
+        size = rows;
+        kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_LINES, 0, 4, line);
+    } else {
+        kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
+    }
     if (variant % 3 > 0)
         kernel_input(c, &a->weight, &a->dweight, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
     if (variant % 3 > 1) kernel_input(c, &a->bias, &a->dbias, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
@@ -291,7 +300,7 @@ static const struct {
     {"reduce", build_reduce, 5e-6, 3 * SHAPES},
     {"argmax", build_argmax, 0, 2 * ROW_SHAPES},
     {"softmax", build_softmax, 2e-6, 2 * ROW_SHAPES},
-    {"norm", build_norm, 1e-5, 3 * ROW_SHAPES},
+    {"norm", build_norm, 1e-5, 4 * ROW_SHAPES},
     {"rotary", build_rotary, 1e-6, 56},
     {"gather", build_gather, 5e-6, 60},
     {"dropout", build_dropout, 2e-7, 2 * SHAPES},
@@ -305,6 +314,7 @@ enum { KERNELS = (int)(sizeof kernels / sizeof *kernels) };
 static void call_start(struct kernel_call *c, int kernel, int variant) {
     memset(c, 0, sizeof *c);
     c->random.state = (uint64_t)kernel * 1000 + (uint64_t)variant + 1;
+    c->edge = variant % 4 == 3 ? TEST_EDGE_BEFORE : TEST_EDGE_BEHIND;
     c->dtype = HEED_F32;
     kernels[kernel].build(c, variant);
     /* Half of the gradients add to something, some are not wanted. */
@@ -316,88 +326,32 @@ static void call_start(struct kernel_call *c, int kernel, int variant) {
     }
 }
 
-static void call_end(struct kernel_call *c) {
-    for (int i = 0; i < c->blocks; i++) free(c->block[i].data);
-}
-
 static void call_run(struct heed_exec *exec, struct kernel_call *c, const char *name) {
     const struct heed_kernel *kernel = exec->kernel[c->primitive][0];
     struct heed_why why = {""};
-    ck_assert_msg(kernel != NULL, "%s: there is no kernel", name);
-    ck_assert_msg(!kernel->applies || kernel->applies(exec, &c->args, &why), "%s does not apply: %s", name,
-                  why.reason);
-    struct heed_sizes sizes = {0, 0, 0};
-    if (kernel->sizes) kernel->sizes(exec, &c->args, &sizes);
-    void *saved = heed_block_new(exec->elements, sizes.saved);
-    ck_assert_ptr_nonnull(saved);
-    kernel_send(exec, c);
-    ck_assert_msg(heed_exec_forward(exec, kernel, &c->args, saved) == HEED_OK, "%s fails", name);
-    if (kernel->backward && c->outputs > 0)
-        ck_assert_msg(heed_exec_backward(exec, kernel, &c->args, saved) == HEED_OK, "%s fails backward",
-                      name);
-    kernel_fetch(exec, c);
-    heed_block_free(exec->elements, saved);
+    test_check(!kernel->applies || kernel->applies(exec, &c->args, &why), "%s does not apply: %s", name,
+               why.reason);
+    const struct kernel_saved saved = kernel_run_forward(exec, kernel, &c->args, c->edge);
+    if (kernel->backward && c->outputs > 0) kernel_run_backward(exec, kernel, &c->args, &saved);
+    kernel_saved_free(&saved);
 }
 
-/* ---- memory images: a call runs on every device from the same bytes ---- */
+/* ---- comparing ---- */
 
-struct image {
-    void *data[KERNEL_BLOCKS];
-};
-
-static size_t block_bytes(const struct kernel_call *c, int b) {
-    return (size_t)c->block[b].count * heed_dtype_bytes(c->block[b].dtype);
-}
-
-static struct image image_take(const struct kernel_call *c) {
-    struct image image;
-    for (int b = 0; b < c->blocks; b++) {
-        image.data[b] = malloc(block_bytes(c, b) + 1);
-        ck_assert_ptr_nonnull(image.data[b]);
-        memcpy(image.data[b], c->block[b].data, block_bytes(c, b));
-    }
-    return image;
-}
-
-static void image_restore(const struct kernel_call *c, const struct image *image) {
-    for (int b = 0; b < c->blocks; b++) memcpy(c->block[b].data, image->data[b], block_bytes(c, b));
-}
-
-static void image_free(const struct kernel_call *c, struct image *image) {
-    for (int b = 0; b < c->blocks; b++) free(image->data[b]);
-}
-
-static bool near(double actual, double expected, double allowed) {
-    if (isnan(expected)) return isnan(actual);
-    return actual == expected || fabs(actual - expected) <= allowed;
-}
-
-static void compare(const struct kernel_call *c, const struct image *right, double tolerance,
+static void compare(const struct kernel_call *c, const struct kernel_image *right, double tolerance,
                     const char *name) {
+    char text[200];
     for (int b = 0; b < c->blocks; b++) {
-        const int64_t count = c->block[b].count;
-        const struct heed_view x = {c->block[b].data, c->block[b].dtype, 1, {count}, {1}};
-        const struct heed_view y = {right->data[b], c->block[b].dtype, 1, {count}, {1}};
-        double largest = 0.1;
-        if (memcmp(x.data, y.data, block_bytes(c, b)) == 0) continue;
-        for (int64_t i = 0; i < count; i++) {
-            const double value = fabs(heed_ref_load(&y, i));
-            /* Memory between the elements holds one certain number. */
-            if (isfinite(value) && value != 7777.25 && value > largest) largest = value;
-        }
-        for (int64_t i = 0; i < count; i++) {
-            const double actual = heed_ref_load(&x, i), expected = heed_ref_load(&y, i);
-            ck_assert_msg(near(actual, expected, tolerance * largest),
-                          "%s: block %d, place %lld of %lld is %.9g and not %.9g", name, b, (long long)i,
-                          (long long)count, actual, expected);
-        }
+        const double scale = fmax(0.1, kernel_image_largest(c, b, right));
+        test_check(
+            kernel_image_close(c, b, right, (struct test_tolerance){0, tolerance}, scale, text, sizeof text),
+            "%s: block %d: %s", name, b, text);
     }
 }
 
-static void same_bits(const struct kernel_call *c, const struct image *other, const char *name) {
+static void same_bits(const struct kernel_call *c, const struct kernel_image *other, const char *name) {
     for (int b = 0; b < c->blocks; b++)
-        ck_assert_msg(memcmp(c->block[b].data, other->data[b], block_bytes(c, b)) == 0,
-                      "%s: block %d depends on the number of threads", name, b);
+        test_check(kernel_image_has(c, b, other), "%s: block %d depends on the number of threads", name, b);
 }
 
 /* ---- tests ---- */
@@ -405,18 +359,18 @@ static void same_bits(const struct kernel_call *c, const struct image *other, co
 enum { THREADS = 3 };
 
 /* One instruction set: against ref with one thread, and the others against that. */
-static void check_isa(heed_ctx *const cpu[THREADS], struct kernel_call *c, const struct image *start,
-                      const struct image *right, double tolerance, const char *name) {
-    image_restore(c, start);
+static void check_isa(heed_ctx *const cpu[THREADS], struct kernel_call *c, const struct kernel_image *start,
+                      const struct kernel_image *right, double tolerance, const char *name) {
+    kernel_image_restore(c, start);
     call_run(&cpu[0]->exec, c, name);
     compare(c, right, tolerance, name);
-    struct image one = image_take(c);
+    struct kernel_image one = kernel_image_take(c);
     for (int t = 1; t < THREADS; t++) {
-        image_restore(c, start);
+        kernel_image_restore(c, start);
         call_run(&cpu[t]->exec, c, name);
         same_bits(c, &one, name);
     }
-    image_free(c, &one);
+    kernel_image_free(&one);
 }
 
 START_TEST(test_against_ref) {
@@ -425,30 +379,51 @@ START_TEST(test_against_ref) {
     heed_ctx *ref = test_ref(), *cpu[HEED_ISAS][THREADS];
     for (int i = 0; i < isas; i++)
         for (int t = 0; t < THREADS; t++) cpu[i][t] = test_ctx(&(struct test_device){"cpu", isa[i], t + 1});
+    char name[128] = "";
+    test_fault_says(name);
     for (int variant = 0; variant < kernels[_i].variants; variant += step) {
         struct kernel_call c;
-        char name[128];
         call_start(&c, _i, variant);
-        struct image start = image_take(&c);
+        struct kernel_image start = kernel_image_take(&c);
         snprintf(name, sizeof name, "%s, variant %d on ref", kernels[_i].name, variant);
         call_run(&ref->exec, &c, name);
-        struct image right = image_take(&c);
+        struct kernel_image right = kernel_image_take(&c);
         for (int i = 0; i < isas; i++) {
             snprintf(name, sizeof name, "%s, variant %d on %s", kernels[_i].name, variant, isa[i]);
             check_isa(cpu[i], &c, &start, &right, kernels[_i].tolerance, name);
         }
-        image_free(&c, &start);
-        image_free(&c, &right);
-        call_end(&c);
+        kernel_image_free(&start);
+        kernel_image_free(&right);
+        kernel_call_end(&c);
     }
     for (int i = 0; i < isas; i++)
         for (int t = 0; t < THREADS; t++) heed_ctx_free(cpu[i][t]);
     heed_ctx_free(ref);
+    test_fault_says(NULL);
+}
+END_TEST
+
+/* A function that is new to the primitive and has no vectors yet. */
+START_TEST(what_has_no_vectors_is_left_to_ref) {
+    heed_ctx *ctx = test_cpu();
+    float x[4] = {1, 2, 3, 4}, y[4];
+    const struct heed_view view = VECTOR(x, HEED_F32), out = VECTOR(y, HEED_F32);
+    struct heed_unary_args unary = {.op = HEED_UNARY_EXP, .x = view, .y = out};
+    struct heed_binary_args binary = {.op = HEED_BINARY_POW, .a = view, .b = view, .y = out};
+    ck_assert_str_eq(heed_exec_select(&ctx->exec, HEED_PRIMITIVE_UNARY, &unary)->name, "cpu");
+    ck_assert_str_eq(heed_exec_select(&ctx->exec, HEED_PRIMITIVE_BINARY, &binary)->name, "cpu");
+    unary.op = HEED_UNARIES;
+    binary.op = HEED_BINARIES;
+    ck_assert_str_eq(heed_exec_select(&ctx->exec, HEED_PRIMITIVE_UNARY, &unary)->name, "ref");
+    ck_assert_str_eq(heed_exec_select(&ctx->exec, HEED_PRIMITIVE_BINARY, &binary)->name, "ref");
+    ck_assert_str_eq(ctx->exec.last[HEED_PRIMITIVE_UNARY].why_not[0], "the function has no vector form");
+    heed_ctx_free(ctx);
 }
 END_TEST
 
 int main(void) {
     Suite *suite = suite_create("cpu kernels");
     tcase_add_loop_test(test_case(suite, "against ref"), test_against_ref, 0, KERNELS);
+    tcase_add_test(test_case(suite, "no vectors"), what_has_no_vectors_is_left_to_ref);
     return test_main(suite);
 }

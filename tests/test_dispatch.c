@@ -161,6 +161,10 @@ START_TEST(strict_refuses_ref) {
                "falling back");
     ck_assert_uint_eq(ctx->exec.fallbacks, 0);
     heed_ctx_free(ctx);
+    ctx = heed_ctx_new(&(heed_ctx_options){.strict = true});
+    heed_normal(ctx, HEED_F64, TEST_SHAPE(2), 0, 1);
+    test_error(ctx, HEED_ERROR_UNSUPPORTED, "normal: strict: no cpu kernel for random: ", "an operation");
+    heed_ctx_free(ctx);
 }
 END_TEST
 

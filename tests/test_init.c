@@ -187,6 +187,14 @@ START_TEST(refused) {
     test_error(ctx, HEED_ERROR_ARGUMENT, "kind 0", "default");
     heed_init_tensor(t, (heed_init){(heed_init_kind)77, 0, 0});
     test_error(ctx, HEED_ERROR_ARGUMENT, "kind 77", "unknown kind");
+    heed_init_tensor(t, (heed_init){HEED_INIT_NORMAL, 0, -1});
+    test_error(ctx, HEED_ERROR_ARGUMENT, "init: mean 0 and deviation -1", "negative deviation");
+    heed_init_tensor(t, (heed_init){HEED_INIT_UNIFORM, 1, 0});
+    test_error(ctx, HEED_ERROR_ARGUMENT, "init: there are no numbers from 1 to 0", "bounds");
+    heed_normal(ctx, HEED_F32, TEST_SHAPE(2), NAN, 1);
+    test_error(ctx, HEED_ERROR_ARGUMENT, "normal: mean nan", "mean");
+    heed_uniform(ctx, HEED_F64, TEST_SHAPE(2), -1e308, 1e308);
+    test_error(ctx, HEED_ERROR_ARGUMENT, "uniform: there are no numbers", "bounds too far apart");
     heed_init_tensor(heed_broadcast(t, 2, (int64_t[]){5, 2}), ones);
     test_error(ctx, HEED_ERROR_SHAPE, "repeats", "repeated");
     ck_assert_int_ne(heed_init_tensor((heed_tensor){0}, ones), HEED_OK);

@@ -1,6 +1,8 @@
-/* Masks: bits agree with test; NONE and ALL are proofs, and are given where they are easy; what bounds cut
- * off is invisible. */
+/* Masks: bits agree with test, whatever instruction set makes them; NONE and ALL are proofs, and are given
+ * where they are easy; what bounds cut off is invisible. */
 #include "harness_masks.h"
+
+#include "backend/cpu/masks.h"
 
 #include <string.h>
 
@@ -135,13 +137,20 @@ static int64_t lost(const struct heed_bound_mask *mask, const struct heed_region
     return count;
 }
 
+/* Plain C, or an instruction set of this machine. */
+static const struct heed_mask_vectors *random_vectors(struct test_random *random) {
+    const uint64_t which = test_bits(random) % (uint64_t)(heed_cpu_isa_detect() + 2);
+    return which == 0 ? NULL : heed_mask_vectors((enum heed_isa)(which - 1));
+}
+
 static void random_box(struct test_masks *m, struct heed_box *box, struct heed_region *r) {
     struct test_random *random = &m->random;
-    *box = (struct heed_box){.queries = m->queries, .keys = m->keys};
+    *box = (struct heed_box){.queries = m->queries, .keys = m->keys, .vectors = random_vectors(&m->random)};
     box->batch = (int64_t)(test_bits(random) % (uint64_t)m->batch);
     box->head = (int64_t)(test_bits(random) % (uint64_t)m->heads);
     box->q0 = (int64_t)(test_bits(random) % (uint64_t)m->queries);
     box->k0 = (int64_t)(test_bits(random) % (uint64_t)m->keys);
+    if (test_bits(random) & 1) box->k0 -= box->k0 % HEED_RANDOM_CELLS;
     *r = (struct heed_region){.batch = box->batch,
                               .head = box->head,
                               .queries = m->queries,
@@ -169,6 +178,7 @@ static void check_mask(struct test_masks *m, const struct heed_bound_mask *mask,
 static struct test_masks problem_of(int seed) {
     static const int64_t queries[] = {37, 1, 64, 100, 5}, keys[] = {83, 1, 64, 40, 200};
     return (struct test_masks){.random = {(uint64_t)seed * 31 + 5},
+                               .edge = seed % 3 == 0 ? TEST_EDGE_BEFORE : TEST_EDGE_BEHIND,
                                .batch = 2,
                                .heads = 2,
                                .queries = queries[seed % 5],

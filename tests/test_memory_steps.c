@@ -14,17 +14,31 @@ struct training {
     heed_optim *optim;
 };
 
-static struct training start(const char *device, struct test_allocator *state, size_t chunk_bytes) {
-    struct training t;
-    t.ctx = heed_ctx_new(&(heed_ctx_options){.device = device,
-                                             .threads = 1,
-                                             .seed = 3,
-                                             .allocator = test_allocator(state),
-                                             .chunk_bytes = chunk_bytes});
-    t.model = heed_gpt_new(
-        t.ctx,
-        &(heed_gpt_options){
-            .vocabulary = VOCABULARY, .length = LENGTH, .layers = 2, .heads = 2, .width = 8, .dropout = 0.1});
+/* Attention as one operation and made of several. */
+static const heed_gpt_options models[] = {
+    {.vocabulary = VOCABULARY, .length = LENGTH, .layers = 2, .heads = 2, .width = 8, .dropout = 0.1},
+    {.vocabulary = VOCABULARY,
+     .length = LENGTH,
+     .layers = 2,
+     .heads = 2,
+     .kv_heads = 1,
+     .width = 8,
+     .norm = HEED_NORM_RMS,
+     .qk_norm = true,
+     .rotary = true}};
+static const heed_gpt_options *model = &models[0];
+
+static heed_ctx *context(const char *device, struct test_allocator *state, size_t chunk_bytes) {
+    return heed_ctx_new(&(heed_ctx_options){.device = device,
+                                            .threads = 1,
+                                            .seed = 3,
+                                            .allocator = test_allocator(state),
+                                            .chunk_bytes = chunk_bytes});
+}
+
+static struct training start(heed_ctx *ctx) {
+    struct training t = {.ctx = ctx};
+    t.model = heed_gpt_new(ctx, model);
     t.optim = heed_adamw_new(t.model, &(heed_adamw_options){.weight_decay = 0.1, .clip_norm = 1});
     return t;
 }
@@ -32,7 +46,6 @@ static struct training start(const char *device, struct test_allocator *state, s
 static void stop(struct training *t) {
     heed_optim_free(t->optim);
     heed_module_free(t->model);
-    heed_ctx_free(t->ctx);
 }
 
 static heed_status step(struct training *t, double *loss_value) {
@@ -52,7 +65,8 @@ static const char *const device_names[] = {"ref", "cpu"};
 
 START_TEST(a_steady_step_calls_the_allocator_zero_times) {
     struct test_allocator state = {0};
-    struct training t = start(device_names[_i], &state, 0);
+    model = &models[_i / 2];
+    struct training t = start(context(device_names[_i % 2], &state, 0));
     double loss = 0, first = 0;
     for (int i = 0; i < 3; i++) {
         ck_assert_msg(step(&t, &loss) == HEED_OK, "%s", heed_error(t.ctx));
@@ -63,6 +77,7 @@ START_TEST(a_steady_step_calls_the_allocator_zero_times) {
     ck_assert_int_eq(state.calls, calls);
     ck_assert_msg(loss < first, "the loss went from %g to %g", first, loss);
     stop(&t);
+    heed_ctx_free(t.ctx);
     ck_assert_int_eq(state.living, 0);
 }
 END_TEST
@@ -82,7 +97,7 @@ static float *weights(const struct training *t, size_t *bytes) {
 /* One try: the n-th allocation of a step fails. Returns false when the step has fewer than n. */
 static bool fail_in_step(const char *device, int64_t n, bool for_good) {
     struct test_allocator state = {0};
-    struct training t = start(device, &state, 1);
+    struct training t = start(context(device, &state, 1));
     test_ok(t.ctx);
     size_t bytes;
     float *before = weights(&t, &bytes);
@@ -106,6 +121,7 @@ static bool fail_in_step(const char *device, int64_t n, bool for_good) {
     ck_assert(isfinite(loss));
     free(before);
     stop(&t);
+    heed_ctx_free(t.ctx);
     ck_assert_msg(state.living == 0, "allocation %d failed: %d blocks leaked", (int)n, (int)state.living);
     return reached;
 }
@@ -113,40 +129,33 @@ static bool fail_in_step(const char *device, int64_t n, bool for_good) {
 START_TEST(every_allocation_of_a_step_may_fail) {
     const int64_t stride = test_size(1, 9);
     int64_t n = 1;
-    while (fail_in_step(device_names[_i % 2], n, _i >= 2)) n += stride;
+    model = &models[_i / 4];
+    while (fail_in_step(device_names[_i % 2], n, _i / 2 % 2)) n += stride;
     ck_assert_msg(n > 50, "a step had only %d allocations", (int)n);
 }
 END_TEST
 
-/* Building everything, and a step, with the n-th allocation of all failing. Returns false when there were
- * fewer. */
-static bool fail_anywhere(const char *device, int64_t n, bool for_good) {
-    struct test_allocator state = {.fail_at = n, .for_good = for_good};
-    struct training t = start(device, &state, 1);
+static void build_and_step(heed_ctx *ctx) {
     double loss;
-    heed_status status = step(&t, &loss);
-    bool reached = state.calls >= n;
-    ck_assert_msg(!reached || status != HEED_OK, "allocation %d failed without an error", (int)n);
-    ck_assert_msg(reached || status == HEED_OK, "%s", heed_error(t.ctx));
+    struct training t = start(ctx);
+    step(&t, &loss);
     stop(&t);
-    ck_assert_msg(state.living == 0, "allocation %d failed: %d blocks leaked", (int)n, (int)state.living);
-    return reached;
 }
 
 START_TEST(every_allocation_of_a_program_may_fail) {
-    const int64_t stride = test_size(1, 9);
-    int64_t n = 1;
-    while (fail_anywhere(device_names[_i % 2], n, _i >= 2)) n += stride;
+    model = &models[_i / 4];
+    const int64_t n =
+        test_failing_allocations(device_names[_i % 2], test_size(1, 9), _i / 2 % 2, build_and_step);
     ck_assert_msg(n > 50, "a program had only %d allocations", (int)n);
 }
 END_TEST
 
 int main(void) {
     Suite *suite = suite_create("memory of training steps");
-    tcase_add_loop_test(test_case(suite, "steady"), a_steady_step_calls_the_allocator_zero_times, 0, 2);
+    tcase_add_loop_test(test_case(suite, "steady"), a_steady_step_calls_the_allocator_zero_times, 0, 4);
     TCase *tcase = test_case(suite, "failing");
     tcase_set_timeout(tcase, 120);
-    tcase_add_loop_test(tcase, every_allocation_of_a_step_may_fail, 0, 4);
-    tcase_add_loop_test(tcase, every_allocation_of_a_program_may_fail, 0, 4);
+    tcase_add_loop_test(tcase, every_allocation_of_a_step_may_fail, 0, 8);
+    tcase_add_loop_test(tcase, every_allocation_of_a_program_may_fail, 0, 8);
     return test_main(suite);
 }

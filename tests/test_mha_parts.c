@@ -2,7 +2,11 @@
  * GPT. */
 #include "harness_modules.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+
+#include "tensor/internal.h"
 
 static heed_ctx *ctx;
 static const heed_tensor none;
@@ -82,6 +86,145 @@ START_TEST(form) {
     heed_tensor flat = input(3, TEST_SHAPE(5, o->width)), deep = input(3, TEST_SHAPE(1, 1, 5, o->width));
     test_same(heed_forward(m, flat), heed_forward(m, deep), "batch dimensions");
     heed_module_free(m);
+}
+END_TEST
+
+/* ---- products ---- */
+
+/* The reference kernel of linear products, counted. */
+static int64_t forwards, backwards;
+
+static heed_status counted_forward(struct heed_exec *exec, const void *args, void *saved, void *scratch) {
+    forwards++;
+    return heed_ref_kernels[HEED_PRIMITIVE_LINEAR]->forward(exec, args, saved, scratch);
+}
+
+static heed_status counted_backward(struct heed_exec *exec, const void *args, void *saved, void *scratch) {
+    backwards++;
+    return heed_ref_kernels[HEED_PRIMITIVE_LINEAR]->backward(exec, args, saved, scratch);
+}
+
+static void counted_sizes(const struct heed_exec *exec, const void *args, struct heed_sizes *sizes) {
+    heed_ref_kernels[HEED_PRIMITIVE_LINEAR]->sizes(exec, args, sizes);
+}
+
+static const struct heed_kernel counted = {
+    .name = "counted", .sizes = counted_sizes, .forward = counted_forward, .backward = counted_backward};
+
+/* With the output's product. */
+START_TEST(products) {
+    if (test_elsewhere()) return; /* it counts runs of a kernel of ref */
+    static const struct {
+        const char *what, *frozen;
+        int inputs; /* 1: query, key and value are one; 2: key and value are; 3: all differ */
+        int64_t forwards, backwards;
+    } rows[] = {{"self", NULL, 1, 2, 2},
+                {"key is value", NULL, 2, 3, 3},
+                {"three inputs", NULL, 3, 4, 4},
+                {"self, all frozen", "", 1, 2, 2},
+                {"self, a frozen weight", "k.weight", 1, 2, 5},
+                {"self, a frozen bias", "q.bias", 1, 2, 5},
+                {"key is value, frozen query", "q.weight", 2, 3, 3}};
+    heed_ctx *ref = test_ref();
+    ref->exec.kernel[HEED_PRIMITIVE_LINEAR][0] = &counted;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        heed_module *m = heed_mha_new(ref, &(heed_mha_options){.width = 8, .heads = 2, .rotary = true});
+        heed_tensor x[3];
+        if (rows[i].frozen && !*rows[i].frozen) heed_module_freeze(m, true);
+        if (rows[i].frozen && *rows[i].frozen) heed_require_grad(heed_param_find(m, rows[i].frozen), false);
+        heed_step_begin(ref, HEED_TRAIN);
+        for (int k = 0; k < 3; k++) {
+            x[k] = k < rows[i].inputs ? test_tensor(ref, HEED_F32, 1, TEST_SHAPE(2, 5, 8)) : none;
+            if (k < rows[i].inputs) heed_require_grad(x[k], true);
+        }
+        forwards = backwards = 0;
+        heed_tensor y = heed_mha_forward(m, x[0], x[1], x[2], NULL, NULL);
+        heed_backward(heed_sum(y, HEED_ALL, false));
+        test_ok(ref);
+        ck_assert_msg(forwards == rows[i].forwards && backwards == rows[i].backwards,
+                      "%s: %d products and %d backward", rows[i].what, (int)forwards, (int)backwards);
+        heed_step_end(ref);
+        heed_module_free(m);
+    }
+    heed_ctx_free(ref);
+}
+END_TEST
+
+START_TEST(products_of_a_cached_position) {
+    if (test_elsewhere()) return; /* it counts runs of a kernel of ref */
+    heed_ctx *ref = test_ref();
+    ref->exec.kernel[HEED_PRIMITIVE_LINEAR][0] = &counted;
+    heed_module *m = heed_mha_new(ref, &(heed_mha_options){.width = 8, .heads = 2});
+    heed_cache *cache =
+        heed_cache_new(ref, &(heed_cache_options){.batch = 1, .kv_heads = 2, .width = 4, .capacity = 3});
+    heed_tensor x = test_tensor(ref, HEED_F32, 1, TEST_SHAPE(1, 1, 8));
+    forwards = 0;
+    heed_mha_forward_cached(m, x, cache, NULL, NULL);
+    test_ok(ref);
+    ck_assert_int_eq(forwards, 2);
+    heed_cache_free(cache);
+    heed_module_free(m);
+    heed_ctx_free(ref);
+}
+END_TEST
+
+/* ---- gradients ---- */
+
+enum { MOST_PARAMS = 12 };
+
+/* The gradients of all parameters that want one, and of x, after `times` backward passes. */
+static void gradients(heed_module *m, const heed_mha_options *o, bool layer, int times, double **grad,
+                      int64_t *count) {
+    heed_tensor x = input(1, TEST_SHAPE(2, 5, o->width)), y[3], leaf[MOST_PARAMS];
+    const int64_t params = heed_param_tensors(m);
+    heed_module_zero_grad(m);
+    heed_require_grad(x, true);
+    for (int i = 0; i < times; i++) {
+        heed_step_begin(ctx, HEED_TRAIN);
+        y[i] = layer ? heed_forward(m, x) : by_hand(m, x, x, o, NULL);
+        heed_backward(heed_sum(heed_mul(y[i], heed_mul_scalar(y[i], i + 1)), HEED_ALL, false));
+        heed_step_end(ctx);
+    }
+    for (int64_t i = 0; i < params; i++) leaf[i] = heed_param_at(m, i, NULL, 0);
+    leaf[params] = x;
+    for (int64_t i = 0; i <= params; i++) {
+        heed_tensor g = heed_grad(leaf[i]);
+        ck_assert(heed_is_valid(g) == heed_requires_grad(leaf[i]));
+        count[i] = 0;
+        grad[i] = heed_is_none(g) ? NULL : test_values(g, &count[i]);
+    }
+    heed_free(x);
+}
+
+/* Joined products have the gradients of products one by one: all wanted or some, once or added up, in the
+ * layer's buffer or in the optimiser's. */
+START_TEST(gradients_by_hand) {
+    static const char *const frozen[] = {NULL, "q.weight", "k.weight", "v.weight", "k.bias"};
+    const heed_mha_options *o = &forms[_i];
+    for (int i = 0; i < 20; i++) {
+        heed_module *m = heed_mha_new(ctx, o);
+        heed_optim *optim = i % 2 ? heed_sgd_new(m, NULL) : NULL;
+        const char *name = frozen[i / 4];
+        double *expected[MOST_PARAMS], *actual[MOST_PARAMS];
+        int64_t count[MOST_PARAMS], params = heed_param_tensors(m);
+        char text[200];
+        test_shake(m);
+        if (name && !heed_is_none(heed_param_find(m, name)))
+            heed_require_grad(heed_param_find(m, name), false);
+        gradients(m, o, false, 1 + i / 2 % 2, expected, count);
+        gradients(m, o, true, 1 + i / 2 % 2, actual, count);
+        for (int64_t p = 0; p <= params; p++) {
+            if (!expected[p]) continue;
+            double scale = fmax(test_largest(count[p], expected[p]), 1);
+            ck_assert_msg(test_close(count[p], actual[p], expected[p], (struct test_tolerance){1e-5, 1e-5},
+                                     scale, text, sizeof text),
+                          "try %d, parameter %d: %s", i, (int)p, text);
+            free(expected[p]);
+            free(actual[p]);
+        }
+        heed_optim_free(optim);
+        heed_module_free(m);
+    }
 }
 END_TEST
 
@@ -204,6 +347,9 @@ int main(void) {
     TCase *tcase = test_case(suite, "mha_parts");
     tcase_add_checked_fixture(tcase, setup, teardown);
     tcase_add_loop_test(tcase, form, 0, sizeof forms / sizeof *forms);
+    tcase_add_loop_test(tcase, gradients_by_hand, 0, sizeof forms / sizeof *forms);
+    tcase_add_test(tcase, products);
+    tcase_add_test(tcase, products_of_a_cached_position);
     tcase_add_test(tcase, parameters);
     tcase_add_test(tcase, rotary_knows_order);
     tcase_add_test(tcase, errors);

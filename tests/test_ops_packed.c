@@ -545,29 +545,18 @@ START_TEST(nothing_is_padded) {
 }
 END_TEST
 
-/* Everything once, with the n-th allocation of all failing. False when there were fewer. */
-static bool fail_at(const char *device, int64_t n) {
-    struct test_allocator state = {.fail_at = n};
-    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){
-        .device = device, .threads = 1, .allocator = test_allocator(&state), .chunk_bytes = 1});
+/* Everything once. */
+static void attend_once(heed_ctx *ctx) {
     heed_tensor in[OP_INPUTS] = {{0}}, out[2] = {{0}};
     heed_step_begin(ctx, HEED_TRAIN);
     for (int i = 0; i < OP_INPUTS; i++) in[i] = leaf(ctx, HEED_F32, &costly.in[i], i);
     call_packed(&costly, in, out);
     heed_backward(heed_add(heed_sum(out[0], HEED_ALL, false), heed_sum(heed_exp(out[1]), HEED_ALL, false)));
-    const heed_status status = heed_step_end(ctx);
-    const bool reached = state.calls >= n;
-    ck_assert_msg(reached == (status != HEED_OK), "allocation %d: %s", (int)n, heed_error(ctx));
-    heed_ctx_free(ctx);
-    ck_assert_int_eq(state.living, 0);
-    return reached;
+    heed_step_end(ctx);
 }
 
 START_TEST(every_allocation_may_fail) {
-    const int64_t stride = test_size(1, 7);
-    int64_t n = 1;
-    while (fail_at(_i ? "cpu" : "ref", n)) n += stride;
-    ck_assert_int_gt(n, 40);
+    ck_assert_int_gt(test_failing_allocations(_i ? "cpu" : "ref", test_size(1, 7), false, attend_once), 40);
 }
 END_TEST
 

@@ -71,6 +71,8 @@ static const struct op_case cases[] = {
      OP_PRODUCT, .big = true},
     {"matmul, large, sliced", call_matmul, {{N, SIZES(130, 70), OP_SLICED}, {N, SIZES(70, 90), OP_OUTER}},
      OP_PRODUCT, .big = true},
+    BIG_MATMUL("a gradient that is a sum of none", SIZES(2, 1, 100, 150), SIZES(2, 0, 150, 130)),
+    BIG_MATMUL("a batch of none, shared right", SIZES(2, 0, 100, 64), SIZES(0, 64, 100)),
     ACTIVATED("no activation", HEED_ACTIVATION_NONE),
     ACTIVATED("relu", HEED_ACTIVATION_RELU),
     ACTIVATED("gelu", HEED_ACTIVATION_GELU),

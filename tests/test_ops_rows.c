@@ -118,6 +118,7 @@ static const struct op_case cases[] = {
     {"layer_norm, vector", call_layer_norm, {{N, SIZES(6)}, {N, SIZES(6)}, {N, SIZES(6)}}, OP_ROWS},
     {"layer_norm, strided", call_layer_norm, {{N, SIZES(4, 6), OP_TRANSPOSED}, {N, SIZES(6), OP_SLICED}, {N,
      SIZES(6)}}, OP_ROWS},
+    {"layer_norm, repeated", call_layer_norm, {{N, SIZES(3, 2, 5), OP_REPEATED}, {N, SIZES(5)}, {N, SIZES(5)}}, OP_ROWS},
     {"layer_norm, no rows", call_layer_norm, {{N, SIZES(0, 4)}, {N, SIZES(4)}, {N, SIZES(4)}}, OP_ROWS},
     {"layer_norm, equal values", call_layer_norm, {{OP_VALUE, SIZES(3, 5), .limit = 2}, {N, SIZES(5)}},
      OP_ROWS, .no_difference = true},

@@ -1,5 +1,5 @@
-/* Scores: every pair of features that change what attention computes, by the drivers of harness_ops.h; biases
- * by distance against tables written down; rows that see nothing; extreme values; wrong use. */
+/* Scores: every pair of features that change what attention computes, and wrong use, by the drivers of
+ * harness_ops.h. */
 #include "harness_attention.h"
 #include "harness_ops.h"
 
@@ -10,11 +10,29 @@
 /* Inputs; those that a row does not give are left out. */
 enum { Q, K, V, BIAS, BIAS2, T5, RELATIVE, SLOPES, SINK, CALL, HEAD, QUERY, KEY, LENGTHS, DENSE };
 
-/* Batch, heads, queries and keys of the rows. */
-#define B 2
-#define H 2
-#define N 3
-#define M 5
+/* Sizes of the rows: small ones are differentiated, large ones leave parts of tiles and vectors. */
+struct sizes {
+    int64_t batch, heads, queries, keys, width, value_width;
+};
+static const struct sizes small = {2, 2, 3, 5, 2, 3}, large = {1, 2, 97, 131, 40, 33};
+
+/* What a size of a bias is; 1 is 1. */
+enum { B = -4, H, N, M };
+
+static int64_t size_of(int64_t what, const struct sizes *s) {
+    switch (what) {
+    case B:
+        return s->batch;
+    case H:
+        return s->heads;
+    case N:
+        return s->queries;
+    case M:
+        return s->keys;
+    default:
+        return what;
+    }
+}
 
 #define SHAPE(...)                                                                                           \
     .bias_rank = (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), .bias = {__VA_ARGS__}
@@ -74,7 +92,7 @@ static void call_block(const struct op_case *row, const heed_tensor *in, heed_te
     of_score[RELATIVE] = of_score[SLOPES] = of_score[BIAS2] = (heed_tensor){0};
     const heed_mha_weights projections = {.q = in[V], .k = in[RELATIVE], .v = in[SLOPES], .out = in[BIAS2]};
     out[0] = heed_multi_head_attention(in[Q], in[K], (heed_tensor){0}, &projections, score_of(w, of_score),
-                                       &(heed_mha_call_options){.heads = H, .dropout = w->dropout},
+                                       &(heed_mha_call_options){.heads = small.heads, .dropout = w->dropout},
                                        w->weights ? &out[1] : NULL);
 }
 
@@ -107,9 +125,9 @@ static const struct wish features[] = {
 };
 enum { FEATURES = sizeof features / sizeof features[0], MOST_PAIRS = FEATURES * FEATURES / 2 };
 
-static struct op_case pairs[MOST_PAIRS];
-static struct wish wishes[MOST_PAIRS];
-static char pair_names[MOST_PAIRS][64];
+static struct op_case pairs[2 * MOST_PAIRS];
+static struct wish wishes[2 * MOST_PAIRS];
+static char pair_names[2 * MOST_PAIRS][64];
 
 static bool fits(const struct wish *a, const struct wish *b) {
     const bool other = a->normalizer || b->normalizer;
@@ -142,31 +160,44 @@ static struct op_input input(bool there, int rank, const int64_t *size) {
     return in;
 }
 
-static void build(struct op_case *row, struct wish *w, const struct wish *a, const struct wish *b) {
-    const int64_t kv = w->groups ? 1 : H;
+static struct op_input bias_input(const struct wish *w, const struct sizes *s) {
+    struct op_input in = input(w->bias_rank > 0, w->bias_rank, w->bias);
+    for (int i = 0; i < in.rank; i++) in.size[i] = size_of(in.size[i], s);
+    return in;
+}
+
+static void build(struct op_case *row, struct wish *w, const struct wish *a, const struct wish *b,
+                  const struct sizes *s) {
+    const int64_t kv = w->groups ? 1 : s->heads;
     row->call = call;
     row->kind = OP_ATTENTION;
     row->options = w;
     row->outputs = 1 + w->weights + w->lse;
     row->random = w->dropout != 0;
-    row->in[Q] = input(true, 4, (int64_t[]){B, H, N, 2});
-    row->in[K] = input(true, 4, (int64_t[]){B, kv, M, 2});
-    row->in[V] = input(true, 4, (int64_t[]){B, kv, M, 3});
-    row->in[BIAS] = input(a->bias_rank > 0, a->bias_rank, a->bias);
-    row->in[BIAS2] = input(b->bias_rank > 0, b->bias_rank, b->bias);
-    row->in[T5] = input(w->t5, 2, (int64_t[]){H, 8});
+    row->big = s == &large;
+    row->in[Q] = input(true, 4, (int64_t[]){s->batch, s->heads, s->queries, s->width});
+    row->in[K] = input(true, 4, (int64_t[]){s->batch, kv, s->keys, s->width});
+    row->in[V] = input(true, 4, (int64_t[]){s->batch, kv, s->keys, s->value_width});
+    row->in[BIAS] = bias_input(a, s);
+    row->in[BIAS2] = bias_input(b, s);
+    row->in[T5] = input(w->t5, 2, (int64_t[]){s->heads, 8});
     row->in[RELATIVE] = input(w->relative, 2, (int64_t[]){1, 5});
-    row->in[SLOPES] = input(w->slopes, 1, (int64_t[]){H});
-    row->in[SINK] = input(w->sink, 1, (int64_t[]){H});
+    row->in[SLOPES] = input(w->slopes, 1, (int64_t[]){s->heads});
+    row->in[SINK] = input(w->sink, 1, (int64_t[]){s->heads});
     row->in[CALL] = input(w->custom, 1, (int64_t[]){2});
-    row->in[HEAD] = input(w->custom, 2, (int64_t[]){H, 1});
-    row->in[QUERY] = input(w->custom, 3, (int64_t[]){B, 1, N});
-    row->in[KEY] = input(w->custom, 2, (int64_t[]){H, M});
+    row->in[HEAD] = input(w->custom, 2, (int64_t[]){s->heads, 1});
+    row->in[QUERY] = input(w->custom, 3, (int64_t[]){s->batch, 1, s->queries});
+    row->in[KEY] = input(w->custom, 2, (int64_t[]){s->heads, s->keys});
     if (!w->lengths) return;
-    row->in[LENGTHS] = (struct op_input){.fill = OP_INDEX, .rank = 1, .size = {B}, .limit = M + 1};
+    row->in[LENGTHS] =
+        (struct op_input){.fill = OP_INDEX, .rank = 1, .size = {s->batch}, .limit = (double)(s->keys + 1)};
     if (!w->lse) return; /* no length of 0: a loss of −∞ cannot be differentiated */
-    row->in[LENGTHS] = (struct op_input){
-        .fill = OP_VALUE, .rank = 1, .size = {B}, .limit = M - 1, .other_dtype = true, .dtype = HEED_I32};
+    row->in[LENGTHS] = (struct op_input){.fill = OP_VALUE,
+                                         .rank = 1,
+                                         .size = {s->batch},
+                                         .limit = (double)(s->keys - 1),
+                                         .other_dtype = true,
+                                         .dtype = HEED_I32};
 }
 
 /* Multi-head attention with all kinds of stages at once, with and without its weights. */
@@ -175,317 +206,36 @@ static void build_block(struct op_case *row, struct wish *w, bool weights) {
         .softcap = true, .t5 = true, .custom = true, .sink = true, .last = true, .lengths = true};
     w->weights = weights;
     w->dropout = weights ? 0 : 0.2;
-    build(row, w, &(struct wish){"", SHAPE(N, M)}, &(struct wish){""});
+    build(row, w, &(struct wish){"", SHAPE(N, M)}, &(struct wish){""}, &small);
+    const int64_t width = small.heads * small.width;
     row->name = weights ? "block with weights" : "block";
     row->call = call_block;
-    row->in[Q] = input(true, 3, (int64_t[]){B, N, 3});
-    row->in[K] = input(true, 3, (int64_t[]){B, M, 2});
-    row->in[V] = input(true, 2, (int64_t[]){H * 2, 3});
-    row->in[RELATIVE] = row->in[SLOPES] = input(true, 2, (int64_t[]){H * 2, 2});
-    row->in[BIAS2] = input(true, 2, (int64_t[]){3, H * 2});
+    row->in[Q] = input(true, 3, (int64_t[]){small.batch, small.queries, 3});
+    row->in[K] = input(true, 3, (int64_t[]){small.batch, small.keys, 2});
+    row->in[V] = input(true, 2, (int64_t[]){width, 3});
+    row->in[RELATIVE] = row->in[SLOPES] = input(true, 2, (int64_t[]){width, 2});
+    row->in[BIAS2] = input(true, 2, (int64_t[]){3, width});
+}
+
+static void build_pair(int n, const struct wish *a, const struct wish *b, const struct sizes *s) {
+    join(&wishes[n], a);
+    join(&wishes[n], b);
+    snprintf(pair_names[n], sizeof pair_names[n], "%s%s and %s", s == &large ? "large, " : "", a->name,
+             b->name);
+    pairs[n].name = pair_names[n];
+    build(&pairs[n], &wishes[n], a, b, s);
 }
 
 static int build_pairs(void) {
+    const struct sizes *const sizes[] = {&small, &large};
     int n = 0;
-    for (int i = 0; i < FEATURES; i++) {
-        for (int j = i + 1; j < FEATURES; j++) {
-            if (!fits(&features[i], &features[j])) continue;
-            join(&wishes[n], &features[i]);
-            join(&wishes[n], &features[j]);
-            snprintf(pair_names[n], sizeof pair_names[n], "%s and %s", features[i].name, features[j].name);
-            pairs[n].name = pair_names[n];
-            build(&pairs[n], &wishes[n], &features[i], &features[j]);
-            n++;
-        }
-    }
+    for (int s = 0; s < 2; s++)
+        for (int i = 0; i < FEATURES; i++)
+            for (int j = i + 1; j < FEATURES; j++)
+                if (fits(&features[i], &features[j])) build_pair(n++, &features[i], &features[j], sizes[s]);
     for (int i = 0; i < 2; i++, n++) build_block(&pairs[n], &wishes[n], i == 1);
     return n;
 }
-
-/* ---- distances against what is written down ---- */
-
-/* Scores of zeros under a score whose results are all ≥ 0: as weights, ReLU gives them back. */
-static float *numbers_of(heed_ctx *ctx, heed_score *score, int64_t heads, int64_t queries, int64_t keys) {
-    heed_tensor q = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, heads, queries, 1)),
-                k = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, heads, keys, 1)), weights;
-    const size_t bytes = (size_t)(heads * queries * keys) * sizeof(float);
-    float *numbers = malloc(bytes);
-    heed_score_normalizer(score, HEED_NORMALIZER_RELU);
-    heed_attention(q, k, k, score, NULL, &weights);
-    test_ok(ctx);
-    ck_assert_int_eq(heed_read(weights, numbers, bytes), HEED_OK);
-    return numbers;
-}
-
-/* A table [1, n] of 1, 2, …, n. */
-static heed_tensor counting(heed_ctx *ctx, int64_t n) {
-    return heed_unsqueeze(heed_add_scalar(heed_arange(ctx, HEED_F32, n), 1), 0);
-}
-
-/* Raffel et al.'s buckets (32 of them, up to a distance of 128), worked out by hand from the formula. */
-START_TEST(t5_buckets) {
-    static const struct {
-        int away, both, past;
-    } known[] = {{0, 0, 0},    {1, 1, 1},    {7, 7, 7},    {8, 8, 8},    {11, 8, 11},   {12, 9, 12},
-                 {15, 9, 15},  {16, 10, 16}, {22, 10, 18}, {23, 11, 18}, {32, 12, 21},  {45, 12, 23},
-                 {46, 13, 24}, {64, 14, 26}, {90, 14, 29}, {91, 15, 29}, {127, 15, 31}, {300, 15, 31}};
-    enum { KEYS = 301, BEFORE = 0, PAST, AFTER, CALLS };
-    float *numbers[CALLS];
-    heed_ctx *ctx = test_cpu();
-    heed_step_begin(ctx, HEED_EVAL);
-    for (int i = 0; i < CALLS; i++) {
-        /* One query, at the last key or at the first. */
-        const heed_t5_options options = {.causal = i == PAST,
-                                         .align = i == AFTER ? HEED_TOP_LEFT : HEED_BOTTOM_RIGHT};
-        numbers[i] =
-            numbers_of(ctx, heed_score_t5(heed_score_new(ctx), counting(ctx, 32), &options), 1, 1, KEYS);
-    }
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        const int away = known[i].away;
-        ck_assert_int_eq((int)numbers[BEFORE][KEYS - 1 - away], known[i].both + 1);
-        ck_assert_int_eq((int)numbers[PAST][KEYS - 1 - away], known[i].past + 1);
-        if (away > 0) ck_assert_int_eq((int)numbers[AFTER][away], known[i].both + 17);
-    }
-    for (int i = 0; i < CALLS; i++) free(numbers[i]);
-    heed_step_end(ctx);
-    heed_ctx_free(ctx);
-}
-END_TEST
-
-START_TEST(clipped_positions) {
-    static const float expected[3][5] = {{3, 4, 5, 5, 5}, {2, 3, 4, 5, 5}, {1, 2, 3, 4, 5}},
-                       at_the_end[3][5] = {{1, 2, 3, 4, 5}, {1, 1, 2, 3, 4}, {1, 1, 1, 2, 3}};
-    heed_ctx *ctx = test_cpu();
-    heed_step_begin(ctx, HEED_EVAL);
-    for (int end = 0; end < 2; end++) {
-        const heed_align align = end ? HEED_BOTTOM_RIGHT : HEED_TOP_LEFT;
-        float *numbers =
-            numbers_of(ctx, heed_score_relative(heed_score_new(ctx), counting(ctx, 5), align), 1, 3, 5);
-        for (int i = 0; i < 15; i++)
-            ck_assert_float_eq(numbers[i], end ? at_the_end[i / 5][i % 5] : expected[i / 5][i % 5]);
-        free(numbers);
-    }
-    heed_step_end(ctx);
-    heed_ctx_free(ctx);
-}
-END_TEST
-
-/* Press et al. 2022: 1/2, 1/4, … for 8 heads; 12 heads have those and every other one of 16. */
-START_TEST(standard_slopes) {
-    static const double slopes[12] = {0.5,       0.25,       0.125,       0.0625,     0.03125,    0.015625,
-                                      0.0078125, 0.00390625, 0.707106781, 0.35355339, 0.17677670, 0.08838835};
-    heed_ctx *ctx = test_cpu();
-    heed_step_begin(ctx, HEED_EVAL);
-    for (int heads = 8; heads <= 12; heads += 4) {
-        heed_score *score = heed_score_alibi(heed_score_new(ctx), (heed_tensor){0}, HEED_TOP_LEFT);
-        heed_score_bias(score, heed_full(ctx, HEED_F32, HEED_SCALAR, 10));
-        float *numbers = numbers_of(ctx, score, heads, 2, 4);
-        for (int h = 0; h < heads; h++)
-            for (int i = 0; i < 8; i++)
-                ck_assert_double_eq_tol((double)numbers[h * 8 + i], 10 - slopes[h] * abs(i / 4 - i % 4),
-                                        1e-6);
-        free(numbers);
-    }
-    heed_step_end(ctx);
-    heed_ctx_free(ctx);
-}
-END_TEST
-
-/* ---- edges ---- */
-
-static const char *const device_names[] = {"ref", "cpu"};
-
-/* A query that sees nothing: output, weights and every gradient are 0 and lse is −∞, whatever the sink and
- * the gradient that arrives. */
-START_TEST(nothing_seen_beside_a_sink) {
-    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device_names[_i]});
-    heed_step_begin(ctx, HEED_TRAIN);
-    heed_tensor q = heed_full(ctx, HEED_F32, TEST_SHAPE(1, 1, 2, 4), NAN),
-                k = heed_full(ctx, HEED_F32, TEST_SHAPE(1, 1, 3, 4), NAN),
-                sink = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1)),
-                cap = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 8)), weights, lse;
-    heed_tensor *leaf[] = {&q, &k, &sink, &cap};
-    for (int i = 0; i < 4; i++) heed_require_grad(*leaf[i], true);
-    heed_score *score = heed_score_t5(heed_score_softcap(heed_score_new(ctx), 2), cap, NULL);
-    heed_score_mask(heed_score_sink(score, sink), heed_mask_dense(heed_zeros(ctx, HEED_BOOL, TEST_SHAPE(1))));
-    heed_tensor y = heed_attention_lse(q, k, k, score, NULL, &weights, &lse);
-    test_equals(y, 8, (float[8]){0}, "output");
-    test_equals(weights, 6, (float[6]){0}, "weights");
-    test_equals(lse, 2, (float[2]){-INFINITY, -INFINITY}, "lse");
-    heed_backward_with(
-        y, &(heed_backward_options){.gradient = heed_full(ctx, HEED_F32, TEST_SHAPE(1, 1, 2, 4), NAN)});
-    for (int i = 0; i < 4; i++)
-        test_equals(heed_grad(*leaf[i]), (int64_t[]){8, 12, 1, 8}[i], (float[12]){0}, "gradient");
-    heed_step_end(ctx);
-    test_ok(ctx);
-    heed_ctx_free(ctx);
-}
-END_TEST
-
-/* Scores as large as f32 goes, and infinite ones, through a soft cap; and eight equal huge ones, whose
- * weights are 1/8 with a sink that is as huge. */
-START_TEST(extreme_scores) {
-    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device_names[_i]});
-    heed_step_begin(ctx, HEED_EVAL);
-    heed_tensor one = heed_full(ctx, HEED_F32, TEST_SHAPE(1, 1, 1, 1), 1), weights;
-    const float scores[] = {-3.4e38f, 3.4e38f, -INFINITY, INFINITY};
-    heed_tensor k = heed_from(ctx, HEED_F32, TEST_SHAPE(1, 1, 4, 1), scores);
-    heed_score *score = heed_score_softcap(heed_score_scale(heed_score_new(ctx), 1), 1);
-    heed_attention(one, k, heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 1, 4, 1)), score, NULL, &weights);
-    const float e2 = expf(-2) / (2 + 2 * expf(-2)), e0 = 1 / (2 + 2 * expf(-2));
-    float found[8];
-    heed_read(weights, found, 4 * sizeof(float));
-    for (int i = 0; i < 4; i++) ck_assert_float_eq_tol(found[i], i % 2 ? e0 : e2, 1e-6f);
-    heed_tensor huge = heed_full(ctx, HEED_F32, TEST_SHAPE(1, 1, 7, 1), -3.4e38);
-    score = heed_score_sink(heed_score_scale(heed_score_new(ctx), 1),
-                            heed_full(ctx, HEED_F32, TEST_SHAPE(1), -3.4e38));
-    heed_attention(one, huge, heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 1, 7, 1)), score, NULL, &weights);
-    heed_read(weights, found, 7 * sizeof(float));
-    for (int i = 0; i < 7; i++) ck_assert_float_eq_tol(found[i], 0.125f, 1e-6f);
-    heed_step_end(ctx);
-    test_ok(ctx);
-    heed_ctx_free(ctx);
-}
-END_TEST
-
-/* ---- chosen weights ---- */
-
-/* Chosen heads and queries, in any order, twice, as runs and alone; and the sums of their columns: against
- * the whole matrix. */
-START_TEST(chosen_weights) {
-    enum { HEADS = 4, QUERIES = 70, KEYS = 131, CHOSEN = 9 };
-    static const int64_t head[] = {3, 0, 3}, query[CHOSEN] = {5, 69, 0, 1, 2, 3, 3, 40, 41};
-    static float whole[2][HEADS][QUERIES][KEYS], chosen[2][3][CHOSEN][KEYS], sums[2][3][KEYS],
-        all_sums[2][HEADS][KEYS];
-    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device_names[_i % 2], .threads = 3});
-    const heed_attention_options options = {.dropout = 0.3};
-    heed_tensor q = test_tensor(ctx, HEED_F32, 1, TEST_SHAPE(2, HEADS, QUERIES, 7)),
-                k = test_tensor(ctx, HEED_F32, 2, TEST_SHAPE(2, 2, KEYS, 7)),
-                sink = test_tensor(ctx, HEED_F32, 3, TEST_SHAPE(HEADS));
-    for (int all = 0; all < 2; all++) {
-        /* The same place in the stream of random numbers. */
-        for (int call = 0; call < 2; call++) {
-            heed_random_set(ctx, &(heed_random_state){.seed = 5});
-            heed_step_begin(ctx, call ? HEED_TRAIN : HEED_RANDOM);
-            heed_score *score = heed_score_softcap(heed_score_new(ctx), 2);
-            heed_score_custom(score, &test_ramp, NULL, 0, NULL);
-            if (_i < 2)
-                heed_score_sink(score, sink);
-            else
-                heed_score_normalizer(score, HEED_NORMALIZER_SIGMOID);
-            heed_score_mask(score, heed_mask_causal(ctx, HEED_TOP_LEFT));
-            heed_tensor weights, columns;
-            const heed_weights_request some = {.head = head, .heads = 3, .query = query, .queries = CHOSEN};
-            if (!call) {
-                heed_attention(q, k, k, score, &options, &weights);
-                heed_read(weights, whole, sizeof whole);
-            } else if (all) {
-                heed_attention_weights(q, k, k, score, &options, NULL, NULL, &columns);
-                heed_read(columns, all_sums, sizeof all_sums);
-            } else {
-                heed_attention_weights(q, k, k, score, &options, &some, &weights, &columns);
-                heed_read(weights, chosen, sizeof chosen);
-                heed_read(columns, sums, sizeof sums);
-            }
-            test_ok(ctx);
-            heed_step_end(ctx);
-        }
-    }
-    for (int i = 0; i < 2 * 3 * KEYS; i++) {
-        const int b = i / KEYS / 3, h = i / KEYS % 3, c = i % KEYS;
-        double sum = 0;
-        for (int r = 0; r < CHOSEN; r++) {
-            const float expected = whole[b][head[h]][query[r]][c];
-            ck_assert_float_eq_tol(chosen[b][h][r][c], expected, 1e-6f);
-            sum += expected;
-        }
-        ck_assert_double_eq_tol(sums[b][h][c], sum, 1e-5);
-    }
-    for (int i = 0; i < 2 * HEADS * KEYS; i++) {
-        const int b = i / KEYS / HEADS, h = i / KEYS % HEADS, c = i % KEYS;
-        double sum = 0;
-        for (int r = 0; r < QUERIES; r++) sum += whole[b][h][r][c];
-        ck_assert_double_eq_tol(all_sums[b][h][c], sum, 1e-4);
-    }
-    heed_ctx_free(ctx);
-}
-END_TEST
-
-START_TEST(chosen_weights_wrongly) {
-    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device_names[_i]});
-    heed_step_begin(ctx, HEED_TRAIN);
-    heed_tensor q = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 2, 3, 4)), weights;
-    heed_require_grad(q, true);
-    const int64_t bad[] = {0, 3}, below[] = {-1};
-    const heed_weights_request requests[] = {{.head = bad, .heads = 2},
-                                             {.query = bad, .queries = 2},
-                                             {.query = below, .queries = 1},
-                                             {.head = bad, .heads = -1},
-                                             {.reserved = {1}}};
-    for (int i = 0; i < 5; i++) {
-        heed_tensor y = heed_attention_weights(q, q, q, NULL, NULL, &requests[i], &weights, NULL);
-        ck_assert(!heed_is_valid(y) && !heed_is_valid(weights));
-        test_error(ctx, HEED_ERROR_ARGUMENT, "attention: ", "request");
-    }
-    heed_tensor y = heed_attention_weights(q, q, q, NULL, NULL, NULL, &weights, NULL);
-    heed_backward(heed_sum(y, HEED_ALL, false));
-    test_ok(ctx);
-    heed_attention_weights(q, q, q, NULL, NULL, NULL, &weights, NULL);
-    heed_backward(heed_sum(weights, HEED_ALL, false));
-    test_error(ctx, HEED_ERROR_GRADIENT, "chosen weights", "gradient");
-    heed_step_end(ctx);
-    heed_ctx_free(ctx);
-}
-END_TEST
-
-/* What a call did is told: kernel, tiles, scratch. */
-START_TEST(explained) {
-    if (test_elsewhere()) return;
-    heed_ctx *ctx = test_cpu();
-    char text[8000];
-    heed_step_begin(ctx, HEED_EVAL);
-    heed_tensor q = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 1, 480, 8));
-    heed_attention(q, q, q, heed_score_mask(heed_score_new(ctx), heed_mask_causal(ctx, HEED_TOP_LEFT)), NULL,
-                   NULL);
-    heed_step_end(ctx);
-    heed_explain(ctx, text, sizeof text);
-    const char *line = strstr(text, "forward: ");
-    int tiles = 0, skipped = 0, bytes = 0;
-    ck_assert_msg(line != NULL, "%s", text);
-    ck_assert_int_eq(sscanf(line, "forward: %d tiles of 48 x 64, %d skipped, %d bytes of scratch", &tiles,
-                            &skipped, &bytes),
-                     3);
-    ck_assert_int_eq(tiles + skipped, 10 * 8);
-    ck_assert(tiles >= 40 && skipped >= 28 && bytes > 0);
-    heed_ctx_free(ctx);
-}
-END_TEST
-
-/* ---- memory ---- */
-
-/* Forward and backward with dropout, a T5 table and a causal mask need memory linear in the length. */
-START_TEST(memory_is_linear) {
-    const int64_t longest = test_size(16384, 2048);
-    for (int64_t length = longest / 4; length <= longest; length *= 2) {
-        heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = "cpu", .threads = 2});
-        heed_step_begin(ctx, HEED_TRAIN);
-        heed_tensor q = heed_normal(ctx, HEED_F32, TEST_SHAPE(1, 1, length, 16), 0, 1),
-                    table = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 32));
-        heed_require_grad(q, true);
-        heed_require_grad(table, true);
-        heed_score *score = heed_score_t5(heed_score_new(ctx), table, NULL);
-        heed_score_mask(score, heed_mask_causal(ctx, HEED_TOP_LEFT));
-        heed_tensor y = heed_attention(q, q, q, score, &(heed_attention_options){.dropout = 0.1}, NULL);
-        heed_backward(heed_mean(y, HEED_ALL, false));
-        ck_assert(heed_is_valid(heed_grad(table)));
-        test_ok(ctx);
-        /* A matrix of one number per cell would be 4·length² bytes. */
-        ck_assert_int_lt((int64_t)heed_memory(ctx).peak, length * 1600);
-        heed_step_end(ctx);
-        heed_ctx_free(ctx);
-    }
-}
-END_TEST
 
 /* ---- wrong use ---- */
 
@@ -524,52 +274,9 @@ static const struct op_wrong wrongs[] = {
 };
 /* clang-format on */
 
-static void backward_less(const heed_tile *tile) {
-    (void)tile;
-}
-
-/* Rules that are no rules, and gradients that nobody makes. */
-START_TEST(unsound_rules) {
-    heed_ctx *ctx = test_cpu();
-    const heed_stage_rule none = {.name = "none"}, aux = {.forward = backward_less, .n_aux = 9},
-                          reserved = {.forward = backward_less, .reserved = {1}},
-                          params = {.forward = backward_less, .n_params = 1},
-                          half = {.forward = backward_less, .backward_f64 = test_wave.backward_f64};
-    const heed_stage_rule *const rules[] = {NULL, &none, &aux, &reserved, &params, &half};
-    for (int i = 0; i < 6; i++) {
-        heed_score_custom(heed_score_new(ctx), rules[i], NULL, 0, NULL);
-        test_error(ctx, HEED_ERROR_ARGUMENT, "score_custom: ", "rule");
-    }
-    heed_step_begin(ctx, HEED_TRAIN);
-    heed_tensor q = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 1, 2, 2)),
-                x = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1));
-    heed_require_grad(x, true);
-    heed_attention(q, q, q, heed_score_custom(heed_score_new(ctx), &params, &x, 1, NULL), NULL, NULL);
-    test_error(ctx, HEED_ERROR_GRADIENT, "no backward function", "gradient of a parameter");
-    heed_score *score = heed_score_new(ctx);
-    for (int i = 0; i < 9; i++) heed_score_softcap(score, 1);
-    test_error(ctx, HEED_ERROR_ARGUMENT, "at most 8 stages", "nine stages");
-    heed_score_sink(heed_score_sink(heed_score_new(ctx), x), x);
-    test_error(ctx, HEED_ERROR_ARGUMENT, "a sink already", "two sinks");
-    heed_step_end(ctx);
-    heed_ctx_free(ctx);
-}
-END_TEST
-
 int main(void) {
     Suite *suite = suite_create("scores");
     op_add_cases(suite, pairs, build_pairs());
     op_add_wrong(suite, wrongs, OP_COUNT(wrongs));
-    TCase *tests = test_case(suite, "values and edges");
-    tcase_add_test(tests, t5_buckets);
-    tcase_add_test(tests, clipped_positions);
-    tcase_add_test(tests, standard_slopes);
-    tcase_add_loop_test(tests, nothing_seen_beside_a_sink, 0, 2);
-    tcase_add_loop_test(tests, extreme_scores, 0, 2);
-    tcase_add_loop_test(tests, chosen_weights, 0, 4);
-    tcase_add_loop_test(tests, chosen_weights_wrongly, 0, 2);
-    tcase_add_test(tests, explained);
-    tcase_add_test(tests, memory_is_linear);
-    tcase_add_test(tests, unsound_rules);
     return test_main(suite);
 }

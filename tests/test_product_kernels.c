@@ -1,93 +1,55 @@
 /* The CPU backend's matmul and linear against the reference kernels on random problems: shapes from 0 to
  * beyond several tiles, strides in any order, broadcast batches, transposed and strided gradients, every
- * activation. A problem is made from a seed alone; HEED_FUZZ=N tries N of them. */
-#include "harness.h"
+ * activation. A problem is made from a seed alone; HEED_FUZZ=N tries N of them, HEED_FUZZ=1 HEED_SEED=S one.
+ */
+#include "harness_calls.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "backend/backend.h"
 #include "tensor/internal.h"
-#include "tensor/memory.h"
-
-#define GAP 12345.0f /* between the elements of a strided view */
-
-struct buffer {
-    float *data, *start; /* what it holds before each run */
-    int64_t count;
-    bool output;
-    char name[8];
-};
 
 struct problem {
-    struct test_random random;
-    enum heed_primitive primitive;
-    union {
-        struct heed_matmul_args matmul;
-        struct heed_linear_args linear;
-    } forward, backward;
-    struct buffer buffer[12];
-    int buffers;
-    int64_t terms; /* of the longest sum */
+    struct kernel_call call;         /* backward's arguments are forward's and the gradients */
+    const char *name[KERNEL_BLOCKS]; /* of each block of the call */
+    int64_t terms;                   /* of the longest sum */
     char text[200];
 };
 
 static int64_t below(struct problem *p, int64_t n) {
-    return (int64_t)(test_bits(&p->random) % (uint64_t)n);
+    return (int64_t)(test_bits(&p->call.random) % (uint64_t)n);
 }
 
 static bool chance(struct problem *p, double probability) {
-    return test_uniform(&p->random) < probability;
+    return test_uniform(&p->call.random) < probability;
 }
 
 /* ---- making a problem ---- */
 
-static void order_in_memory(struct problem *p, int rank, bool shuffled, bool rows, int *order) {
-    for (int d = 0; d < rank; d++) order[d] = rank - 1 - d;
-    const int fixed = rows ? 1 : 0;
-    for (int d = rank - 1; d > fixed && shuffled; d--) {
-        const int other = fixed + (int)below(p, d - fixed + 1), swap = order[d];
-        order[d] = order[other];
-        order[other] = swap;
-    }
-}
-
-/* A view in memory of its own. rows: the last dimension contiguous. dense: all of it. */
-static struct heed_view make(struct problem *p, const char *name, bool output, bool dense, bool rows,
-                             unsigned repeats, int rank, const int64_t *size) {
-    struct buffer *b = &p->buffer[p->buffers++];
-    struct heed_view v = {.dtype = HEED_F32, .rank = rank};
-    int order[HEED_MAX_RANK];
-    int64_t stride = 1;
-    order_in_memory(p, rank, !dense && chance(p, 0.6), rows, order);
-    for (int i = 0; i < rank; i++) {
-        const int d = order[i];
-        v.size[d] = size[d];
-        v.stride[d] = repeats >> d & 1 ? 0 : stride;
-        if (!(repeats >> d & 1)) stride *= size[d] > 0 ? size[d] : 1;
-        if (!dense && i < rank - 1) stride += below(p, 2) * below(p, 5);
-        if (!dense && !rows && i == 0 && chance(p, 0.1)) stride *= 2;
-    }
-    b->count = stride;
-    b->data = malloc((size_t)stride * sizeof(float));
-    b->start = malloc((size_t)stride * sizeof(float));
-    b->output = output;
-    snprintf(b->name, sizeof b->name, "%s", name);
-    for (int64_t i = 0; i < stride; i++) b->start[i] = output ? GAP : (float)test_normal(&p->random);
-    v.data = b->data;
+/* A view in memory of its own, filled. */
+static struct heed_view make(struct problem *p, const char *name, enum kernel_layout layout, unsigned repeats,
+                             int rank, const int64_t *size) {
+    p->name[p->call.blocks] = name;
+    const struct heed_view v = kernel_view(&p->call, HEED_F32, layout, repeats, rank, size);
+    kernel_fill_view(&p->call, &v, KERNEL_NORMAL);
     return v;
 }
 
 /* A gradient may hold something already. */
-static struct heed_grad_view make_gradient(struct problem *p, const char *name, bool rows, unsigned repeats,
-                                           const struct heed_view *of) {
+static struct heed_grad_view make_gradient(struct problem *p, const char *name, enum kernel_layout layout,
+                                           unsigned repeats, const struct heed_view *of) {
     if (chance(p, 0.15)) return (struct heed_grad_view){0};
-    struct heed_grad_view g = {make(p, name, true, chance(p, 0.4), rows, repeats, of->rank, of->size),
-                               chance(p, 0.4)};
-    struct buffer *b = &p->buffer[p->buffers - 1];
-    for (int64_t i = 0; g.add && i < b->count; i++) b->start[i] = (float)test_normal(&p->random);
-    return g;
+    return (struct heed_grad_view){make(p, name, layout, repeats, of->rank, of->size), chance(p, 0.4)};
+}
+
+static enum kernel_layout any_layout(struct problem *p) {
+    static const enum kernel_layout layouts[] = {KERNEL_DENSE,    KERNEL_DENSE,    KERNEL_LINES,
+                                                 KERNEL_SHUFFLED, KERNEL_SHUFFLED, KERNEL_SCATTERED};
+    return layouts[below(p, 6)];
+}
+
+static enum kernel_layout rows_layout(struct problem *p) {
+    return chance(p, 0.5) ? KERNEL_ROWS : KERNEL_DENSE;
 }
 
 static int64_t length(struct problem *p) {
@@ -97,26 +59,24 @@ static int64_t length(struct problem *p) {
 
 /* The first rank − 2 sizes are those of the batch. */
 static void make_matmul_of(struct problem *p, int rank, int64_t size[4], int64_t m, int64_t n, int64_t k) {
-    struct heed_matmul_args *f = &p->forward.matmul, *b = &p->backward.matmul;
+    struct heed_matmul_args *a = &p->call.args.matmul;
     int64_t a_size[4], b_size[4];
-    const unsigned a_repeats = (unsigned)below(p, 4) & ((1u << (rank - 2)) - 1);
-    const unsigned b_repeats = (unsigned)below(p, 4) & ((1u << (rank - 2)) - 1);
+    const unsigned batch = (1u << (rank - 2)) - 1, a_repeats = (unsigned)below(p, 4) & batch,
+                   b_repeats = (unsigned)below(p, 4) & batch;
     memcpy(a_size, size, sizeof a_size);
     memcpy(b_size, size, sizeof b_size);
     size[rank - 2] = a_size[rank - 2] = m;
     size[rank - 1] = b_size[rank - 1] = n;
     a_size[rank - 1] = b_size[rank - 2] = k;
-    p->primitive = HEED_PRIMITIVE_MATMUL;
-    f->a = make(p, "a", false, chance(p, 0.3), false, a_repeats, rank, a_size);
-    f->b = make(p, "b", false, chance(p, 0.3), false, b_repeats, rank, b_size);
-    f->y = make(p, "y", true, true, false, 0, rank, size);
-    *b = *f;
-    b->y.data = NULL;
+    p->call.primitive = HEED_PRIMITIVE_MATMUL;
+    a->a = make(p, "a", any_layout(p), a_repeats, rank, a_size);
+    a->b = make(p, "b", any_layout(p), b_repeats, rank, b_size);
+    a->y = make(p, "y", KERNEL_DENSE, 0, rank, size);
     unsigned dy_repeats = (unsigned)below(p, 1 << rank);
     dy_repeats &= (unsigned)below(p, 1 << rank); /* each dimension with probability 1/4 */
-    b->dy = make(p, "dy", false, chance(p, 0.3), false, dy_repeats, rank, size);
-    b->da = make_gradient(p, "da", false, a_repeats, &f->a);
-    b->db = make_gradient(p, "db", false, b_repeats, &f->b);
+    a->dy = make(p, "dy", any_layout(p), dy_repeats, rank, size);
+    a->da = make_gradient(p, "da", any_layout(p), a_repeats, &a->a);
+    a->db = make_gradient(p, "db", any_layout(p), b_repeats, &a->b);
     p->terms = m + n + k;
     for (int d = 0; d < rank - 2; d++) p->terms *= size[d] + 1;
     snprintf(p->text, sizeof p->text, "matmul, rank %d, batch %lld %lld, %lld x %lld x %lld, repeats %u %u",
@@ -134,30 +94,32 @@ static void make_matmul(struct problem *p) {
 }
 
 static void make_linear(struct problem *p) {
-    struct heed_linear_args *f = &p->forward.linear, *b = &p->backward.linear;
+    struct heed_linear_args *a = &p->call.args.linear;
     const int64_t rows = length(p) * (chance(p, 0.3) ? 5 : 1), in = length(p), out = length(p);
-    p->primitive = HEED_PRIMITIVE_LINEAR;
-    f->activation =
+    p->call.primitive = HEED_PRIMITIVE_LINEAR;
+    a->activation =
         chance(p, 0.4) ? HEED_ACTIVATION_NONE : (heed_activation)(1 + below(p, HEED_ACTIVATION_SIGMOID));
-    f->x = make(p, "x", false, chance(p, 0.5), true, 0, 2, (int64_t[]){rows, in});
-    f->w = make(p, "w", false, chance(p, 0.5), true, 0, 2, (int64_t[]){out, in});
-    if (chance(p, 0.6)) f->bias = make(p, "bias", false, true, true, 0, 1, (int64_t[]){out});
-    f->y = make(p, "y", true, chance(p, 0.5), true, 0, 2, (int64_t[]){rows, out});
-    *b = *f;
-    b->y.data = NULL;
-    b->dy = make(p, "dy", false, chance(p, 0.5), true, 0, 2, (int64_t[]){rows, out});
-    b->dx = make_gradient(p, "dx", true, 0, &f->x);
-    b->dw = make_gradient(p, "dw", true, 0, &f->w);
-    if (heed_has(&f->bias)) {
-        b->dbias = make_gradient(p, "dbias", true, 0, &f->bias);
-    }
+    a->x = make(p, "x", rows_layout(p), 0, 2, (int64_t[]){rows, in});
+    a->w = make(p, "w", rows_layout(p), 0, 2, (int64_t[]){out, in});
+    if (chance(p, 0.6)) a->bias = make(p, "bias", KERNEL_DENSE, 0, 1, (int64_t[]){out});
+    a->y = make(p, "y", rows_layout(p), 0, 2, (int64_t[]){rows, out});
+    a->dy = make(p, "dy", rows_layout(p), 0, 2, (int64_t[]){rows, out});
+    a->dx = make_gradient(p, "dx", rows_layout(p), 0, &a->x);
+    a->dw = make_gradient(p, "dw", rows_layout(p), 0, &a->w);
+    if (heed_has(&a->bias)) a->dbias = make_gradient(p, "dbias", KERNEL_DENSE, 0, &a->bias);
     p->terms = rows + in + out;
     snprintf(p->text, sizeof p->text, "linear, %lld x %lld x %lld, activation %d%s", (long long)rows,
-             (long long)out, (long long)in, (int)f->activation, heed_has(&f->bias) ? ", bias" : "");
+             (long long)out, (long long)in, (int)a->activation, heed_has(&a->bias) ? ", bias" : "");
+}
+
+static void start_problem(struct problem *p, uint64_t state) {
+    memset(p, 0, sizeof *p);
+    p->call.random.state = state;
+    p->call.edge = state % 3 == 0 ? TEST_EDGE_BEFORE : TEST_EDGE_BEHIND;
 }
 
 static void make_problem(struct problem *p, uint64_t seed) {
-    *p = (struct problem){.random = {seed * 104729 + 3}};
+    start_problem(p, seed * 104729 + 3);
     if (seed % 2) {
         make_linear(p);
     } else {
@@ -165,82 +127,62 @@ static void make_problem(struct problem *p, uint64_t seed) {
     }
 }
 
-static void drop_problem(struct problem *p) {
-    for (int i = 0; i < p->buffers; i++) {
-        free(p->buffer[i].data);
-        free(p->buffer[i].start);
-    }
-}
-
 /* ---- running it ---- */
 
-static void run(struct problem *p, struct heed_exec *exec, const struct heed_kernel *kernel) {
-    struct heed_sizes sizes = {0};
-    for (int i = 0; i < p->buffers; i++) {
-        memcpy(p->buffer[i].data, p->buffer[i].start, (size_t)p->buffer[i].count * sizeof(float));
-    }
-    if (kernel->sizes) kernel->sizes(exec, &p->forward, &sizes);
-    void *saved = heed_block_new(exec->memory, sizes.saved);
-    ck_assert_int_eq(heed_exec_forward(exec, kernel, &p->forward, saved), HEED_OK);
-    ck_assert_int_eq(heed_exec_backward(exec, kernel, &p->backward, saved), HEED_OK);
-    heed_block_free(exec->memory, saved);
+static void run(struct problem *p, const struct kernel_image *start, struct heed_exec *exec,
+                const struct heed_kernel *kernel) {
+    struct kernel_call *c = &p->call;
+    struct heed_view *y = c->primitive == HEED_PRIMITIVE_MATMUL ? &c->args.matmul.y : &c->args.linear.y,
+                     *dy = c->primitive == HEED_PRIMITIVE_MATMUL ? &c->args.matmul.dy : &c->args.linear.dy;
+    const struct heed_view y_view = *y, dy_view = *dy;
+    kernel_image_restore(c, start);
+    dy->data = NULL;
+    const struct kernel_saved saved = kernel_run_forward(exec, kernel, &c->args, c->edge);
+    *dy = dy_view;
+    y->data = NULL;
+    kernel_run_backward(exec, kernel, &c->args, &saved);
+    *y = y_view;
+    kernel_saved_free(&saved);
 }
 
-static double *results(const struct problem *p, int which) {
-    const struct buffer *b = &p->buffer[which];
-    double *values = malloc((size_t)b->count * sizeof(double));
-    for (int64_t i = 0; i < b->count; i++) values[i] = b->data[i];
-    return values;
-}
-
-static void compare(const struct problem *p, uint64_t seed, double *const *expected, const char *device) {
+static void compare(const struct problem *p, uint64_t seed, const struct kernel_image *expected,
+                    const char *device) {
     /* Inputs are about 1 large; errors of sums grow like the root of their terms. */
     const struct test_tolerance tolerance = {1e-5, 2e-6 * sqrt((double)p->terms + 16)};
-    for (int i = 0; i < p->buffers; i++) {
+    for (int b = 0; b < p->call.blocks; b++) {
         char text[200];
-        if (!p->buffer[i].output) continue;
-        double *values = results(p, i);
-        const bool close =
-            test_close(p->buffer[i].count, values, expected[i], tolerance, 4, text, sizeof text);
-        ck_assert_msg(close, "seed %llu: %s, %s, %s: %s", (unsigned long long)seed, p->text, device,
-                      p->buffer[i].name, text);
-        free(values);
+        test_check(kernel_image_close(&p->call, b, expected, tolerance, 4, text, sizeof text),
+                   "seed %llu: %s, %s, %s: %s", (unsigned long long)seed, p->text, device, p->name[b], text);
     }
-}
-
-/* The bits of all outputs as one number (FNV-1a). */
-static uint64_t fingerprint(const struct problem *p) {
-    uint64_t hash = 14695981039346656037u;
-    for (int i = 0; i < p->buffers; i++) {
-        const unsigned char *bytes = (const unsigned char *)p->buffer[i].data;
-        for (size_t j = 0; p->buffer[i].output && j < (size_t)p->buffer[i].count * sizeof(float); j++) {
-            hash = (hash ^ bytes[j]) * 1099511628211u;
-        }
-    }
-    return hash;
 }
 
 /* Runs the problem on `ref` and on every device, and drops it. */
 static void try_problem(struct problem *p, uint64_t seed, heed_ctx *const *contexts) {
     const struct test_device *devices;
     const int device_count = test_devices(&devices);
-    double *expected[12] = {NULL};
-    uint64_t bits = 0;
-    run(p, &contexts[0]->exec, heed_ref_kernels[p->primitive]);
-    for (int i = 0; i < p->buffers; i++) expected[i] = results(p, i);
+    struct kernel_image start = kernel_image_take(&p->call), one = {{NULL}};
+    run(p, &start, &contexts[0]->exec, heed_ref_kernels[p->call.primitive]);
+    struct kernel_image expected = kernel_image_take(&p->call);
     for (int d = 1; d < device_count; d++) {
         struct heed_exec *exec = &contexts[d]->exec;
-        const struct heed_kernel *kernel = exec->kernel[p->primitive][0];
+        const struct heed_kernel *kernel = exec->kernel[p->call.primitive][0];
         struct heed_why why = {NULL};
         char device[64];
-        ck_assert_msg(kernel->applies(exec, &p->forward, &why), "%s: %s", p->text, why.reason);
-        run(p, exec, kernel);
-        compare(p, seed, expected, test_device_name(&devices[d], device, sizeof device));
-        if (devices[d].threads == 1) bits = fingerprint(p);
-        ck_assert_msg(bits == fingerprint(p), "seed %d: %s, %s: bits differ", (int)seed, p->text, device);
+        test_check(kernel->applies(exec, &p->call.args, &why), "%s: %s", p->text, why.reason);
+        run(p, &start, exec, kernel);
+        compare(p, seed, &expected, test_device_name(&devices[d], device, sizeof device));
+        if (devices[d].threads == 1) {
+            kernel_image_free(&one);
+            one = kernel_image_take(&p->call);
+        }
+        for (int b = 0; b < p->call.blocks; b++)
+            test_check(kernel_image_has(&p->call, b, &one), "seed %llu: %s, %s: bits of %s differ",
+                       (unsigned long long)seed, p->text, device, p->name[b]);
     }
-    for (int i = 0; i < p->buffers; i++) free(expected[i]);
-    drop_problem(p);
+    kernel_image_free(&start);
+    kernel_image_free(&expected);
+    kernel_image_free(&one);
+    kernel_call_end(&p->call);
 }
 
 enum { MOST_DEVICES = 32 };
@@ -249,7 +191,10 @@ static void open_devices(heed_ctx *contexts[MOST_DEVICES]) {
     const struct test_device *devices;
     const int count = test_devices(&devices);
     ck_assert_int_le(count, MOST_DEVICES);
-    for (int i = 0; i < MOST_DEVICES; i++) contexts[i] = i < count ? test_ctx(&devices[i]) : NULL;
+    const heed_ctx_options options = {
+        .poison = true, .allocator = test_guarded_allocator(), .chunk_bytes = 1};
+    for (int i = 0; i < MOST_DEVICES; i++)
+        contexts[i] = i < count ? test_ctx_with(&devices[i], options) : NULL;
 }
 
 static void close_devices(heed_ctx *contexts[MOST_DEVICES]) {
@@ -258,14 +203,15 @@ static void close_devices(heed_ctx *contexts[MOST_DEVICES]) {
 
 START_TEST(random_problems) {
     heed_ctx *contexts[MOST_DEVICES];
-    const char *fuzz = getenv("HEED_FUZZ");
-    const int count = fuzz ? atoi(fuzz) : (int)test_size(500, 100);
+    static struct problem p;
+    const struct test_seeds seeds = test_seeds(500, 100);
     open_devices(contexts);
-    for (int seed = 0; seed < count; seed++) {
-        struct problem p;
-        make_problem(&p, (uint64_t)seed);
-        try_problem(&p, (uint64_t)seed, contexts);
+    test_fault_says(p.text);
+    for (uint64_t seed = seeds.first; seed < seeds.end; seed++) {
+        make_problem(&p, seed);
+        try_problem(&p, seed, contexts);
     }
+    test_fault_says(NULL);
     close_devices(contexts);
 }
 END_TEST
@@ -279,8 +225,9 @@ START_TEST(slabs_and_slices) {
     open_devices(contexts);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const int64_t *s = shapes[i];
-        struct problem p = {.random = {i}};
+        struct problem p;
         if (i == 3 && test_small()) break;
+        start_problem(&p, i);
         make_matmul_of(&p, s[0] > 1 ? 3 : 2, (int64_t[4]){s[0]}, s[1], s[2], s[3]);
         try_problem(&p, i, contexts);
     }
@@ -297,15 +244,12 @@ START_TEST(relu_stops_nan) {
                                     .w = {w, HEED_F32, 2, {1, 1}, {1, 1}},
                                     .y = {y, HEED_F32, 2, {2, 1}, {1, 1}}};
     const struct heed_kernel *kernel = ctx->exec.kernel[HEED_PRIMITIVE_LINEAR][0];
-    struct heed_sizes sizes = {0};
-    kernel->sizes(&ctx->exec, &args, &sizes);
-    void *saved = heed_block_new(ctx->exec.memory, sizes.saved);
-    ck_assert_int_eq(heed_exec_forward(&ctx->exec, kernel, &args, saved), HEED_OK);
+    const struct kernel_saved saved = kernel_run_forward(&ctx->exec, kernel, &args, TEST_EDGE_BEHIND);
     args.dy = (struct heed_view){dy, HEED_F32, 2, {2, 1}, {1, 1}};
     args.dx.view = (struct heed_view){dx, HEED_F32, 2, {2, 1}, {1, 1}};
-    ck_assert_int_eq(heed_exec_backward(&ctx->exec, kernel, &args, saved), HEED_OK);
+    kernel_run_backward(&ctx->exec, kernel, &args, &saved);
     ck_assert(y[0] == 0 && y[1] == 2 && dx[0] == 0 && dx[1] == 3);
-    heed_block_free(ctx->exec.memory, saved);
+    kernel_saved_free(&saved);
     heed_ctx_free(ctx);
 }
 END_TEST

@@ -62,7 +62,7 @@ static void build_where(struct kernel_call *c, int variant) {
     c->primitive = HEED_PRIMITIVE_WHERE;
     a->condition = kernel_view(c, HEED_BOOL, KERNEL_SCATTERED, variant & 3, 3, size);
     kernel_fill_view(c, &a->condition, KERNEL_NORMAL);
-    ((uint8_t *)a->condition.data)[0] = 0;
+    if (variant < 6) ((uint8_t *)a->condition.data)[0] = 0;
     kernel_input(c, &a->a, &a->da, KERNEL_NORMAL, KERNEL_SCATTERED, repeats[0], 3, size);
     kernel_input(c, &a->b, &a->db, KERNEL_NORMAL, KERNEL_SCATTERED, repeats[1], 3, size);
     kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_SCATTERED, 0, 3, size);
@@ -119,11 +119,18 @@ static void build_softmax(struct kernel_call *c, int variant) {
 
 static void build_norm(struct kernel_call *c, int variant) {
     struct heed_norm_args *a = &c->args.norm;
-    const int64_t *size = row_sizes(variant);
+    static const int64_t strided[][4] = {{2, 3, 2, 5}, {1, 4, 1, 1}, {2, 0, 3, 4}, {3, 2, 1, 0}};
+    const bool lines = variant & 16;
+    const int64_t *size = row_sizes(variant), *line = strided[variant % 4];
+    const int64_t rows[2] = {line[0] * line[1] * line[2], line[3]};
     c->primitive = HEED_PRIMITIVE_NORM;
     a->rms = variant & 4;
     a->eps = 1e-2;
-    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
+    if (lines) size = rows;
+    if (lines)
+        kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_LINES, 0, 4, line);
+    else
+        kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
     if (variant & 8) kernel_input(c, &a->weight, &a->dweight, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
     if (variant & 8 && !a->rms)
         kernel_input(c, &a->bias, &a->dbias, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
@@ -332,7 +339,7 @@ static const struct {
               {"dropout", build_dropout, 3},
               {"reduce", build_reduce, 18},
               {"softmax", build_softmax, 8},
-              {"norm", build_norm, 16},
+              {"norm", build_norm, 32},
               {"rotary", build_rotary, 16},
               {"matmul", build_matmul, 25},
               {"linear", build_linear, 35},

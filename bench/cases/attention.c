@@ -2,7 +2,7 @@
 #include "cases/cases.h"
 
 /* What a case does beside q·kᵀ, softmax and ·v. */
-enum { CAUSAL = 1, DROPOUT = 2, BIAS = 4, BACKWARD = 8, WINDOW = 16, T5 = 32 };
+enum { CAUSAL = 1, DROPOUT = 2, BIAS = 4, BACKWARD = 8, WINDOW = 16, T5 = 32, RANDOM = 64 };
 
 enum { WINDOW_KEYS = 256, T5_BUCKETS = 32 };
 
@@ -22,6 +22,7 @@ static heed_tensor attend(struct bench *b) {
     heed_score *score = heed_score_new(b->ctx);
     if (what & CAUSAL) heed_score_mask(score, heed_mask_causal(b->ctx, HEED_TOP_LEFT));
     if (what & WINDOW) heed_score_mask(score, heed_mask_window(b->ctx, WINDOW_KEYS - 1, 0, HEED_TOP_LEFT));
+    if (what & RANDOM) heed_score_mask(score, heed_mask_random(b->ctx, 0.9, 1, NULL));
     if (what & BIAS) heed_score_bias(score, b->tensor[4]);
     if (what & T5) heed_score_t5(score, b->tensor[4], NULL);
     return heed_attention(b->tensor[0], b->tensor[1], b->tensor[2], score,
@@ -72,6 +73,8 @@ const struct bench_case bench_attention_cases[] = {
          T5 | BACKWARD, {1, 4, 4096, 64}),
     CASE("attn_window_2048_fwd", "4 heads, length 2048, a causal window of 256 keys", WINDOW,
          {1, 4, 2048, 64}),
+    CASE("attn_random_512_fwd", "batch 4, 8 heads, length 512, a random mask", RANDOM, {4, 8, 512, 64}),
+    CASE("attn_random_512_fwdbwd", "the same with gradients", RANDOM | BACKWARD, {4, 8, 512, 64}),
     {"decode_32h_4096",
      "one query, 32 heads on 8 of keys and values, 4096 keys, width 128",
      decode_setup,

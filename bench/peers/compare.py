@@ -34,13 +34,16 @@ def compare(name, heed, peers, arguments):
     for _ in range(arguments.rounds):
         for who, command in commands.items():
             rounds[who].append(one(command))
-    result = {"case": name, "threads": arguments.threads, "ratio": {}}
+    ratio = {}
+    result = {"case": name, "threads": arguments.threads}
     for who, rs in rounds.items():
         result[who] = {**rs[-1], "median_ms": statistics.median(r["median_ms"] for r in rs),
                        "min_ms": min(r["min_ms"] for r in rs), "runs": sum(r["runs"] for r in rs),
                        "peak_bytes": max(r["peak_bytes"] for r in rs)}
         if who != "heed":
-            result["ratio"][who] = statistics.median(r["median_ms"] / h["median_ms"] for r, h in zip(rs, rounds["heed"]))
+            ratio[who] = statistics.median(r["median_ms"] / h["median_ms"] for r, h in zip(rs, rounds["heed"]))
+    # Of one peer a number, of several one each.
+    result["ratio"] = ratio if len(peers) > 1 else next(iter(ratio.values()))
     return result
 
 
@@ -52,10 +55,14 @@ def processor():
     return platform.processor()
 
 
+def ratio_of(result, peer):
+    return result["ratio"][peer] if isinstance(result["ratio"], dict) else result["ratio"]
+
+
 def row(result, peers):
     cells = [f"{result['case']:28} {result['heed']['median_ms']:10.3f}"]
     for peer in peers:
-        cells.append(f"{result[peer]['median_ms']:10.3f} {result['ratio'][peer]:6.2f}x" if peer in result
+        cells.append(f"{result[peer]['median_ms']:10.3f} {ratio_of(result, peer):6.2f}x" if peer in result
                      else f"{'–':>10} {'–':>7}")
     cells.append(f"{result['heed']['peak_bytes'] / 2**20:9.1f}")
     for peer in peers:

@@ -29,11 +29,12 @@ HEED_API heed_tensor heed_full(heed_ctx *ctx, heed_dtype dtype, int rank, const 
 /** 0, 1, …, count − 1. Not for bool. */
 HEED_API heed_tensor heed_arange(heed_ctx *ctx, heed_dtype dtype, int64_t count);
 
-/** Independent normal numbers, f32 or f64 (Philox4x32-10, Salmon et al. 2011; Box–Muller 1958). */
+/** Independent normal numbers, f32 or f64 (Philox4x32-10, Salmon et al. 2011; Box–Muller 1958).
+ *  @param deviation ≥ 0 */
 HEED_API heed_tensor heed_normal(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_t *sizes, double mean,
                                  double deviation);
 
-/** Independent uniform numbers in [low, high), f32 or f64; the same bits on every backend. */
+/** Independent uniform numbers in [low, high), f32 or f64; the same bits on every backend. low ≤ high. */
 HEED_API heed_tensor heed_uniform(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_t *sizes, double low,
                                   double high);
 

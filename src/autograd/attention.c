@@ -33,9 +33,9 @@ static heed_status attention_backward(struct heed_backward *b) {
                 "of heed_attention()'s whole matrix, does)");
     }
     args->chosen.data = args->column_sums.data = args->head_list.data = args->query_list.data = NULL;
-    args->dq = heed_dx(b, Q);
-    args->dk = heed_dx(b, K);
-    args->dv = heed_dx(b, V);
+    args->dq = heed_dx_strided(b, Q);
+    args->dk = heed_dx_strided(b, K);
+    args->dv = heed_dx_strided(b, V);
     struct heed_view *const slices[] = {&args->dy, &args->dlse, &args->dq.view, &args->dk.view,
                                         &args->dv.view};
     for (int i = 0; i < 5; i++) share_slice(&args->packed, slices[i]);
@@ -44,14 +44,6 @@ static heed_status attention_backward(struct heed_backward *b) {
 }
 
 static const struct heed_op op_attention = {"attention", HEED_PRODUCT, attention_backward, NULL};
-
-/* Kernels read rows without gaps. */
-static struct heed_view with_dense_rows(struct heed_call *c, int i) {
-    struct heed_view v = heed_call_view(c, i);
-    if (!c->ok) return v;
-    if (v.size[3] <= 1) v.stride[3] = 1;
-    return v.stride[3] == 1 ? v : heed_call_dense(c, i);
-}
 
 /* A list of places below `below`, for the duration of the call; absent for NULL. */
 static struct heed_view choose(struct heed_call *c, const char *name, const int64_t *from, int64_t count,
@@ -104,9 +96,9 @@ heed_tensor heed_attention_folded(const heed_tensor qkv[3], const struct heed_pr
         !heed_call_float(&c, K, "k") || !heed_call_float(&c, V, "v"))
         return heed_call_end(&c);
     struct heed_attention_args args = {0};
-    args.q = with_dense_rows(&c, Q);
-    args.k = with_dense_rows(&c, K);
-    args.v = with_dense_rows(&c, V);
+    args.q = heed_call_dense_rows(&c, Q);
+    args.k = heed_call_dense_rows(&c, K);
+    args.v = heed_call_dense_rows(&c, V);
     const int64_t slices = start_tensors ? 1 : problem->batch;
     int64_t size[4] = {slices, problem->heads, problem->queries, args.v.size[3]};
     args.y = heed_call_output(&c, args.q.dtype, 4, size);
@@ -235,18 +227,9 @@ static heed_tensor failed(heed_ctx *ctx, heed_tensor *weights) {
 }
 
 heed_ctx *heed_attention_begin(const char *where, int count, const heed_tensor *tensors) {
-    heed_ctx *ctx = heed_inert_ctx();
-    for (int i = count - 1; i >= 0; i--)
-        if (tensors[i].node) ctx = tensors[i].node->ctx;
+    heed_ctx *ctx = heed_find_ctx(count, tensors);
     if (ctx->broken || !heed_enter(ctx)) return NULL;
-    for (int i = 0; i < count; i++) {
-        if (!tensors[i].node) continue;
-        if (tensors[i].node->ctx != ctx)
-            heed_fail(ctx, HEED_ERROR_CONTEXT, where, "argument %d belongs to another context", i + 1);
-        else if (!heed_node_of(tensors[i], where))
-            heed_fail(ctx, HEED_ERROR_ARGUMENT, where,
-                      "argument %d is the result of an operation that failed", i + 1);
-    }
+    for (int i = 0; i < count; i++) heed_argument(ctx, where, tensors[i], i + 1);
     if (ctx->status == HEED_OK) return ctx;
     heed_leave(ctx);
     return NULL;
@@ -267,7 +250,7 @@ static heed_tensor attend(const heed_tensor *inputs, const heed_score *score,
     struct heed_problem problem;
     struct heed_prepared_score prepared;
     heed_ctx *ctx = heed_attention_begin("attention", 3, qkv);
-    heed_tensor y = heed_handle(ctx ? ctx : heed_ctx_of(qkv[0]), NULL);
+    heed_tensor y = heed_handle(ctx ? ctx : heed_find_ctx(3, qkv), NULL);
     for (int i = 0; i < 4; i++)
         if (others[i]) *others[i] = y;
     if (!ctx) return y;
@@ -400,8 +383,10 @@ static const struct heed_view *view_of(heed_tensor t) {
     return heed_is_valid(t) ? &t.node->view : NULL;
 }
 
+/* A projection takes rows of `in` numbers; `from` is what they come from. */
 static bool check_projection(heed_ctx *ctx, const char *name, const struct heed_view *w,
-                             const struct heed_view *bias, int64_t in, int64_t heads) {
+                             const struct heed_view *bias, const char *from_name,
+                             const struct heed_view *from, int64_t in, int64_t heads) {
     char full[32], text[64];
     if (!w) {
         heed_fail(ctx, HEED_ERROR_ARGUMENT, mha_where, "the %s weight is missing", name);
@@ -409,7 +394,8 @@ static bool check_projection(heed_ctx *ctx, const char *name, const struct heed_
     }
     snprintf(text, sizeof text, "[a multiple of %lld, %lld]", (long long)heads, (long long)in);
     snprintf(full, sizeof full, "%s weight", name);
-    if (w->rank != 2 || w->size[1] != in || w->size[0] % heads != 0) return mha_fail(ctx, full, w, text);
+    if (w->rank != 2 || w->size[0] % heads != 0) return mha_fail(ctx, full, w, text);
+    if (w->size[1] != in) return no_match(ctx, mha_where, from_name, from, full, w);
     snprintf(full, sizeof full, "%s bias", name);
     snprintf(text, sizeof text, "[%lld]", (long long)w->size[0]);
     if (bias && (bias->rank != 1 || bias->size[0] != w->size[0])) return mha_fail(ctx, full, bias, text);
@@ -455,15 +441,15 @@ static bool check_mha(heed_ctx *ctx, const heed_tensor *input, const heed_mha_ca
     problem->keys = x[1]->size[rank - 2];
     if (x[2]->size[rank - 2] != problem->keys) return no_match(ctx, mha_where, "key", x[1], "value", x[2]);
     if (!count_rows(ctx, mha_where, problem)) return false;
-    if (!check_projection(ctx, "q", w[0], bias[0], x[0]->size[rank - 1], heads) ||
-        !check_projection(ctx, "k", w[1], bias[1], x[1]->size[rank - 1], kv_heads) ||
-        !check_projection(ctx, "v", w[2], bias[2], x[2]->size[rank - 1], kv_heads))
+    if (!check_projection(ctx, "q", w[0], bias[0], "query", x[0], x[0]->size[rank - 1], heads) ||
+        !check_projection(ctx, "k", w[1], bias[1], "key", x[1], x[1]->size[rank - 1], kv_heads) ||
+        !check_projection(ctx, "v", w[2], bias[2], "value", x[2], x[2]->size[rank - 1], kv_heads))
         return false;
     if (w[0]->size[0] / heads != w[1]->size[0] / kv_heads)
         return no_match(ctx, mha_where, "q", w[0], "k", w[1]);
     int64_t joined;
     if (__builtin_mul_overflow(w[2]->size[0] / kv_heads, heads, &joined)) joined = INT64_MAX;
-    return check_projection(ctx, "out", w[3], bias[3], joined, 1);
+    return check_projection(ctx, "out", w[3], bias[3], "v weight", w[2], joined, 1);
 }
 
 static bool same_tensor(heed_tensor a, heed_tensor b) {
@@ -483,7 +469,7 @@ heed_tensor heed_multi_head_attention(heed_tensor query, heed_tensor key, heed_t
     heed_tensor input[HEED_MAX_INPUTS + MHA_SCORE] = {
         query, key, value, p->q, p->k, p->v, p->out, p->q_bias, p->k_bias, p->v_bias, p->out_bias};
     heed_ctx *ctx = heed_attention_begin(mha_where, MHA_SCORE, input);
-    if (!ctx) return failed(heed_ctx_of(query), weights);
+    if (!ctx) return failed(heed_find_ctx(MHA_SCORE, input), weights);
     heed_tensor y = failed(ctx, weights);
     if (check_mha(ctx, input, options, &problem) &&
         heed_score_prepare(ctx, mha_where, score, &problem, &prepared)) {

@@ -92,7 +92,7 @@ heed_tensor heed_attention_packed(heed_tensor q, heed_tensor k, heed_tensor v, h
     struct heed_problem problem;
     struct heed_prepared_score prepared;
     heed_ctx *ctx = heed_attention_begin(where, 5, input);
-    heed_tensor y = heed_handle(ctx ? ctx : heed_ctx_of(q), NULL), sums = y;
+    heed_tensor y = heed_handle(ctx ? ctx : heed_find_ctx(5, input), NULL), sums = y;
     if (lse) *lse = y;
     if (!ctx) return y;
     if (heed_attention_check(ctx, input, options, &problem) && check_rank(ctx, q) &&

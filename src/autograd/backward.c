@@ -30,8 +30,30 @@ static void touch(heed_ctx *ctx, struct heed_node *leaf) {
     ctx->tape->touched = leaf;
 }
 
-static bool new_grad(heed_ctx *ctx, struct heed_node *node, struct heed_view *view,
+/* Whether a node's gradient lies beside those of its entry's other outputs, as the outputs lie. */
+static bool is_in_place(const struct heed_node *node) {
+    const struct heed_entry *entry = node->producer;
+    return entry && entry->side_by_side && node->grad_storage == entry->side_by_side;
+}
+
+/* A place for it there. */
+static bool place_grad(heed_ctx *ctx, const struct heed_node *node, struct heed_view *view,
+                       struct heed_storage **storage) {
+    struct heed_entry *entry = node->producer;
+    int i = 0;
+    if (!entry->side_by_side && !(entry->side_by_side = heed_storage_new(ctx, entry->side_by_side_bytes)))
+        return false;
+    while (entry->output[i] != node) i++;
+    *storage = entry->side_by_side;
+    heed_storage_ref(*storage);
+    *view = node->view;
+    view->data = (char *)(*storage)->data + entry->place[i];
+    return true;
+}
+
+static bool new_grad(heed_ctx *ctx, const struct heed_node *node, struct heed_view *view,
                      struct heed_storage **storage) {
+    if (node->producer && node->producer->place) return place_grad(ctx, node, view, storage);
     *view = node->view;
     heed_view_set_contiguous(view);
     *storage = heed_storage_new(ctx, view_bytes(view));
@@ -40,14 +62,8 @@ static bool new_grad(heed_ctx *ctx, struct heed_node *node, struct heed_view *vi
     return true;
 }
 
-/* The node's gradient as a place to write: contiguous and shared with nobody. */
-static bool own_grad(heed_ctx *ctx, struct heed_node *node, bool *add) {
-    bool full = is_leaf(node) ? node->flags & HEED_NODE_GRAD_FULL : node->grad_storage != NULL;
-    *add = full;
-    if (is_leaf(node)) touch(ctx, node);
-    bool ours = is_leaf(node) ||
-                (node->grad_storage && node->grad_storage->refs == 1 && heed_view_is_contiguous(&node->grad));
-    if (node->grad_storage && ours) return true;
+/* Gives the node's gradient memory of its own, with what it holds so far if it is `full`. */
+static bool move_grad(heed_ctx *ctx, struct heed_node *node, bool full) {
     struct heed_view view;
     struct heed_storage *storage;
     if (!new_grad(ctx, node, &view, &storage)) return false;
@@ -64,6 +80,17 @@ static bool own_grad(heed_ctx *ctx, struct heed_node *node, bool *add) {
     return true;
 }
 
+/* The node's gradient as a place to write: shared with nobody, and contiguous or in its place beside others.
+ */
+static bool own_grad(heed_ctx *ctx, struct heed_node *node, bool *add) {
+    bool full = is_leaf(node) ? node->flags & HEED_NODE_GRAD_FULL : node->grad_storage != NULL;
+    *add = full;
+    if (is_leaf(node)) touch(ctx, node);
+    bool ours = is_leaf(node) || is_in_place(node) ||
+                (node->grad_storage && node->grad_storage->refs == 1 && heed_view_is_contiguous(&node->grad));
+    return (node->grad_storage && ours) || move_grad(ctx, node, full);
+}
+
 bool heed_wants(const struct heed_backward *b, int i) {
     const struct heed_node *node = b->entry->input[i];
     return node && (node->producer || node->flags & HEED_NODE_WANTS_GRAD);
@@ -76,21 +103,30 @@ static bool given_before(const struct heed_backward *b, int i) {
     return false;
 }
 
-struct heed_grad_view heed_dx(struct heed_backward *b, int i) {
+/* Memory for a gradient that is then moved to the node's own, or added to it. */
+static struct heed_grad_view pending(struct heed_backward *b, struct heed_node *node, bool add) {
+    struct heed_view v = heed_backward_temp(b, node->view.dtype, node->view.rank, node->view.size);
+    b->pending_node[b->pendings] = node;
+    b->pending[b->pendings++] = (struct heed_grad_view){.view = v, .add = add};
+    return (struct heed_grad_view){.view = v};
+}
+
+struct heed_grad_view heed_dx_strided(struct heed_backward *b, int i) {
     struct heed_grad_view none = {0};
     if (!b->ok || !heed_wants(b, i)) return none;
     struct heed_node *node = b->entry->input[i];
-    if (given_before(b, i)) {
-        struct heed_view v = heed_backward_temp(b, node->view.dtype, node->view.rank, node->view.size);
-        b->pending_node[b->pendings] = node;
-        b->pending_view[b->pendings++] = v;
-        return (struct heed_grad_view){.view = v};
-    }
+    if (given_before(b, i)) return pending(b, node, true);
     bool add;
     b->given[i] = true;
     if (own_grad(b->ctx, node, &add)) return (struct heed_grad_view){.view = node->grad, .add = add};
     b->ok = false;
     return none;
+}
+
+struct heed_grad_view heed_dx(struct heed_backward *b, int i) {
+    struct heed_grad_view dx = heed_dx_strided(b, i);
+    if (!heed_has(&dx.view) || heed_view_is_contiguous(&dx.view)) return dx;
+    return pending(b, b->entry->input[i], dx.add);
 }
 
 struct heed_grad_view heed_dx_rows(struct heed_backward *b, int i) {
@@ -161,15 +197,25 @@ struct heed_view heed_dy_rows(struct heed_backward *b, int i) {
     return heed_has(&dy) ? heed_view_rows(&dy) : dy;
 }
 
+bool heed_dy_side_by_side(struct heed_backward *b, struct heed_view *whole) {
+    struct heed_entry *entry = b->entry;
+    bool all = b->ok;
+    for (int i = 0; b->ok && i < entry->outputs; i++) {
+        struct heed_node *node = entry->output[i];
+        if (!node->grad_storage)
+            all = false;
+        else if (!is_in_place(node))
+            b->ok = move_grad(b->ctx, node, true);
+    }
+    if (b->ok) whole->data = entry->side_by_side->data;
+    return all && b->ok;
+}
+
 heed_status heed_backward_run(struct heed_backward *b) {
     if (!b->ok) return b->ctx->status;
     struct heed_entry *entry = b->entry;
     void *saved = entry->kernel_saved ? entry->kernel_saved->data : NULL;
-    struct heed_exec *exec = &b->ctx->exec;
-    exec->operation = entry->op->name;
-    heed_status status = heed_exec_backward(exec, entry->kernel, b->args, saved);
-    exec->operation = NULL;
-    return status;
+    return heed_exec_backward(&b->ctx->exec, entry->kernel, b->args, saved);
 }
 
 /* ---- the walk ---- */
@@ -181,6 +227,8 @@ static void drop_output_grads(struct heed_entry *entry) {
         node->grad_storage = NULL;
         node->grad.data = NULL;
     }
+    heed_storage_drop(entry->side_by_side);
+    entry->side_by_side = NULL;
 }
 
 static bool gradient_arrived(const struct heed_entry *entry) {
@@ -207,7 +255,8 @@ static heed_status check_entry(heed_ctx *ctx, const struct heed_entry *entry) {
 
 static void add_pending(struct heed_backward *b) {
     for (int i = 0; i < b->pendings && b->ok; i++) {
-        struct heed_copy_args copy = {.x = b->pending_view[i], .y = {b->pending_node[i]->grad, true}};
+        struct heed_copy_args copy = {.x = b->pending[i].view,
+                                      .y = {b->pending_node[i]->grad, b->pending[i].add}};
         if (heed_exec_run(&b->ctx->exec, HEED_PRIMITIVE_COPY, &copy) != HEED_OK) b->ok = false;
     }
 }
@@ -216,9 +265,11 @@ static heed_status run_entry(heed_ctx *ctx, struct heed_entry *entry, bool retai
     heed_status status = check_entry(ctx, entry);
     if (status != HEED_OK) return status;
     struct heed_backward b = {.ctx = ctx, .entry = entry, .args = entry->args, .retain = retain, .ok = true};
+    ctx->exec.operation = entry->op->name;
     status = entry->op->backward(&b);
     if (status != HEED_OK) heed_fail(ctx, status, where, "%s failed", entry->op->name);
     add_pending(&b);
+    ctx->exec.operation = NULL;
     for (int i = 0; i < b.temps; i++) heed_storage_drop(b.temp[i]);
     drop_output_grads(entry);
     if (!retain) {

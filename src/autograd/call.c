@@ -5,46 +5,55 @@
 
 /* ---- beginning ---- */
 
-static heed_ctx *find_ctx(int inputs, const heed_tensor *input) {
-    for (int i = 0; i < inputs; i++)
-        if (input[i].node) return input[i].node->ctx;
+heed_ctx *heed_find_ctx(int count, const heed_tensor *tensor) {
+    for (int i = 0; i < count; i++)
+        if (tensor[i].node && !tensor[i].node->ctx->is_static_inert) return tensor[i].node->ctx;
     return heed_inert_ctx();
 }
 
-/* A gradient flows to floating-point tensors only, also where a recorded operation made others (indices). */
-static bool requires_grad(const struct heed_node *node) {
+struct heed_node *heed_argument(heed_ctx *ctx, const char *where, heed_tensor t, int number) {
+    if (!t.node) return NULL;
+    if (t.node->ctx->is_static_inert) {
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "argument %d was made of no tensor", number);
+        return NULL;
+    }
+    if (t.node->ctx != ctx) {
+        heed_fail(ctx, HEED_ERROR_CONTEXT, where, "argument %d belongs to another context", number);
+        return NULL;
+    }
+    struct heed_node *node = heed_node_of(t, where);
+    if (!node)
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "argument %d is the result of an operation that failed",
+                  number);
+    return node;
+}
+
+bool heed_node_requires_grad(const struct heed_node *node) {
     bool is_float = node->view.dtype == HEED_F32 || node->view.dtype == HEED_F64;
     return is_float && (node->producer || node->flags & HEED_NODE_WANTS_GRAD);
 }
 
 static void take_input(struct heed_call *c, int i, heed_tensor t) {
-    c->input[i] = NULL;
-    if (!t.node) return;
-    if (t.node->ctx != c->ctx) {
-        heed_call_fail(c, HEED_ERROR_CONTEXT, "argument %d belongs to another context", i + 1);
-        return;
-    }
-    struct heed_node *node = heed_node_of(t, c->op->name);
-    if (!node) {
-        heed_call_fail(c, HEED_ERROR_ARGUMENT, "argument %d is the result of an operation that failed",
-                       i + 1);
-        return;
-    }
+    struct heed_node *node = heed_argument(c->ctx, c->op->name, t, i + 1);
+    if (!node && t.node) c->ok = false;
     c->input[i] = node;
-    if (requires_grad(node)) c->record = true;
+    if (node && heed_node_requires_grad(node)) c->record = true;
 }
 
 bool heed_call_begin(struct heed_call *c, const struct heed_op *op, heed_ctx *ctx, int inputs,
                      const heed_tensor *input) {
     c->op = op;
-    c->ctx = ctx ? ctx : find_ctx(inputs, input);
-    c->ok = c->record = c->entered = false;
+    c->ctx = ctx ? ctx : heed_find_ctx(inputs, input);
+    c->ok = c->record = c->entered = c->side_by_side = false;
     c->inputs = inputs;
     c->outputs = c->saves = c->temps = 0;
     c->blob = NULL;
     if (c->ctx->broken) return false;
     c->entered = heed_enter(c->ctx);
-    if (!c->entered || c->ctx->status != HEED_OK) return false;
+    if (!c->entered) return false;
+    c->around = c->ctx->exec.operation;
+    c->ctx->exec.operation = op->name;
+    if (c->ctx->status != HEED_OK) return false;
     c->ok = true;
     for (int i = 0; i < inputs; i++) take_input(c, i, input[i]);
     if (!(c->ctx->flags & HEED_RECORD)) c->record = false;
@@ -109,16 +118,31 @@ struct heed_view heed_call_dense_view(struct heed_call *c, const struct heed_vie
     return copy.y.view;
 }
 
+struct heed_view heed_call_dense_rows(struct heed_call *c, int i) {
+    struct heed_view v = heed_call_view(c, i);
+    const int last = v.rank - 1;
+    if (!heed_has(&v) || last < 0) return v;
+    if (v.size[last] <= 1) v.stride[last] = 1;
+    return v.stride[last] == 1 ? v : heed_call_dense(c, i);
+}
+
 struct heed_view heed_call_temp(struct heed_call *c, heed_dtype dtype, int rank, const int64_t *size) {
     struct heed_view v = {.dtype = dtype, .rank = rank};
     if (!c->ok) return v;
     if (rank > 0) memcpy(v.size, size, (size_t)rank * sizeof *size);
-    if (c->temps == HEED_MAX_SAVED || !heed_view_set_contiguous(&v)) {
-        heed_call_fail(c, HEED_ERROR_INTERNAL, "too many or too large temporary tensors");
+    size_t bytes;
+    char text[96];
+    if (!heed_view_set_contiguous(&v) ||
+        __builtin_mul_overflow((size_t)heed_view_count(&v), heed_dtype_bytes(dtype), &bytes)) {
+        heed_call_fail(c, HEED_ERROR_MEMORY, "%s is larger than memory can be",
+                       heed_shape_text(rank, size, text, sizeof text));
         return v;
     }
-    struct heed_storage *storage =
-        heed_storage_new(c->ctx, (size_t)heed_view_count(&v) * heed_dtype_bytes(dtype));
+    if (c->temps == HEED_MAX_SAVED) {
+        heed_call_fail(c, HEED_ERROR_INTERNAL, "too many temporary tensors");
+        return v;
+    }
+    struct heed_storage *storage = heed_storage_new(c->ctx, bytes);
     if (!storage) {
         c->ok = false;
         return v;
@@ -147,6 +171,12 @@ struct heed_view heed_call_output(struct heed_call *c, heed_dtype dtype, int ran
 
 void heed_call_output_view(struct heed_call *c, int i, const struct heed_view *v) {
     if (c->ok) add_output(c, heed_node_view(c->ctx, c->input[i]->storage, v));
+}
+
+void heed_call_output_part(struct heed_call *c, const struct heed_view *v) {
+    if (!c->ok) return;
+    add_output(c, heed_node_view(c->ctx, c->temp[c->temps - 1], v));
+    c->side_by_side = true;
 }
 
 /* ---- what backward will need ---- */
@@ -201,13 +231,23 @@ static size_t round_up(size_t bytes) {
     return (bytes + 15) / 16 * 16;
 }
 
+/* Where each output begins in the storage they share. */
+static void place_outputs(const struct heed_call *c, struct heed_entry *entry, size_t *place) {
+    const struct heed_storage *storage = c->output[0]->storage;
+    for (int i = 0; i < c->outputs; i++)
+        place[i] = (size_t)((const char *)c->output[i]->view.data - (const char *)storage->data);
+    entry->place = place;
+    entry->side_by_side_bytes = storage->bytes;
+}
+
 /* One block holds the entry and its arrays. */
 static struct heed_entry *entry_new(struct heed_call *c, const void *args, size_t bytes) {
     size_t inputs = round_up((size_t)c->inputs * sizeof(struct heed_node *));
     size_t outputs = round_up((size_t)c->outputs * sizeof(struct heed_node *));
     size_t saves = round_up((size_t)c->saves * sizeof(struct heed_saved));
-    char *block = heed_block_zeroed(c->ctx->exec.memory,
-                                    round_up(sizeof(struct heed_entry)) + inputs + outputs + saves + bytes);
+    size_t places = c->side_by_side ? round_up((size_t)c->outputs * sizeof(size_t)) : 0;
+    char *block = heed_block_zeroed(c->ctx->exec.memory, round_up(sizeof(struct heed_entry)) + inputs +
+                                                             outputs + saves + places + bytes);
     if (!block) {
         heed_call_fail(c, HEED_ERROR_MEMORY, "out of memory");
         return NULL;
@@ -217,7 +257,8 @@ static struct heed_entry *entry_new(struct heed_call *c, const void *args, size_
     entry->input = (struct heed_node **)block;
     entry->output = (struct heed_node **)(block += inputs);
     entry->saved = (struct heed_saved *)(block += outputs);
-    entry->args = block + saves;
+    if (places) place_outputs(c, entry, (size_t *)(block + saves));
+    entry->args = block + saves + places;
     if (bytes) memcpy(entry->args, args, bytes);
     return entry;
 }
@@ -233,7 +274,7 @@ static void record(struct heed_call *c, const void *args, size_t bytes, const st
     entry->inputs = c->inputs;
     for (int i = 0; i < c->inputs; i++) {
         struct heed_node *node = c->input[i];
-        if (!node || !requires_grad(node)) continue;
+        if (!node || !heed_node_requires_grad(node)) continue;
         heed_node_ref(node);
         entry->input[i] = node;
     }
@@ -259,7 +300,6 @@ heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, co
                           size_t bytes) {
     if (!c->ok) return heed_call_end(c);
     struct heed_exec *exec = &c->ctx->exec;
-    exec->operation = c->op->name;
     const struct heed_kernel *kernel = heed_exec_select(exec, primitive, args);
     struct heed_storage *saved = NULL;
     if (kernel && c->record && kernel->sizes) {
@@ -269,7 +309,6 @@ heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, co
     }
     if (!kernel || heed_exec_forward(exec, kernel, args, saved ? saved->data : NULL) != HEED_OK)
         c->ok = false;
-    exec->operation = NULL;
     if (c->ok && c->record)
         record(c, args, bytes, kernel, saved);
     else
@@ -292,6 +331,7 @@ heed_tensor heed_call_end(struct heed_call *c) {
         else
             heed_node_drop(c->output[i]);
     }
+    c->ctx->exec.operation = c->around;
     heed_leave(c->ctx);
     return heed_call_result(c, 0);
 }

@@ -5,6 +5,7 @@
 
 static const struct heed_op op_from = {"from", HEED_FOLLOWS, NULL, "it makes a leaf"};
 static const struct heed_op op_full = {"full", HEED_FOLLOWS, NULL, "it makes a leaf"};
+static const struct heed_op op_zeros = {"zeros", HEED_FOLLOWS, NULL, "it makes a leaf"};
 static const struct heed_op op_arange = {"arange", HEED_FOLLOWS, NULL, "it makes a leaf"};
 static const struct heed_op op_normal = {"normal", HEED_FOLLOWS, NULL, "it makes a leaf"};
 static const struct heed_op op_uniform = {"uniform", HEED_FOLLOWS, NULL, "it makes a leaf"};
@@ -60,7 +61,7 @@ static heed_tensor fill(heed_ctx *ctx, const struct heed_op *op, heed_dtype dtyp
 }
 
 heed_tensor heed_zeros(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_t *sizes) {
-    return fill(ctx, &op_full, dtype, rank, sizes, 0.0, false);
+    return fill(ctx, &op_zeros, dtype, rank, sizes, 0.0, false);
 }
 
 heed_tensor heed_full(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_t *sizes, double value) {
@@ -84,8 +85,13 @@ static heed_tensor draw(heed_ctx *ctx, const struct heed_op *op, heed_dtype dtyp
         heed_call_fail(&c, HEED_ERROR_DTYPE, "random numbers are f32 or f64, not %s", heed_dtype_name(dtype));
         return heed_call_end(&c);
     }
+    const bool normal = op == &op_normal;
+    if (!heed_random_range(c.ctx, op->name, normal, a, b)) {
+        c.ok = false;
+        return heed_call_end(&c);
+    }
     struct heed_random_args args = {.y = heed_call_output(&c, dtype, rank, sizes),
-                                    .normal = op == &op_normal,
+                                    .normal = normal,
                                     .a = a,
                                     .b = b,
                                     .random = heed_random_next(c.ctx)};

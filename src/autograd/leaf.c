@@ -27,8 +27,7 @@ heed_status heed_require_grad(heed_tensor leaf, bool wanted) {
 }
 
 bool heed_requires_grad(heed_tensor t) {
-    if (!heed_is_valid(t)) return false;
-    return t.node->producer || t.node->flags & HEED_NODE_WANTS_GRAD;
+    return heed_is_valid(t) && heed_node_requires_grad(t.node);
 }
 
 heed_tensor heed_grad(heed_tensor leaf) {

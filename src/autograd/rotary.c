@@ -1,4 +1,5 @@
 /* Rotary positions as an operation. */
+#include "autograd/heads.h"
 #include "autograd/tape.h"
 
 #include <math.h>
@@ -7,19 +8,11 @@ static heed_status rotary_backward(struct heed_backward *b) {
     struct heed_rotary_args *args = b->args;
     args->x.data = args->y.data = NULL;
     args->dy = heed_dy_dense(b, 0);
-    args->dx = heed_dx(b, 0);
+    args->dx = heed_dx_strided(b, 0);
     return heed_backward_run(b);
 }
 
 static const struct heed_op op_rotary = {"rotary", HEED_PRECISE, rotary_backward, NULL};
-
-/* Kernels read rows without gaps. */
-static struct heed_view with_dense_rows(struct heed_call *c) {
-    struct heed_view v = heed_call_view(c, 0);
-    const int last = v.rank - 1;
-    if (c->ok && v.size[last] <= 1) v.stride[last] = 1;
-    return !c->ok || v.stride[last] == 1 ? v : heed_call_dense(c, 0);
-}
 
 static bool check_numbers(struct heed_call *c, const heed_rotary_options *o, int64_t width) {
     const int64_t rotated = o->rotated == 0 ? width : o->rotated;
@@ -59,7 +52,8 @@ static bool spread_positions(struct heed_call *c, const struct heed_view *x, str
     return true;
 }
 
-heed_tensor heed_rotary(heed_tensor x, const heed_rotary_options *options) {
+/* `over`: the result takes the memory of x. */
+static heed_tensor rotary(heed_tensor x, const heed_rotary_options *options, bool over) {
     static const heed_rotary_options defaults = {0};
     const heed_rotary_options *o = options ? options : &defaults;
     struct heed_call c;
@@ -76,12 +70,26 @@ heed_tensor heed_rotary(heed_tensor x, const heed_rotary_options *options) {
                                     .base = o->base == 0 ? 10000 : o->base,
                                     .rotated = o->rotated == 0 ? v.size[v.rank - 1] : o->rotated,
                                     .offset = o->offset,
-                                    .x = with_dense_rows(&c),
+                                    .x = heed_call_dense_rows(&c, 0),
                                     .positions = heed_call_dense(&c, 1)};
     if (heed_has(&args.positions)) {
         heed_call_save(&c, &args.positions);
         if (!spread_positions(&c, &args.x, &args.positions)) return heed_call_end(&c);
     }
-    args.y = heed_call_output(&c, args.x.dtype, args.x.rank, args.x.size);
+    if (over && args.x.data == v.data) {
+        heed_call_output_view(&c, 0, &args.x);
+        heed_node_wrote(c.input[0]);
+        args.y = args.x;
+    } else {
+        args.y = heed_call_output(&c, args.x.dtype, args.x.rank, args.x.size);
+    }
     return heed_call_run(&c, HEED_PRIMITIVE_ROTARY, &args, sizeof args);
+}
+
+heed_tensor heed_rotary(heed_tensor x, const heed_rotary_options *options) {
+    return rotary(x, options, false);
+}
+
+heed_tensor heed_rotary_over(heed_tensor x, const heed_rotary_options *options) {
+    return rotary(x, options, true);
 }

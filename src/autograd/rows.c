@@ -51,7 +51,7 @@ static heed_status norm_backward(struct heed_backward *b) {
     struct heed_norm_args *args = b->args;
     args->y.data = NULL;
     args->dy = heed_dy_rows(b, 0);
-    args->dx = heed_dx_rows(b, 0);
+    args->dx = heed_dx_strided(b, 0);
     args->dweight = heed_dx(b, 1);
     args->dbias = heed_dx(b, 2);
     return heed_backward_run(b);
@@ -77,7 +77,7 @@ static heed_tensor norm(const struct heed_op *op, heed_tensor x, heed_tensor wei
     if (!heed_call_begin(&c, op, NULL, 3, (heed_tensor[]){x, weight, bias}) || !heed_call_float(&c, 0, "x"))
         return heed_call_end(&c);
     struct heed_norm_args args = {.rms = op == &op_rms_norm, .eps = eps == 0.0 ? 1e-5 : eps};
-    args.x = heed_call_dense(&c, 0);
+    args.x = heed_call_dense_rows(&c, 0);
     if (c.ok && args.x.rank == 0) heed_call_fail(&c, HEED_ERROR_SHAPE, "x has no dimension");
     if (c.ok && !(eps >= 0.0)) heed_call_fail(&c, HEED_ERROR_ARGUMENT, "eps %g is negative", eps);
     if (!check_vector(&c, 1, "weight", &args.x) || !check_vector(&c, 2, "bias", &args.x))
@@ -88,7 +88,6 @@ static heed_tensor norm(const struct heed_op *op, heed_tensor x, heed_tensor wei
     if (!c.ok) return heed_call_end(&c);
     heed_call_save(&c, &args.x);
     heed_call_save(&c, &args.weight);
-    args.x = heed_view_rows(&args.x);
     args.y = heed_view_rows(&args.y);
     return heed_call_run(&c, HEED_PRIMITIVE_NORM, &args, sizeof args);
 }

@@ -50,9 +50,11 @@ bool heed_in_step(const heed_ctx *ctx) {
 
 void heed_error_clear(heed_ctx *ctx) {
     if (!ctx || ctx->broken || !heed_enter(ctx)) return;
-    heed_tape_clear(ctx);
-    heed_tape_settle_gradients(ctx, ctx->status != HEED_OK);
-    ctx->error[0] = '\0';
-    ctx->status = HEED_OK;
+    if (ctx->status != HEED_OK) {
+        heed_tape_clear(ctx);
+        heed_tape_settle_gradients(ctx, true);
+        ctx->error[0] = '\0';
+        ctx->status = HEED_OK;
+    }
     heed_leave(ctx);
 }

@@ -27,6 +27,7 @@ static void entry_free(heed_ctx *ctx, struct heed_entry *entry) {
         node->grad_storage = NULL;
         heed_node_drop(node);
     }
+    heed_storage_drop(entry->side_by_side);
     for (int i = 0; i < entry->inputs; i++) heed_node_drop(entry->input[i]);
     heed_block_free(ctx->exec.memory, entry);
 }

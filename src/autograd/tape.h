@@ -69,6 +69,11 @@ struct heed_entry {
     void *blob; /* extra memory of the operation, heed_call_blob() */
     const struct heed_kernel *kernel;
     struct heed_storage *kernel_saved;
+    /* Where outputs are views of one storage, their gradients may be too: where each begins in it, and the
+     * storage, from the first of them on until backward has gone through. NULL: they are made one by one. */
+    const size_t *place;
+    size_t side_by_side_bytes;
+    struct heed_storage *side_by_side;
     bool used; /* backward went through and freed it */
 };
 
@@ -85,6 +90,8 @@ struct heed_call {
     bool ok;     /* nothing failed so far */
     bool record; /* will be recorded */
     bool entered;
+    const char *around; /* the operation that was running when this one was called, or NULL */
+    bool side_by_side;  /* gradients of outputs lie as the outputs do */
     int inputs, outputs, saves, temps;
     struct heed_node *input[HEED_MAX_INPUTS]; /* NULL where none */
     struct heed_node *output[HEED_MAX_OUTPUTS];
@@ -92,6 +99,17 @@ struct heed_call {
     struct heed_storage *temp[HEED_MAX_SAVED]; /* references to drop at the end */
     void *blob;
 };
+
+/* The context of the first tensor that has one; the inert context if none has. */
+heed_ctx *heed_find_ctx(int count, const heed_tensor *tensor);
+
+/* The live node of an argument, NULL for none. What was made of no tensor, failed, ended or belongs elsewhere
+ * gives NULL and keeps an error. */
+struct heed_node *heed_argument(heed_ctx *ctx, const char *where, heed_tensor t, int number);
+
+/* Whether a gradient flows to a node: to floating-point tensors only, also where a recorded operation made
+ * others (indices). */
+bool heed_node_requires_grad(const struct heed_node *node);
 
 /* Finds the context through the tensors (none allowed, at least one live unless ctx is given), checks that
  * all are live and of one context, that no error is kept, that this thread may enter. */
@@ -119,14 +137,21 @@ struct heed_view heed_call_dense(struct heed_call *c, int i);
 /* `v` (a view into input i) made contiguous. */
 struct heed_view heed_call_dense_view(struct heed_call *c, const struct heed_view *v);
 
+/* The view of input i if its rows (the last dimension) lie without gaps, otherwise made contiguous. */
+struct heed_view heed_call_dense_rows(struct heed_call *c, int i);
+
 /* A new contiguous output. */
 struct heed_view heed_call_output(struct heed_call *c, heed_dtype dtype, int rank, const int64_t *size);
 
 /* An output that looks at the elements of input i through v. */
 void heed_call_output_view(struct heed_call *c, int i, const struct heed_view *v);
 
-/* Contiguous scratch that ends with the call (unless it is saved). */
+/* Contiguous scratch that ends with the call (unless it is saved, or an output looks at it). */
 struct heed_view heed_call_temp(struct heed_call *c, heed_dtype dtype, int rank, const int64_t *size);
+
+/* An output that looks at a part of the last scratch. All outputs of such a call are different parts of it,
+ * and kernels may be given their gradients side by side too: heed_dx_strided(), heed_dy_side_by_side(). */
+void heed_call_output_part(struct heed_call *c, const struct heed_view *v);
 
 /* Keeps the elements behind a view of this call (input, output, copy or temp) for backward. No-op if not
  * recorded. */
@@ -160,9 +185,9 @@ struct heed_backward {
     struct heed_storage *temp[HEED_MAX_SAVED];
     int temps;
     bool given[HEED_MAX_INPUTS]; /* heed_dx() has handed out the gradient of this input */
-    int pendings;                /* second gradients of one node, added after the kernel ran */
+    int pendings;                /* gradients that go to their place after the kernel ran */
     struct heed_node *pending_node[HEED_MAX_INPUTS];
-    struct heed_view pending_view[HEED_MAX_INPUTS];
+    struct heed_grad_view pending[HEED_MAX_INPUTS];
     bool ok;
 };
 
@@ -173,11 +198,17 @@ struct heed_view heed_dy_dense(struct heed_backward *b, int i);
 /* The same, contiguous, as [rows, last dimension]. */
 struct heed_view heed_dy_rows(struct heed_backward *b, int i);
 
+/* Moves all gradients of outputs that are parts of one scratch side by side, as the outputs lie: fills in the
+ * gradient of the scratch, `whole`. Returns whether all arrived; what did not has no elements there. */
+bool heed_dy_side_by_side(struct heed_backward *b, struct heed_view *whole);
+
 /* Whether input i wants a gradient. */
 bool heed_wants(const struct heed_backward *b, int i);
 
 /* Where the gradient of input i goes: contiguous, in the input's shape; absent if not wanted. */
 struct heed_grad_view heed_dx(struct heed_backward *b, int i);
+/* The same for kernels that write it strided (its last dimension is contiguous): it may lie beside others. */
+struct heed_grad_view heed_dx_strided(struct heed_backward *b, int i);
 /* The same as [rows, last dimension]. */
 struct heed_grad_view heed_dx_rows(struct heed_backward *b, int i);
 

@@ -65,11 +65,11 @@ struct heed_exec {
     heed_ctx *ctx; /* only to report errors and for scratch */
     struct heed_threads *threads;
     struct heed_memory *memory; /* of the host */
-    struct heed_memory
-        *elements;             /* of tensors, `saved` and scratch; the same where elements are host memory */
+    /* Of tensors, `saved` and scratch; the same where elements are host memory. */
+    struct heed_memory *elements;
     struct heed_remote remote; /* where they are not */
     const char *device;        /* "cpu", "ref", or of a plugin */
-    const char *operation;     /* running now, for the errors of kernels; NULL: they name the primitive */
+    const char *operation;     /* running now, for error messages; NULL: kernels name the primitive */
     enum heed_isa isa;         /* in use; baseline on "ref" */
     bool strict;
     const struct heed_kernel *kernel[HEED_PRIMITIVES][HEED_MAX_KERNELS]; /* NULL-terminated */

@@ -40,7 +40,7 @@ heed_status heed_exec_fail(struct heed_exec *exec, heed_status status, enum heed
 
 /* ---- opening a device ---- */
 
-#define OPENED_BY "heed_ctx_new"
+#define OPENED_BY "ctx_new"
 
 static const char *const isa_names[HEED_ISAS] = {"baseline", "avx2", "avx512"};
 
@@ -136,8 +136,8 @@ void heed_exec_close(struct heed_exec *exec) {
 /* Ref runs although the device has kernels of its own for the primitive. */
 static heed_status fall_back(struct heed_exec *exec, enum heed_primitive primitive) {
     if (exec->strict) {
-        return heed_fail(exec->ctx, HEED_ERROR_UNSUPPORTED, "strict", "no %s kernel for %s: %s", exec->device,
-                         heed_primitive_word(primitive), exec->last[primitive].why_not[0]);
+        return heed_exec_fail(exec, HEED_ERROR_UNSUPPORTED, primitive, "strict: no %s kernel for %s: %s",
+                              exec->device, heed_primitive_word(primitive), exec->last[primitive].why_not[0]);
     }
     exec->fallbacks++;
     return HEED_OK;

@@ -9,12 +9,24 @@
 
 #include "tensor/view.h"
 
+struct heed_box;
+
+/* What an instruction set makes sooner than plain C does, with the same bits. A kernel that has some gives
+ * them with the box it asks about. */
+struct heed_mask_vectors {
+    /* `bits` of a random mask with this key, line and threshold (at most 65535); box->k0 is a multiple of
+     * HEED_RANDOM_CELLS. */
+    void (*random)(uint64_t key, uint32_t line, uint32_t threshold, const struct heed_box *box,
+                   uint64_t *row);
+};
+
 /* Where a tile of the score matrix lies. */
 struct heed_box {
-    int64_t batch, head;   /* head of the query */
-    int64_t q0, k0;        /* first query, first key */
-    int64_t queries, keys; /* of the whole problem */
-    int nq, nk;            /* of the tile; nk ≤ 64 */
+    int64_t batch, head;                     /* head of the query */
+    int64_t q0, k0;                          /* first query, first key */
+    int64_t queries, keys;                   /* of the whole problem */
+    int nq, nk;                              /* of the tile; nk ≤ 64 */
+    const struct heed_mask_vectors *vectors; /* NULL: none */
 };
 
 /* A rectangle of any size: queries q0 … q1 − 1, keys k0 … k1 − 1. */
@@ -96,6 +108,10 @@ extern const struct heed_mask_kind heed_mask_kind_patch;
 /* Philox4x32-10 with this key and counter (q, k >> 3, line, "mask"): 16 bits, half k & 1 of word (k >> 1) &
  * 3, are below the threshold. line = batch·batch lines + head·head lines. */
 enum { HEED_RANDOM_KEY, HEED_RANDOM_THRESHOLD, HEED_RANDOM_BATCH_LINES, HEED_RANDOM_HEAD_LINES };
+enum {
+    HEED_RANDOM_CELLS = 8,          /* of one block of Philox, along the keys */
+    HEED_RANDOM_STREAM = 0x6d61736b /* "mask": a stream that no operation uses */
+};
 extern const struct heed_mask_kind heed_mask_kind_random;
 
 /* The user's. */

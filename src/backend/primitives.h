@@ -165,8 +165,9 @@ struct heed_softmax_args {
     struct heed_grad_view dx;
 };
 
-/* Layer or RMS norm of rows. weight, bias [n], contiguous, may be absent. Backward has x and weight; mean and
- * reciprocal deviation are saved by the kernel. */
+/* Layer or RMS norm along the last dimension, n. x strided, but with contiguous rows (last stride 1); y
+ * contiguous, as rows. weight, bias [n], contiguous, may be absent. Backward has x and weight; mean and
+ * reciprocal deviation are saved by the kernel. dy as y; dx as x, strides of its own. */
 struct heed_norm_args {
     bool rms;
     double eps;
@@ -180,7 +181,7 @@ struct heed_norm_args {
  * angle position · base^(−2i / rotated); the rest is copied. The position of a row is `offset` plus its
  * element of `positions`, i32, in x's shape without the last dimension (strides into a contiguous tensor, 0
  * where it repeats), or plus its place along `length` where that is absent. All with contiguous rows
- * (last stride 1, or at most one element). Backward has positions, and turns dy back. */
+ * (last stride 1, or at most one element). y may be x itself. Backward has positions, and turns dy back. */
 struct heed_rotary_args {
     bool half;
     double base;

@@ -34,9 +34,12 @@ static heed_status add_all(struct heed_items *items, const heed_module *module, 
     if (optim && heed_optim_ctx(optim) != items->ctx) {
         return heed_io_fail(error, HEED_ERROR_CONTEXT, "model and optimiser are of different contexts");
     }
-    const heed_status status = heed_items_add_params(items, HEED_PREFIX_MODEL, module, error);
-    return status == HEED_OK && optim ? heed_items_add_optim(items, HEED_PREFIX_OPTIMISER, optim, error)
-                                      : status;
+    heed_status status = heed_items_add_params(items, HEED_PREFIX_MODEL, module, error);
+    if (status != HEED_OK || !optim) return status;
+    status = heed_items_add_optim(items, HEED_PREFIX_OPTIMISER, optim, error);
+    if (status == HEED_OK && !heed_optim_is_of(optim, module))
+        status = heed_io_fail(error, HEED_ERROR_ARGUMENT, "the optimiser is of another model");
+    return status;
 }
 
 /* ---- saving ---- */

@@ -142,6 +142,7 @@ static heed_status write_contiguous(heed_ctx *ctx, const struct heed_view *y, st
         struct heed_fill_args args = {.y = *y, .value = d.a};
         return heed_exec_run(&ctx->exec, HEED_PRIMITIVE_FILL, &args);
     }
+    if (!heed_random_range(ctx, "init", d.form == NORMAL, d.a, d.b)) return ctx->status;
     struct heed_random_args args = {
         .y = *y, .normal = d.form == NORMAL, .a = d.a, .b = d.b, .random = heed_random_next(ctx)};
     return heed_exec_run(&ctx->exec, HEED_PRIMITIVE_RANDOM, &args);

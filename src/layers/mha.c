@@ -174,23 +174,30 @@ heed_module *heed_mha_new(heed_ctx *ctx, const heed_mha_options *options) {
 
 /* ---- gradients side by side ---- */
 
-/* Gives the gradients of tensors that share a storage one buffer, laid out as they are, if none has a
- * gradient yet. */
+/* Where a tensor that asks for a gradient, and has none yet, lies; NULL for others. */
+static struct heed_storage *awaiting(heed_tensor t) {
+    const struct heed_node *node = t.node;
+    const bool awaits =
+        node && node->serial == t.serial && !node->grad_storage && node->flags & HEED_NODE_WANTS_GRAD;
+    return awaits ? node->storage : NULL;
+}
+
+static void rehome(struct heed_node *node, struct heed_storage *buffer) {
+    heed_node_rehome_grad(node, buffer, (size_t)((char *)node->view.data - (char *)node->storage->data));
+}
+
+/* Gives the gradients of tensors that share a storage one buffer, laid out as they are. */
 static void adjoin_gradients(heed_ctx *ctx, const heed_tensor *part) {
-    struct heed_storage *shared = part[Q].node ? part[Q].node->storage : NULL;
-    for (int p = 0; p < PARTS; p++) {
-        struct heed_node *node = part[p].node;
-        if (!node || node->serial != part[p].serial || node->storage != shared || node->grad_storage ||
-            !(node->flags & HEED_NODE_WANTS_GRAD))
-            return;
+    for (int first = Q; first < V; first++) {
+        struct heed_storage *shared = awaiting(part[first]), *buffer = NULL;
+        for (int p = first + 1; shared && p < PARTS; p++) {
+            if (awaiting(part[p]) != shared) continue;
+            if (!buffer && !(buffer = heed_storage_new(ctx, shared->bytes))) return;
+            rehome(part[p].node, buffer);
+        }
+        if (buffer) rehome(part[first].node, buffer);
+        heed_storage_drop(buffer);
     }
-    struct heed_storage *buffer = heed_storage_new(ctx, shared->bytes);
-    if (!buffer) return;
-    for (int p = 0; p < PARTS; p++) {
-        struct heed_node *node = part[p].node;
-        heed_node_rehome_grad(node, buffer, (size_t)((char *)node->view.data - (char *)shared->data));
-    }
-    heed_storage_drop(buffer);
 }
 
 heed_tensor heed_mha_run(heed_module *module, heed_tensor query, heed_tensor key, heed_tensor value,

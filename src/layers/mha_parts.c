@@ -2,46 +2,45 @@
  * queries and keys, a cache. Without any of these the layer is one operation. */
 #include "layers/mha.h"
 
-#include <string.h>
+#include "autograd/heads.h"
 
 enum { Q, K, V, PARTS };
 
-/* t with its last dimensions, `from` of them, replaced by others. */
-static heed_tensor refold(heed_tensor t, int from, int to, const int64_t *size) {
-    const int leading = heed_rank(t) - from;
-    int64_t all[HEED_MAX_RANK] = {0};
-    if (leading < 0 || leading + to > HEED_MAX_RANK) return t; /* inert: ranks were checked */
-    for (int d = 0; d < leading; d++) all[d] = heed_size(t, d);
-    memcpy(all + leading, size, (size_t)to * sizeof *size);
-    return heed_reshape(t, leading + to, all);
+/* [.., heads, length, width] to [.., length, heads · width]. */
+static heed_tensor join_heads(heed_tensor y) {
+    const int rank = heed_rank(y) - 1;
+    int64_t size[HEED_MAX_RANK] = {0};
+    if (rank < 2) return y; /* inert: ranks were checked */
+    for (int d = 0; d < rank - 2; d++) size[d] = heed_size(y, d);
+    size[rank - 2] = heed_size(y, -2);
+    size[rank - 1] = heed_size(y, -3) * heed_size(y, -1);
+    return heed_reshape(heed_transpose(y, -3, -2), rank, size);
 }
 
-/* x [.., length, in] to [.., length, heads, width]. */
-static heed_tensor project(heed_tensor x, heed_tensor w, heed_tensor bias, int64_t heads) {
-    return refold(heed_linear(x, w, bias, NULL), 1, 2, (int64_t[]){heads, heed_size(w, 0) / heads});
-}
-
-/* To [.., heads, length, width], normalised and turned on the way. */
-static heed_tensor by_head(const struct heed_mha *mha, heed_tensor x, heed_module *norm, int64_t position) {
-    if (norm) x = heed_forward(norm, x);
-    x = heed_transpose(x, -3, -2);
+/* Heads [.., heads, length, width], normalised and turned. */
+static heed_tensor prepare(const struct heed_mha *mha, heed_tensor heads, heed_module *norm,
+                           int64_t position) {
     heed_rotary_options rotation = mha->rotation;
     rotation.offset = position;
-    return mha->rotary ? heed_rotary(x, &rotation) : x;
+    if (norm) heads = heed_forward(norm, heads);
+    return mha->rotary ? heed_rotary_over(heads, &rotation) : heads;
 }
 
 static heed_tensor attend(const struct heed_mha *mha, const heed_tensor input[PARTS], heed_cache *cache,
                           const heed_score *score, heed_tensor *weights) {
     const heed_mha_weights *w = &mha->weights;
     const int64_t heads = mha->options.heads, kv_heads = mha->options.kv_heads;
-    const int64_t position = heed_cache_position(cache), joined = heed_size(w->out, 1);
-    heed_tensor q = by_head(mha, project(input[Q], w->q, w->q_bias, heads), mha->q_norm, position);
-    heed_tensor k = by_head(mha, project(input[K], w->k, w->k_bias, kv_heads), mha->k_norm, position);
-    heed_tensor v = heed_transpose(project(input[V], w->v, w->v_bias, kv_heads), -3, -2);
-    if (cache) heed_cache_append(cache, k, v, &k, &v);
-    heed_tensor y =
-        heed_attention(q, k, v, score, &(heed_attention_options){.dropout = mha->options.dropout}, weights);
-    return heed_linear(refold(heed_transpose(y, -3, -2), 2, 1, &joined), w->out, w->out_bias, NULL);
+    const int64_t position = heed_cache_position(cache);
+    heed_tensor part[PARTS];
+    heed_project_heads(PARTS, input, (heed_tensor[]){w->q, w->k, w->v},
+                       (heed_tensor[]){w->q_bias, w->k_bias, w->v_bias},
+                       (int64_t[]){heads, kv_heads, kv_heads}, part);
+    part[Q] = prepare(mha, part[Q], mha->q_norm, position);
+    part[K] = prepare(mha, part[K], mha->k_norm, position);
+    if (cache) heed_cache_append(cache, part[K], part[V], &part[K], &part[V]);
+    heed_tensor y = heed_attention(part[Q], part[K], part[V], score,
+                                   &(heed_attention_options){.dropout = mha->options.dropout}, weights);
+    return heed_linear(join_heads(y), w->out, w->out_bias, NULL);
 }
 
 static bool ranks_are_sound(heed_ctx *ctx, const heed_tensor input[PARTS]) {

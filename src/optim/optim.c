@@ -199,6 +199,31 @@ int64_t heed_optim_steps(const heed_optim *optim) {
     return optim ? optim->steps : 0;
 }
 
+struct finding {
+    const heed_optim *optim;
+    int64_t found, next; /* where the next one most likely is: the orders are the same */
+};
+
+static bool find_param(void *arg, const char *name, heed_tensor tensor) {
+    (void)name;
+    struct finding *f = arg;
+    for (int64_t i = 0; i < f->optim->params; i++) {
+        const int64_t at = (f->next + i) % f->optim->params;
+        if (f->optim->param[at].tensor.node != tensor.node) continue;
+        f->found++;
+        f->next = at + 1;
+        break;
+    }
+    return true;
+}
+
+bool heed_optim_is_of(const heed_optim *optim, const heed_module *module) {
+    if (!optim || !optim->ctx) return false;
+    struct finding f = {.optim = optim};
+    heed_param_walk(module, find_param, &f);
+    return f.found == optim->params;
+}
+
 /* ---- state, for checkpoints ---- */
 
 void heed_optim_steps_set(heed_optim *optim, int64_t steps) {

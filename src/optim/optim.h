@@ -35,6 +35,9 @@ HEED_API const char *heed_optim_kind(const heed_optim *optim);
 
 HEED_API heed_ctx *heed_optim_ctx(const heed_optim *optim);
 
+/* Whether all its parameters are parameters of the module, which may have more. */
+HEED_API bool heed_optim_is_of(const heed_optim *optim, const heed_module *module);
+
 /* How many tensors of state there are; depends on the kind, its options and the parameters only. */
 HEED_API int64_t heed_optim_state_count(const heed_optim *optim);
 

@@ -199,6 +199,9 @@ void heed_scope_clear(heed_ctx *ctx, struct heed_scope *scope);
 /* The place of the next random operation's numbers; advances the ordinal. */
 struct heed_random heed_random_next(heed_ctx *ctx);
 
+/* Whether a mean and deviation, or bounds, make a distribution; otherwise an error is kept. */
+bool heed_random_range(heed_ctx *ctx, const char *where, bool normal, double a, double b);
+
 /* ---- the tape (src/autograd) ---- */
 
 /* Drops all entries. */

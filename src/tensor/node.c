@@ -3,6 +3,10 @@
 
 #include <string.h>
 
+static void no_memory(heed_ctx *ctx, size_t bytes) {
+    heed_fail(ctx, HEED_ERROR_MEMORY, ctx->exec.operation, "out of memory (%zu bytes)", bytes);
+}
+
 /* Equal records are cut from slabs that live as long as the context, so that a stale handle always points
  * at a record of its own kind. */
 static void *pool_take(heed_ctx *ctx, struct heed_pool *pool, size_t bytes) {
@@ -10,7 +14,7 @@ static void *pool_take(heed_ctx *ctx, struct heed_pool *pool, size_t bytes) {
     if (!pool->free) {
         char *slab = heed_block_zeroed(ctx->exec.memory, bytes * PER_SLAB);
         if (!slab) {
-            heed_fail(ctx, HEED_ERROR_MEMORY, "", "out of memory (%zu bytes)", bytes * PER_SLAB);
+            no_memory(ctx, bytes * PER_SLAB);
             return NULL;
         }
         for (int i = PER_SLAB - 1; i >= 0; i--) {
@@ -38,7 +42,7 @@ static struct heed_storage *storage_in(heed_ctx *ctx, struct heed_memory *memory
     void *data = heed_block_new(memory, bytes);
     if (!data) {
         pool_give(&ctx->storages, storage);
-        heed_fail(ctx, HEED_ERROR_MEMORY, "", "out of memory (%zu bytes)", bytes);
+        no_memory(ctx, bytes);
         return NULL;
     }
     *storage = (struct heed_storage){.ctx = ctx, .refs = 1, .bytes = bytes, .data = data, .memory = memory};
@@ -69,7 +73,7 @@ static struct heed_node *take_node(heed_ctx *ctx) {
     if (!ctx->nodes.free) {
         struct heed_node *slab = heed_block_zeroed(ctx->exec.memory, sizeof *slab * PER_SLAB);
         if (!slab) {
-            heed_fail(ctx, HEED_ERROR_MEMORY, "", "out of memory (%zu bytes)", sizeof *slab * PER_SLAB);
+            no_memory(ctx, sizeof *slab * PER_SLAB);
             return NULL;
         }
         for (int i = PER_SLAB - 1; i >= 0; i--) {

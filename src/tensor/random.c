@@ -1,6 +1,8 @@
 /* Which random numbers an operation gets. */
 #include "tensor/internal.h"
 
+#include <math.h>
+
 struct heed_random heed_random_next(heed_ctx *ctx) {
     if (!ctx->in_step)
         return (struct heed_random){.seed = ctx->random.seed,
@@ -16,6 +18,14 @@ struct heed_random heed_random_next(heed_ctx *ctx) {
                                 .stream = HEED_STREAM_EVAL,
                                 .step = (uint32_t)ctx->random.step,
                                 .ordinal = (uint32_t)ctx->eval_ordinal++};
+}
+
+bool heed_random_range(heed_ctx *ctx, const char *where, bool normal, double a, double b) {
+    if (isfinite(a) && isfinite(b) && isfinite(b - a) && b >= (normal ? 0 : a)) return true;
+    heed_fail(ctx, HEED_ERROR_ARGUMENT, where,
+              normal ? "mean %g and deviation %g make no distribution" : "there are no numbers from %g to %g",
+              a, b);
+    return false;
 }
 
 heed_random_state heed_random_get(const heed_ctx *ctx) {

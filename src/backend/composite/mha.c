@@ -13,13 +13,15 @@
 
 #include <string.h>
 
+#include "backend/joined.h"
 #include "tensor/memory.h"
 
 enum { QUERY, KEY, VALUE, INPUTS };
 
 /* One matrix product that makes one, two or three of queries, keys and values. */
 struct part {
-    int first, count;
+    int first; /* of those it makes */
+    struct heed_joined joined;
     int64_t rows, width; /* of the result */
     struct heed_view x, w, bias;
     size_t offset; /* of the result, from the start of the results */
@@ -50,39 +52,22 @@ static struct heed_view matrix(void *data, heed_dtype dtype, int64_t rows, int64
         .data = data, .dtype = dtype, .rank = 2, .size = {rows, columns}, .stride = {stride, 1}};
 }
 
-static bool adjacent(const struct heed_view *a, const struct heed_view *b) {
-    return (const char *)a->data + (size_t)heed_view_count(a) * heed_dtype_bytes(a->dtype) ==
-           (const char *)b->data;
-}
-
-/* Both absent, or one directly after the other. */
-static bool adjacent_or_absent(const struct heed_view *a, const struct heed_view *b) {
-    if (!heed_has(a) || !heed_has(b)) return heed_has(a) == heed_has(b);
-    return adjacent(a, b);
-}
-
 static void plan_part(struct plan *p, const struct heed_view *const x[], const struct heed_view *const w[],
                       const struct heed_view *const bias[], int input) {
     struct part *last = p->parts ? &p->part[p->parts - 1] : NULL;
     if (last && x[input]->data == x[input - 1]->data && p->length[input] == p->length[input - 1] &&
-        w[input]->size[1] == w[input - 1]->size[1] && adjacent(w[input - 1], w[input]) &&
-        adjacent_or_absent(bias[input - 1], bias[input])) {
+        heed_joins(w[input - 1], bias[input - 1], w[input], bias[input])) {
         p->column[input] = last->width;
-        last->count++;
-        last->width += p->outputs[input];
     } else {
         last = &p->part[p->parts++];
         const struct heed_view rows = heed_view_rows(x[input]);
-        *last = (struct part){.first = input,
-                              .count = 1,
-                              .rows = rows.size[0],
-                              .width = p->outputs[input],
-                              .x = rows,
-                              .w = *w[input],
-                              .bias = *bias[input]};
+        *last = (struct part){
+            .first = input, .rows = rows.size[0], .x = rows, .w = *w[input], .bias = *bias[input]};
         p->column[input] = 0;
     }
     p->part_of[input] = p->parts - 1;
+    last->joined.width[last->joined.count++] = p->outputs[input];
+    last->width += p->outputs[input];
     last->w.size[0] = last->width;
     last->bias.size[0] = last->width;
 }
@@ -295,7 +280,7 @@ static struct wanted wanted_of(const struct heed_mha_args *a) {
 }
 
 static bool part_is_wanted(const struct part *part, const struct wanted *want) {
-    for (int i = part->first; i < part->first + part->count; i++) {
+    for (int i = part->first; i < part->first + part->joined.count; i++) {
         if (heed_has(&want->dx[i]->view) || heed_has(&want->dw[i]->view) || heed_has(&want->db[i]->view))
             return true;
     }
@@ -340,41 +325,6 @@ static heed_status backward_attention(struct heed_exec *exec, const struct plan 
     return heed_exec_backward(exec, areas->chosen->attention, &args, areas->attention);
 }
 
-/* Whether the gradients of weights and biases of a part can be written as one, like the weights themselves.
- */
-static bool part_gradients_adjacent(const struct part *part, const struct wanted *want) {
-    for (int i = part->first; i + 1 < part->first + part->count; i++) {
-        const struct heed_grad_view *dw = want->dw[i], *next_dw = want->dw[i + 1];
-        const struct heed_grad_view *db = want->db[i], *next_db = want->db[i + 1];
-        if (!adjacent_or_absent(&dw->view, &next_dw->view) || dw->add != next_dw->add) return false;
-        if (!adjacent_or_absent(&db->view, &next_db->view) || db->add != next_db->add) return false;
-    }
-    return true;
-}
-
-/* Columns of a part's gradient that belong to one input, with that input's weights. */
-static void narrow(const struct plan *p, int input, struct heed_linear_args *args) {
-    const struct part *part = &p->part[p->part_of[input]];
-    const int64_t column = p->column[input];
-    args->w.data = heed_view_at(&part->w, column * part->w.size[1]);
-    args->w.size[0] = args->y.size[1] = args->dy.size[1] = p->outputs[input];
-    if (heed_has(&part->bias)) args->bias.data = heed_view_at(&part->bias, column);
-    args->bias.size[0] = p->outputs[input];
-    args->y.data = heed_view_at(&args->y, column);
-    args->dy.data = heed_view_at(&args->dy, column);
-}
-
-static heed_status backward_weights(struct heed_exec *exec, const struct plan *p, int input,
-                                    const struct heed_kernel *kernel, const struct heed_linear_args *whole,
-                                    const struct wanted *want) {
-    if (!heed_has(&want->dw[input]->view) && !heed_has(&want->db[input]->view)) return HEED_OK;
-    struct heed_linear_args args = *whole;
-    narrow(p, input, &args);
-    args.dw = *want->dw[input];
-    args.dbias = *want->db[input];
-    return heed_exec_backward(exec, kernel, &args, NULL);
-}
-
 /* The gradient of a part's input. Inputs that are the same memory have the same gradient memory: the first
  * part that writes it does so as asked, later ones add. */
 static struct heed_grad_view input_gradient(const struct plan *p, int i, const struct wanted *want) {
@@ -390,27 +340,11 @@ static struct heed_grad_view input_gradient(const struct plan *p, int i, const s
 static heed_status backward_part(struct heed_exec *exec, const struct plan *p, int i,
                                  const struct wanted *want, const struct areas *areas, void *dresults) {
     const struct part *part = &p->part[i];
-    const struct heed_kernel *kernel = areas->chosen->linear[i];
     struct heed_linear_args args = part_args(p, i, areas->results);
     args.dy = matrix((char *)dresults + part->offset, p->dtype, part->rows, part->width, part->width);
     args.dx = input_gradient(p, i, want);
-    const bool together = part_gradients_adjacent(part, want);
-    if (together) {
-        args.dw = *want->dw[part->first];
-        args.dbias = *want->db[part->first];
-        args.dw.view.size[0] = args.dbias.view.size[0] = part->width;
-    }
-    if (heed_has(&args.dx.view) || heed_has(&args.dw.view) || heed_has(&args.dbias.view)) {
-        const heed_status status = heed_exec_backward(exec, kernel, &args, NULL);
-        if (status) return status;
-    }
-    if (together) return HEED_OK;
-    args.dx = (struct heed_grad_view){0};
-    for (int input = part->first; input < part->first + part->count; input++) {
-        const heed_status status = backward_weights(exec, p, input, kernel, &args, want);
-        if (status) return status;
-    }
-    return HEED_OK;
+    return heed_joined_backward(exec, areas->chosen->linear[i], &args, &part->joined, want->dw + part->first,
+                                want->db + part->first);
 }
 
 static heed_status backward_inner(struct heed_exec *exec, const struct plan *p, const struct heed_mha_args *a,

@@ -5,9 +5,23 @@ static bool is_comparison(enum heed_binary op) {
     return op >= HEED_BINARY_EQUAL;
 }
 
+static bool is_sum(enum heed_binary op) {
+    return op == HEED_BINARY_ADD || op == HEED_BINARY_SUB;
+}
+
+/* Without a vector form in the tables a function is left to `ref`: to a map, NULL is the identity. */
+static bool has_vectors(const struct heed_exec *exec, enum heed_binary op) {
+    const struct heed_binary_vectors *vectors = heed_binary_vectors(exec->isa);
+    if (op >= HEED_BINARIES || !vectors->forward[op]) return false;
+    return is_sum(op) || is_comparison(op) || (vectors->backward_a[op] && vectors->backward_b[op]);
+}
+
 static bool binary_applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
-    (void)exec;
     const struct heed_binary_args *a = args;
+    if (!has_vectors(exec, a->op)) {
+        why->reason = "the function has no vector form";
+        return false;
+    }
     if (a->a.dtype == HEED_F32 && a->b.dtype == HEED_F32) return true;
     if (is_comparison(a->op) && a->a.dtype == HEED_I32 && a->b.dtype == HEED_I32) return true;
     why->reason = is_comparison(a->op) ? "dtypes are neither both f32 nor both i32" : "dtype is not f32";
@@ -32,7 +46,7 @@ static heed_status binary_forward(struct heed_exec *exec, const void *args, void
 static struct heed_map binary_gradient(const struct heed_exec *exec, const struct heed_binary_args *a,
                                        bool of_b) {
     const struct heed_binary_vectors *vectors = heed_binary_vectors(exec->isa);
-    const bool values = a->op != HEED_BINARY_ADD && a->op != HEED_BINARY_SUB;
+    const bool values = !is_sum(a->op);
     return (struct heed_map){
         .fn = (of_b ? vectors->backward_b : vectors->backward_a)[a->op],
         .inputs = values ? 3 : 1,

@@ -2,51 +2,110 @@
  * in order. */
 #include "backend/cpu/map.h"
 #include "backend/cpu/rows.h"
+#include "backend/cpu/walk.h"
 
 struct job {
     const struct heed_norm_args *args;
     const struct heed_norm_vectors *vectors;
     int64_t rows, n, tile_rows, tiles;
+    struct heed_cpu_walk walk; /* stretches of rows that lie evenly in x and in dx */
+    struct heed_dim stretch;
     struct heed_norm_statistics *statistics; /* of each row; NULL if nobody wants them */
     float *partial;                          /* [tiles, 2, n]: dweight and dbias of each tile */
 };
 
+enum { X, DX };
+
 /* A tile has at least this many rows, so that the partial sums are small beside x. */
 enum { FEWEST_ROWS = 16 };
 
+static void plan_rows(struct job *job) {
+    struct heed_view x = job->args->x, dx = job->args->dx.view;
+    const struct heed_view *const views[HEED_WALK_VIEWS] = {[X] = &x, [DX] = heed_has(&dx) ? &dx : NULL};
+    x.rank--;
+    dx.rank--;
+    job->rows = heed_view_count(&x);
+    job->walk.rank = heed_cpu_dims_merge(job->walk.dim, heed_cpu_dims(views, job->walk.dim), X);
+    job->stretch = (struct heed_dim){.size = 1};
+    if (job->walk.rank > 0) job->stretch = job->walk.dim[--job->walk.rank];
+}
+
 static struct job job_of(const struct heed_exec *exec, const struct heed_norm_args *a, void *saved,
                          void *scratch) {
-    struct job job = {
-        .args = a, .rows = a->x.size[0], .n = a->x.size[1], .statistics = saved, .partial = scratch};
+    struct job job = {.args = a, .n = a->x.size[a->x.rank - 1], .statistics = saved, .partial = scratch};
     job.vectors = heed_norm_vectors(exec->isa);
+    plan_rows(&job);
     job.tile_rows = heed_cpu_rows_per_tile(job.n, HEED_CPU_GRAIN);
     if (job.tile_rows < FEWEST_ROWS) job.tile_rows = FEWEST_ROWS;
     job.tiles = heed_cpu_tiles(job.rows, job.tile_rows);
     return job;
 }
 
+/* The rows of a tile, a stretch after the other. */
+struct tile {
+    struct heed_cpu_walk walk;
+    int64_t row, left, skipped; /* of the stretch at hand */
+    struct heed_norm_rows rows;
+    float *dx;
+};
+
+static struct tile tile_of(const struct job *job, int64_t tile) {
+    const struct heed_norm_args *a = job->args;
+    struct tile t = {.walk = job->walk,
+                     .row = tile * job->tile_rows,
+                     .left = heed_cpu_part(job->rows, job->tile_rows, tile),
+                     .rows = {.rms = a->rms,
+                              .eps = (float)a->eps,
+                              .n = job->n,
+                              .row = job->stretch.stride[X],
+                              .weight = a->weight.data,
+                              .bias = a->bias.data}};
+    heed_cpu_walk_to(&t.walk, t.row / job->stretch.size);
+    t.skipped = t.row % job->stretch.size;
+    return t;
+}
+
+/* Makes t->rows and t->dx those of the stretch at hand, if there is one. */
+static bool stretch_begin(const struct job *job, struct tile *t) {
+    const struct heed_dim *stretch = &job->stretch;
+    const int64_t room = stretch->size - t->skipped;
+    float *dx = job->args->dx.view.data;
+    t->rows.count = t->left < room ? t->left : room;
+    t->rows.x = (const float *)job->args->x.data + t->walk.offset[X] + t->skipped * stretch->stride[X];
+    t->rows.statistics = job->statistics != NULL ? job->statistics + t->row : NULL;
+    t->dx = dx != NULL ? dx + t->walk.offset[DX] + t->skipped * stretch->stride[DX] : NULL;
+    return t->left > 0;
+}
+
+static void stretch_end(struct tile *t) {
+    t->row += t->rows.count;
+    t->left -= t->rows.count;
+    t->skipped = 0;
+    heed_cpu_walk_next(&t->walk);
+}
+
 static void forward_tile(void *arg, int64_t tile, int worker) {
     (void)worker;
     const struct job *job = arg;
-    const struct heed_norm_args *a = job->args;
-    const int64_t row = tile * job->tile_rows;
-    job->vectors->forward(a->rms, (float)a->eps, heed_cpu_part(job->rows, job->tile_rows, tile), job->n,
-                          (const float *)a->x.data + row * job->n, a->weight.data, a->bias.data,
-                          (float *)a->y.data + row * job->n,
-                          job->statistics != NULL ? job->statistics + row : NULL);
+    for (struct tile t = tile_of(job, tile); stretch_begin(job, &t); stretch_end(&t))
+        job->vectors->forward(&t.rows, (float *)job->args->y.data + t.row * job->n);
 }
 
 static void backward_tile(void *arg, int64_t tile, int worker) {
     (void)worker;
     const struct job *job = arg;
     const struct heed_norm_args *a = job->args;
-    const int64_t row = tile * job->tile_rows, first = row * job->n;
-    float *dx = a->dx.view.data, *partial = job->partial + tile * 2 * job->n;
-    job->vectors->backward(a->rms, heed_cpu_part(job->rows, job->tile_rows, tile), job->n,
-                           (const float *)a->x.data + first, a->weight.data,
-                           (const float *)a->dy.data + first, job->statistics + row, a->dx.add,
-                           dx != NULL ? dx + first : NULL, heed_has(&a->dweight.view) ? partial : NULL,
-                           heed_has(&a->dbias.view) ? partial + job->n : NULL);
+    float *partial = job->partial + tile * 2 * job->n;
+    struct heed_norm_gradients g = {.add = a->dx.add,
+                                    .dx_row = job->stretch.stride[DX],
+                                    .dweight = heed_has(&a->dweight.view) ? partial : NULL,
+                                    .dbias = heed_has(&a->dbias.view) ? partial + job->n : NULL};
+    for (struct tile t = tile_of(job, tile); stretch_begin(job, &t); stretch_end(&t)) {
+        g.dy = (const float *)a->dy.data + t.row * job->n;
+        g.dx = t.dx;
+        job->vectors->backward(&t.rows, &g);
+        g.sum = true;
+    }
 }
 
 static bool applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {

@@ -83,8 +83,9 @@ static struct grid grid_of(const struct heed_exec *exec, const struct heed_cpu_p
     const double work = 2.0 * (double)x->m * (double)x->n * (double)(x->k + 1) * (double)g.sums;
     const double all = work * (double)g.batches;
     g.small = vectors->fits(x->m, x->n, x->k);
-    /* One of many products must be worth all threads; a finished tile is one whose last sum is done. */
-    g.large = !g.small && heed_cpu_gemm_fits(exec, x->m, x->n, x->k) &&
+    /* One of many products must be worth all threads; a finished tile is one whose last sum is done. A sum of
+     * none is zeros, which a tile writes. */
+    g.large = !g.small && g.sums > 0 && heed_cpu_gemm_fits(exec, x->m, x->n, x->k) &&
               (g.batches == 1 || work >= LARGE_OF_BATCH) && (g.sums == 1 || !x->finish);
     g.group = 1;
     int64_t want = 1;
@@ -221,9 +222,8 @@ static heed_status run_large(struct heed_exec *exec, enum heed_primitive primiti
 
 heed_status heed_cpu_product_run(struct heed_exec *exec, enum heed_primitive primitive,
                                  const struct heed_cpu_product *product) {
-    if (product->m == 0 || product->n == 0) return HEED_OK;
+    if (product->m == 0 || product->n == 0 || count_of(&product->batch) == 0) return HEED_OK;
     struct grid g = grid_of(exec, product);
-    if (g.batches == 0) return HEED_OK;
     if (g.large) return run_large(exec, primitive, &g);
     heed_threads_run(exec->threads, ceil_div(g.batches, g.group) * g.down * g.across, run_tile, &g);
     return HEED_OK;

@@ -19,14 +19,28 @@ struct heed_norm_statistics {
     float mean, rstd;
 };
 
+/* Rows of n elements, `row` elements apart. */
+struct heed_norm_rows {
+    bool rms;
+    float eps;
+    int64_t count, n, row;
+    const float *x, *weight, *bias;          /* weight and bias may be NULL */
+    struct heed_norm_statistics *statistics; /* one each; may be NULL in forward */
+};
+
+/* Of those rows. dy is contiguous; dx, dweight and dbias may be NULL. */
+struct heed_norm_gradients {
+    const float *dy;
+    bool add; /* to dx, whose rows are dx_row apart */
+    float *dx;
+    int64_t dx_row;
+    bool sum; /* whether dweight and dbias are added to or overwritten with the sums over these rows */
+    float *dweight, *dbias;
+};
+
 struct heed_norm_vectors {
-    /* weight, bias and statistics may be NULL. */
-    void (*forward)(bool rms, float eps, int64_t rows, int64_t n, const float *x, const float *weight,
-                    const float *bias, float *y, struct heed_norm_statistics *statistics);
-    /* dx, dweight and dbias may be NULL; the latter two are overwritten with the sums over these rows. */
-    void (*backward)(bool rms, int64_t rows, int64_t n, const float *x, const float *weight, const float *dy,
-                     const struct heed_norm_statistics *statistics, bool add, float *dx, float *dweight,
-                     float *dbias);
+    void (*forward)(const struct heed_norm_rows *rows, float *y);
+    void (*backward)(const struct heed_norm_rows *rows, const struct heed_norm_gradients *gradients);
 };
 HEED_CPU_TABLE(norm)
 

@@ -1,10 +1,15 @@
 #include "backend/cpu/elementwise.h"
 
+/* Without a vector form in the tables a function is left to `ref`: to a map, NULL is the identity. */
+static bool has_vectors(const struct heed_exec *exec, enum heed_unary op) {
+    const struct heed_unary_vectors *vectors = heed_unary_vectors(exec->isa);
+    return op < HEED_UNARIES && vectors->forward[op] && vectors->backward[op];
+}
+
 static bool applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
-    (void)exec;
     const struct heed_unary_args *a = args;
-    if (a->x.dtype == HEED_F32) return true;
-    why->reason = "dtype is not f32";
+    if (a->x.dtype == HEED_F32 && has_vectors(exec, a->op)) return true;
+    why->reason = a->x.dtype == HEED_F32 ? "the function has no vector form" : "dtype is not f32";
     return false;
 }
 

@@ -98,78 +98,49 @@ static bool wants(const struct custom *c, int p) {
     return c->sums && heed_has(&c->sums[c->stage->param + p]);
 }
 
-static void call_f64(struct custom *c) {
-    const struct heed_ref_row *r = c->row;
-    const heed_stage_rule *rule = c->stage->rule;
-    double *aux[HEED_STAGE_MAX_AUX], *dparam[HEED_STAGE_MAX_PARAMS];
-    const double *param[HEED_STAGE_MAX_PARAMS];
-    for (int i = 0; i < rule->n_aux; i++) aux[i] = c->aux + i * r->line + c->key;
-    for (int i = 0; i < rule->n_params; i++) {
-        param[i] = c->param[i];
-        dparam[i] = wants(c, i) ? c->dparam[i] : NULL;
+/* The call in the type of the rule: cells are converted to it and back. */
+#define DEFINE_CALL(call, real, tile_type, forward_of_rule, backward_of_rule)                                \
+    static void call(struct custom *c) {                                                                     \
+        const struct heed_ref_row *r = c->row;                                                               \
+        const heed_stage_rule *rule = c->stage->rule;                                                        \
+        const bool f64 = sizeof(real) == sizeof(double);                                                     \
+        double *line = (c->sums ? r->gradient : r->score) + c->key;                                          \
+        real cells[TILE], *aux[HEED_STAGE_MAX_AUX], *dparam[HEED_STAGE_MAX_PARAMS];                          \
+        const real *param[HEED_STAGE_MAX_PARAMS];                                                            \
+        for (int i = 0; i < rule->n_aux; i++) aux[i] = (real *)(c->aux + i * r->line) + c->key;              \
+        for (int i = 0; i < rule->n_params; i++) {                                                           \
+            param[i] = (real *)c->param[i];                                                                  \
+            dparam[i] = wants(c, i) ? (real *)c->dparam[i] : NULL;                                           \
+        }                                                                                                    \
+        for (int i = 0; i < c->keys; i++) cells[i] = (real)line[i];                                          \
+        const tile_type tile = {.batch = r->batch,                                                           \
+                                .head = r->head,                                                             \
+                                .query = r->query,                                                           \
+                                .key = c->key,                                                               \
+                                .queries = r->args->q.size[2],                                               \
+                                .keys = r->args->k.size[2],                                                  \
+                                .rows = 1,                                                                   \
+                                .columns = c->keys,                                                          \
+                                .row_stride = TILE,                                                          \
+                                .visible = &c->visible,                                                      \
+                                .s = c->sums ? NULL : cells,                                                 \
+                                .g = c->sums ? cells : NULL,                                                 \
+                                .aux = aux,                                                                  \
+                                .param = param,                                                              \
+                                .dparam = dparam,                                                            \
+                                .user = c->stage->user};                                                     \
+        load_params(c, f64);                                                                                 \
+        if (!c->sums) {                                                                                      \
+            rule->forward_of_rule(&tile);                                                                    \
+        } else if (rule->backward_of_rule) {                                                                 \
+            rule->backward_of_rule(&tile);                                                                   \
+            add_dparams(c, f64);                                                                             \
+        }                                                                                                    \
+        for (int i = 0; i < c->keys; i++) line[i] = (double)cells[i];                                        \
     }
-    const heed_tile_f64 tile = {.batch = r->batch,
-                                .head = r->head,
-                                .query = r->query,
-                                .key = c->key,
-                                .queries = r->args->q.size[2],
-                                .keys = r->args->k.size[2],
-                                .rows = 1,
-                                .columns = c->keys,
-                                .row_stride = r->line,
-                                .visible = &c->visible,
-                                .s = c->sums ? NULL : r->score + c->key,
-                                .g = c->sums ? r->gradient + c->key : NULL,
-                                .aux = aux,
-                                .param = param,
-                                .dparam = dparam,
-                                .user = c->stage->user};
-    load_params(c, true);
-    if (!c->sums) {
-        rule->forward_f64(&tile);
-    } else if (rule->backward_f64) {
-        rule->backward_f64(&tile);
-        add_dparams(c, true);
-    }
-}
 
-static void call_f32(struct custom *c) {
-    const struct heed_ref_row *r = c->row;
-    const heed_stage_rule *rule = c->stage->rule;
-    float cells[TILE], *aux[HEED_STAGE_MAX_AUX], *dparam[HEED_STAGE_MAX_PARAMS];
-    const float *param[HEED_STAGE_MAX_PARAMS];
-    double *line = (c->sums ? r->gradient : r->score) + c->key;
-    for (int i = 0; i < rule->n_aux; i++) aux[i] = (float *)(c->aux + i * r->line) + c->key;
-    for (int i = 0; i < rule->n_params; i++) {
-        param[i] = (float *)c->param[i];
-        dparam[i] = wants(c, i) ? (float *)c->dparam[i] : NULL;
-    }
-    for (int i = 0; i < c->keys; i++) cells[i] = (float)line[i];
-    const heed_tile tile = {.batch = r->batch,
-                            .head = r->head,
-                            .query = r->query,
-                            .key = c->key,
-                            .queries = r->args->q.size[2],
-                            .keys = r->args->k.size[2],
-                            .rows = 1,
-                            .columns = c->keys,
-                            .row_stride = TILE,
-                            .visible = &c->visible,
-                            .s = c->sums ? NULL : cells,
-                            .g = c->sums ? cells : NULL,
-                            .aux = aux,
-                            .param = param,
-                            .dparam = dparam,
-                            .user = c->stage->user};
-    load_params(c, false);
-    if (!c->sums) {
-        rule->forward(&tile);
-    } else if (rule->backward) {
-        rule->backward(&tile);
-        add_dparams(c, false);
-    }
-    for (int i = 0; i < c->keys; i++) line[i] = (double)cells[i];
-}
+DEFINE_CALL(call_f32, float, heed_tile, forward, backward)
+DEFINE_CALL(call_f64, double, heed_tile_f64, forward_f64, backward_f64)
 
 /* sums NULL: forward. */
 static void custom_row(struct heed_ref_row *r, const struct heed_stage *stage, double *aux,

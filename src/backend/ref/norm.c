@@ -10,19 +10,43 @@ struct row_statistics {
     double rstd; /* reciprocal standard deviation, or reciprocal root of the mean square */
 };
 
+static int64_t row_length(const struct heed_norm_args *args) {
+    return args->x.size[args->x.rank - 1];
+}
+
+static int64_t row_count(const struct heed_norm_args *args) {
+    int64_t rows = 1;
+    for (int d = 0; d + 1 < args->x.rank; d++) rows *= args->x.size[d];
+    return rows;
+}
+
+/* Where a row of x or dx begins. */
+static int64_t row_start(const struct heed_view *v, int64_t row) {
+    int64_t start = 0;
+    for (int d = v->rank - 2; d >= 0; d--) {
+        start += row % v->size[d] * v->stride[d];
+        row /= v->size[d];
+    }
+    return start;
+}
+
+static double x_at(const struct heed_norm_args *args, int64_t row, int64_t i) {
+    return heed_ref_load(&args->x, row_start(&args->x, row) + i);
+}
+
 static void norm_sizes(const struct heed_exec *exec, const void *p, struct heed_sizes *sizes) {
     (void)exec;
     const struct heed_norm_args *args = p;
-    sizes->saved = (size_t)args->x.size[0] * sizeof(struct row_statistics);
+    sizes->saved = (size_t)row_count(args) * sizeof(struct row_statistics);
 }
 
 static struct row_statistics row_look(const struct heed_norm_args *args, int64_t row) {
-    int64_t n = args->x.size[1];
+    int64_t n = row_length(args);
     double sum = 0, squares = 0;
-    for (int64_t i = 0; i < n; i++) sum += heed_ref_get2(&args->x, row, i);
+    for (int64_t i = 0; i < n; i++) sum += x_at(args, row, i);
     double mean = args->rms ? 0 : sum / (double)n;
     for (int64_t i = 0; i < n; i++) {
-        double deviation = heed_ref_get2(&args->x, row, i) - mean;
+        double deviation = x_at(args, row, i) - mean;
         squares += deviation * deviation;
     }
     return (struct row_statistics){mean, 1 / sqrt(squares / (double)n + args->eps)};
@@ -32,11 +56,11 @@ static heed_status norm_forward(struct heed_exec *exec, const void *p, void *sav
     (void)exec, (void)scratch;
     const struct heed_norm_args *args = p;
     struct row_statistics *keep = saved;
-    for (int64_t row = 0; row < args->x.size[0]; row++) {
+    for (int64_t row = 0; row < row_count(args); row++) {
         struct row_statistics s = row_look(args, row);
         if (keep) keep[row] = s;
-        for (int64_t i = 0; i < args->x.size[1]; i++) {
-            double y = (heed_ref_get2(&args->x, row, i) - s.mean) * s.rstd;
+        for (int64_t i = 0; i < row_length(args); i++) {
+            double y = (x_at(args, row, i) - s.mean) * s.rstd;
             if (heed_has(&args->weight)) y *= heed_ref_load(&args->weight, i);
             if (heed_has(&args->bias)) y += heed_ref_load(&args->bias, i);
             heed_ref_put2(&args->y, row, i, y);
@@ -48,7 +72,7 @@ static heed_status norm_forward(struct heed_exec *exec, const void *p, void *sav
 /* x̂ of one element. */
 static double normalised(const struct heed_norm_args *args, const struct row_statistics *s, int64_t row,
                          int64_t i) {
-    return (heed_ref_get2(&args->x, row, i) - s[row].mean) * s[row].rstd;
+    return (x_at(args, row, i) - s[row].mean) * s[row].rstd;
 }
 
 /* The gradient of x̂. */
@@ -58,7 +82,7 @@ static double weighted_dy(const struct heed_norm_args *args, int64_t row, int64_
 
 /* With g = dy·weight: dx = rstd·(g − mean(g) − x̂·mean(g·x̂)); RMS has no mean(g). */
 static void row_dx(const struct heed_norm_args *args, const struct row_statistics *s, int64_t row) {
-    int64_t n = args->x.size[1], start = row * args->dx.view.stride[0];
+    int64_t n = row_length(args), start = row_start(&args->dx.view, row);
     double sum = 0, product = 0;
     for (int64_t i = 0; i < n; i++) {
         sum += weighted_dy(args, row, i);
@@ -75,7 +99,7 @@ static heed_status norm_backward(struct heed_exec *exec, const void *p, void *sa
     (void)exec, (void)scratch;
     const struct heed_norm_args *args = p;
     const struct row_statistics *s = saved;
-    int64_t rows = args->x.size[0], n = args->x.size[1];
+    int64_t rows = row_count(args), n = row_length(args);
     for (int64_t row = 0; row < rows && heed_has(&args->dx.view); row++) row_dx(args, s, row);
     for (int64_t i = 0; i < n; i++) {
         double dweight = 0, dbias = 0;

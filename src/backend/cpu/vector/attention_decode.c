@@ -1,8 +1,8 @@
 /* Attention of few queries to many keys: a chunk of keys, and merging chunks. */
 #include "backend/cpu/attention_decode.h"
 #include "backend/cpu/vector/groups.h"
+#include "backend/cpu/vector/masks.h"
 #include "backend/cpu/vector/product.h"
-#include "backend/masks.h"
 
 enum {
     ROWS = HEED_DECODE_ROWS,
@@ -133,7 +133,7 @@ static bool look(const struct task *t, int64_t tile, uint64_t *seen) {
         if (cover == HEED_COVER_NONE)
             memset(seen, 0, (size_t)p->queries * sizeof *seen);
         else
-            heed_mask_bits(cover == HEED_COVER_ALL ? NULL : mask, &box, seen);
+            vector_mask_bits(cover == HEED_COVER_ALL ? NULL : mask, &box, seen);
         for (int64_t q = 0; q < p->queries; q++) any = any || seen[q];
     }
     return any;

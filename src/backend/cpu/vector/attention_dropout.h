@@ -14,27 +14,6 @@ struct keep {
     uint64_t bits[2][HEED_TILE_QUERIES];
 };
 
-/* Bit i: whether the i-th 16-bit half of x (in memory order) is below the threshold, 0 ≤ threshold ≤ 65535.
- */
-static inline uint32_t halves_below(vu x, uint32_t threshold) {
-#if HEED_VECTOR_BYTES == 64
-    return _mm512_cmplt_epu16_mask((__m512i)x, _mm512_set1_epi16((short)threshold));
-#elif HEED_VECTOR_BYTES == 32
-    /* x < t where max(x, t) is not x, unsigned. */
-    const __m256i t = _mm256_set1_epi16((short)threshold);
-    const __m256i reached = _mm256_cmpeq_epi16(_mm256_max_epu16((__m256i)x, t), (__m256i)x);
-    const uint32_t bytes = (uint32_t)_mm256_movemask_epi8(_mm256_packs_epi16(reached, reached));
-    return ~((bytes & 0xff) | (bytes >> 8 & 0xff00)) & 0xffff;
-#else
-    uint32_t bits = 0;
-    for (int i = 0; i < HEED_LANES; i++) {
-        bits |= (uint32_t)((x[i] & 0xffff) < threshold) << 2 * i;
-        bits |= (uint32_t)(x[i] >> 16 < threshold) << (2 * i + 1);
-    }
-    return bits;
-#endif
-}
-
 static inline void keep_line(const struct heed_attention_plan *p, int64_t row, int64_t query, int64_t pair,
                              uint64_t *even, uint64_t *odd) {
     uint32_t words[4] = {0, 0, 0, 0};
@@ -42,7 +21,7 @@ static inline void keep_line(const struct heed_attention_plan *p, int64_t row, i
         vu word[4];
         vu_philox(p->random.key, vu_set((uint32_t)query), (vu)vi_lanes() + vu_set((uint32_t)(16 * pair + j)),
                   vu_set((uint32_t)row), vu_set(p->random.call), word);
-        for (int w = 0; w < 4; w++) words[w] |= halves_below(word[w], p->threshold) << (2 * j % 32);
+        for (int w = 0; w < 4; w++) words[w] |= vu_halves_below(word[w], p->threshold) << (2 * j % 32);
     }
     *even = (uint64_t)words[1] << 32 | words[0];
     *odd = (uint64_t)words[3] << 32 | words[2];

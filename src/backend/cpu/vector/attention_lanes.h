@@ -25,6 +25,23 @@ struct group {
     bool finite;
 };
 
+/* Rows of a group, each [column, lane]; the next one is `step` floats further. */
+struct lane_rows {
+    float *at;
+    int64_t step;
+};
+
+static inline float *lane_row(const struct lane_rows *r, int64_t i) {
+    return r->at + i * r->step;
+}
+
+/* Rows of `width` columns one behind the other, at *at, which moves on. */
+static inline struct lane_rows lane_rows_take(float **at, int64_t rows, int64_t width) {
+    const struct lane_rows r = {*at, width * HEED_LANES};
+    *at += rows * r.step;
+    return r;
+}
+
 static inline void group_open(struct group *g, const struct heed_short_plan *p, int64_t index) {
     g->plan = p;
     g->first = index * HEED_LANES;
@@ -69,90 +86,59 @@ static inline void lane_offsets(const struct group *g, const struct heed_view *v
 }
 
 static inline void group_load(struct group *g, const struct heed_view *v, float *to) {
-    const int64_t rows = v->size[2], width = v->size[3], quads = width / 4 * 4;
+    const int64_t rows = v->size[2], width = v->size[3];
     int64_t offset[HEED_LANES];
     vf bad = {0};
     lane_offsets(g, v, offset);
-    for (int64_t r = 0; r < rows; r++) {
-        const float *x = (const float *)v->data + r * v->stride[2];
-        for (int64_t c = 0; c < quads; c += 4, to += 4 * HEED_LANES) {
-            vf block[4];
-            HEED_UNROLL
-            for (int i = 0; i < 4; i++) block[i] = vf_gather_groups(x + c, offset + i, 4);
-            vf_transpose_groups(block);
-            HEED_UNROLL
-            for (int i = 0; i < 4; i++) {
-                vf_store(to + i * HEED_LANES, block[i]);
-                bad = vf_fma(block[i], vf_set(0.0f), bad);
-            }
-        }
-        for (int64_t c = quads; c < width; c++, to += HEED_LANES) {
-            vf one;
-            for (int l = 0; l < HEED_LANES; l++) one[l] = x[c + offset[l]];
-            vf_store(to, one);
-            bad = vf_fma(one, vf_set(0.0f), bad);
-        }
+    for (int64_t r = 0; r < rows; r++, to += width * HEED_LANES) {
+        bad += vf_lanes_from_rows((const float *)v->data + r * v->stride[2], offset, width, to, HEED_LANES);
     }
     if (vm_any(vm_not(vm_equal(bad, bad)))) g->finite = false;
 }
 
 static inline void group_store(const struct group *g, const struct heed_view *v, bool add,
                                const float *from) {
-    const int64_t rows = v->size[2], width = v->size[3], quads = g->count == HEED_LANES ? width / 4 * 4 : 0;
+    const int64_t rows = v->size[2], width = v->size[3];
     int64_t offset[HEED_LANES];
     lane_offsets(g, v, offset);
-    for (int64_t r = 0; r < rows; r++) {
-        float *x = (float *)v->data + r * v->stride[2];
-        for (int64_t c = 0; c < quads; c += 4, from += 4 * HEED_LANES) {
-            vf block[4];
-            HEED_UNROLL
-            for (int i = 0; i < 4; i++) block[i] = vf_load(from + i * HEED_LANES);
-            vf_transpose_groups(block);
-            HEED_UNROLL
-            for (int i = 0; i < 4; i++) {
-                if (add) block[i] += vf_gather_groups(x + c, offset + i, 4);
-                vf_scatter_groups(x + c, offset + i, 4, block[i]);
-            }
-        }
-        for (int64_t c = quads; c < width; c++, from += HEED_LANES) {
-            for (int l = 0; l < g->count; l++) x[c + offset[l]] = add ? x[c + offset[l]] + from[l] : from[l];
-        }
+    for (int64_t r = 0; r < rows; r++, from += width * HEED_LANES) {
+        vf_lanes_to_rows(from, HEED_LANES, (float *)v->data + r * v->stride[2], offset, g->count, width, add);
     }
 }
 
 /* ---- sums of products ---- */
 
-LANES_ALWAYS void dots_block(int n, const float *a, const float *rows, int64_t width, float *out) {
+LANES_ALWAYS void dots_block(int n, const float *a, const float *rows, int64_t step, int64_t width,
+                             float *out) {
     vf sum[8];
     HEED_UNROLL
     for (int i = 0; i < n; i++) sum[i] = (vf){0};
     for (int64_t c = 0; c < width; c++) {
         const vf left = vf_load(a + c * HEED_LANES);
         HEED_UNROLL
-        for (int i = 0; i < n; i++)
-            sum[i] = vf_fma(left, vf_load(rows + (i * width + c) * HEED_LANES), sum[i]);
+        for (int i = 0; i < n; i++) sum[i] = vf_fma(left, vf_load(rows + i * step + c * HEED_LANES), sum[i]);
     }
     HEED_UNROLL
     for (int i = 0; i < n; i++) vf_store(out + i * HEED_LANES, sum[i]);
 }
 
-/* out[i] = Σ over columns of a · row i. */
-static inline void dots(const float *a, const float *rows, int64_t count, int64_t width, float *out) {
+/* out[i] = Σ over columns of a · row i; rows are `step` floats apart. */
+static inline void dots(const float *a, const float *rows, int64_t step, int64_t count, int64_t width,
+                        float *out) {
     int64_t i = 0;
-    for (; i + 8 <= count; i += 8)
-        dots_block(8, a, rows + i * width * HEED_LANES, width, out + i * HEED_LANES);
-    for (; i + 4 <= count; i += 4)
-        dots_block(4, a, rows + i * width * HEED_LANES, width, out + i * HEED_LANES);
-    for (; i < count; i++) dots_block(1, a, rows + i * width * HEED_LANES, width, out + i * HEED_LANES);
+    for (; i + 8 <= count; i += 8) dots_block(8, a, rows + i * step, step, width, out + i * HEED_LANES);
+    for (; i + 4 <= count; i += 4) dots_block(4, a, rows + i * step, step, width, out + i * HEED_LANES);
+    for (; i < count; i++) dots_block(1, a, rows + i * step, step, width, out + i * HEED_LANES);
 }
 
-/* Σ factor[i] · row i, i < count. Factors are factor_step apart; term i counts in lanes whose bit first_bit +
- * i·bit_step of seen[i·seen_step] is set, which is looked at where exact. */
+/* Σ factor[i] · row i, i < count. Factors are factor_step apart, rows row_step; term i counts in lanes whose
+ * bit first_bit + i·bit_step of seen[i·seen_step] is set, which is looked at where exact. */
 struct mix {
     int64_t count, width;
     const float *factor;
     int64_t factor_step;
     const float *rows;
+    int64_t row_step;
     const vi *seen;
     int seen_step, first_bit, bit_step;
     float scale;
@@ -164,7 +150,7 @@ LANES_ALWAYS void mix_block(int n, bool exact, const struct mix *m, int64_t colu
     for (int j = 0; j < n; j++) sum[j] = (vf){0};
     for (int64_t i = 0; i < m->count; i++) {
         const vf factor = vf_load(m->factor + i * m->factor_step);
-        const float *row = m->rows + (i * m->width + column) * HEED_LANES;
+        const float *row = m->rows + i * m->row_step + column * HEED_LANES;
         vm seen = vm_first(HEED_LANES);
         if (exact) seen = lanes_with_bit(m->seen[i * m->seen_step], m->first_bit + i * m->bit_step);
         HEED_UNROLL

@@ -9,8 +9,8 @@
 #define HEED_SRC_BACKEND_CPU_VECTOR_ATTENTION_TILE_H
 
 #include "backend/cpu/vector/attention_pack.h"
+#include "backend/cpu/vector/masks.h"
 #include "backend/cpu/vector/philox.h"
-#include "backend/masks.h"
 
 enum {
     TILE_ROW = HEED_TILE_KEYS,
@@ -52,7 +52,7 @@ static inline bool tile_look(struct tile *t, const struct heed_attention_args *a
         for (int i = 0; i * PRODUCT_ROWS < t->box.nq; i++) t->keys[i] = (struct range){0, HEED_TILE_KEYS};
         return true;
     }
-    heed_mask_bits(cover == HEED_COVER_ALL ? NULL : args->mask, &t->box, t->bits);
+    vector_mask_bits(cover == HEED_COVER_ALL ? NULL : args->mask, &t->box, t->bits);
     tile_ranges(t);
     for (int r = 0; r < t->box.nq; r++) {
         if (t->bits[r]) return true;

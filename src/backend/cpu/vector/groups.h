@@ -90,4 +90,50 @@ static inline void vf_transpose_groups(vf v[4]) {
     v[3] = HEED_GROUP_PAIRS(hi, ab2, cd2);
 }
 
+/* to[c · step + lane] = x[offset[lane] + c], c < count: rows become lanes. Returns 0, or NaN in lanes where
+ * something is not finite; if nobody looks at that, it costs nothing. */
+HEED_INLINE vf vf_lanes_from_rows(const float *x, const int64_t *offset, int64_t count, float *to,
+                                  int64_t step) {
+    const int64_t quads = count / 4 * 4;
+    vf bad = {0};
+    for (int64_t c = 0; c < quads; c += 4, to += 4 * step) {
+        vf block[4];
+        HEED_UNROLL
+        for (int i = 0; i < 4; i++) block[i] = vf_gather_groups(x + c, offset + i, 4);
+        vf_transpose_groups(block);
+        HEED_UNROLL
+        for (int i = 0; i < 4; i++) {
+            vf_store(to + i * step, block[i]);
+            bad = vf_fma(block[i], vf_set(0.0f), bad);
+        }
+    }
+    for (int64_t c = quads; c < count; c++, to += step) {
+        vf one;
+        for (int l = 0; l < HEED_LANES; l++) one[l] = x[c + offset[l]];
+        vf_store(to, one);
+        bad = vf_fma(one, vf_set(0.0f), bad);
+    }
+    return bad;
+}
+
+/* The other way, for the first `lanes` lanes; adds to what is there, if asked. */
+HEED_INLINE void vf_lanes_to_rows(const float *from, int64_t step, float *x, const int64_t *offset, int lanes,
+                                  int64_t count, bool add) {
+    const int64_t quads = lanes == HEED_LANES ? count / 4 * 4 : 0;
+    for (int64_t c = 0; c < quads; c += 4, from += 4 * step) {
+        vf block[4];
+        HEED_UNROLL
+        for (int i = 0; i < 4; i++) block[i] = vf_load(from + i * step);
+        vf_transpose_groups(block);
+        HEED_UNROLL
+        for (int i = 0; i < 4; i++) {
+            if (add) block[i] += vf_gather_groups(x + c, offset + i, 4);
+            vf_scatter_groups(x + c, offset + i, 4, block[i]);
+        }
+    }
+    for (int64_t c = quads; c < count; c++, from += step) {
+        for (int l = 0; l < lanes; l++) x[c + offset[l]] = add ? x[c + offset[l]] + from[l] : from[l];
+    }
+}
+
 #endif

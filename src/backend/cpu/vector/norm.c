@@ -56,13 +56,14 @@ static inline void row_forward(int64_t n, const float *x, const float *weight, c
     }
 }
 
-static void forward(bool rms, float eps, int64_t rows, int64_t n, const float *x, const float *weight,
-                    const float *bias, float *y, struct heed_norm_statistics *statistics) {
-    for (int64_t r = 0; r < rows; r++, x += n, y += n) {
-        struct heed_norm_statistics s = {.mean = rms ? 0.0f : row_mean(n, x)};
-        s.rstd = 1.0f / sqrtf(row_variance(n, x, s.mean) + eps);
-        row_forward(n, x, weight, bias, y, s);
-        if (statistics != NULL) statistics[r] = s;
+static void forward(const struct heed_norm_rows *rows, float *y) {
+    const float *x = rows->x;
+    const int64_t n = rows->n;
+    for (int64_t r = 0; r < rows->count; r++, x += rows->row, y += n) {
+        struct heed_norm_statistics s = {.mean = rows->rms ? 0.0f : row_mean(n, x)};
+        s.rstd = 1.0f / sqrtf(row_variance(n, x, s.mean) + rows->eps);
+        row_forward(n, x, rows->weight, rows->bias, y, s);
+        if (rows->statistics != NULL) rows->statistics[r] = s;
     }
 }
 
@@ -107,20 +108,20 @@ static inline void row_dx(int64_t n, const float *x, const float *weight, const 
     }
 }
 
-static void backward(bool rms, int64_t rows, int64_t n, const float *x, const float *weight, const float *dy,
-                     const struct heed_norm_statistics *statistics, bool add, float *dx, float *dweight,
-                     float *dbias) {
-    for (int64_t r = 0; r < rows; r++, x += n, dy += n) {
-        const struct heed_norm_statistics s = statistics[r];
-        const struct sums sums = {dweight, dbias, r > 0};
+static void backward(const struct heed_norm_rows *rows, const struct heed_norm_gradients *g) {
+    const float *x = rows->x, *weight = rows->weight, *dy = g->dy;
+    const int64_t n = rows->n;
+    for (int64_t r = 0; r < rows->count; r++, x += rows->row, dy += n) {
+        const struct heed_norm_statistics s = rows->statistics[r];
+        const struct sums sums = {g->dweight, g->dbias, g->sum || r > 0};
         struct means means;
-        if (weight != NULL && dweight != NULL && dbias != NULL &&
+        if (weight != NULL && sums.weight != NULL && sums.bias != NULL &&
             sums.add) /* the usual case, without tests inside */
-            means = row_look(n, x, weight, dy, s, (struct sums){dweight, dbias, true});
+            means = row_look(n, x, weight, dy, s, (struct sums){sums.weight, sums.bias, true});
         else
             means = row_look(n, x, weight, dy, s, sums);
-        if (rms) means.g = 0.0f;
-        if (dx != NULL) row_dx(n, x, weight, dy, s, means, add, dx + r * n);
+        if (rows->rms) means.g = 0.0f;
+        if (g->dx != NULL) row_dx(n, x, weight, dy, s, means, g->add, g->dx + r * g->dx_row);
     }
 }
 

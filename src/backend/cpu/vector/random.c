@@ -1,48 +1,14 @@
-/* Blocks are computed HEED_LANES at a time, in an order that makes the 4 × 4 transposes within 16 bytes leave
- * the words of neighbouring blocks side by side: with Q = HEED_LANES / 4, lane 4q + j holds block Q·j + q, so
- * that transposed vector j holds the blocks from Q·j on. */
+/* Random numbers in bulk: words, and dropout of whole arrays. */
 #include "backend/cpu/random.h"
 #include "backend/cpu/vector/philox.h"
 
-enum { QUADS = HEED_LANES / 4, GROUP_WORDS = 4 * HEED_LANES };
-
-static inline vu block_order(uint32_t first) {
-    vu order;
-    for (int lane = 0; lane < HEED_LANES; lane++) order[lane] = (uint32_t)(QUADS * (lane % 4) + lane / 4);
-    return order + vu_set(first);
-}
-
-#if HEED_VECTOR_BYTES == 64
-#define INTERLEAVE(a, b, from)                                                                               \
-    __builtin_shufflevector(a, b, (from), 16 + (from), (from) + 1, 17 + (from), 4 + (from), 20 + (from),     \
-                            5 + (from), 21 + (from), 8 + (from), 24 + (from), 9 + (from), 25 + (from),       \
-                            12 + (from), 28 + (from), 13 + (from), 29 + (from))
-#define JOIN(a, b, from)                                                                                     \
-    __builtin_shufflevector(a, b, (from), (from) + 1, 16 + (from), 17 + (from), 4 + (from), 5 + (from),      \
-                            20 + (from), 21 + (from), 8 + (from), 9 + (from), 24 + (from), 25 + (from),      \
-                            12 + (from), 13 + (from), 28 + (from), 29 + (from))
-#elif HEED_VECTOR_BYTES == 32
-#define INTERLEAVE(a, b, from)                                                                               \
-    __builtin_shufflevector(a, b, (from), 8 + (from), (from) + 1, 9 + (from), 4 + (from), 12 + (from),       \
-                            5 + (from), 13 + (from))
-#define JOIN(a, b, from)                                                                                     \
-    __builtin_shufflevector(a, b, (from), (from) + 1, 8 + (from), 9 + (from), 4 + (from), 5 + (from),        \
-                            12 + (from), 13 + (from))
-#else
-#define INTERLEAVE(a, b, from) __builtin_shufflevector(a, b, (from), 4 + (from), (from) + 1, 5 + (from))
-#define JOIN(a, b, from) __builtin_shufflevector(a, b, (from), (from) + 1, 4 + (from), 5 + (from))
-#endif
+enum { GROUP_WORDS = 4 * HEED_LANES };
 
 /* The words of HEED_LANES blocks, block after block. */
 static inline void group(const struct heed_random *r, uint32_t block, vu out[4]) {
-    vu w[4];
-    vu_philox(r->seed, block_order(block), vu_set(r->ordinal), vu_set(r->step), vu_set(r->stream), w);
-    const vu ab0 = INTERLEAVE(w[0], w[1], 0), ab1 = INTERLEAVE(w[0], w[1], 2);
-    const vu cd0 = INTERLEAVE(w[2], w[3], 0), cd1 = INTERLEAVE(w[2], w[3], 2);
-    out[0] = JOIN(ab0, cd0, 0);
-    out[1] = JOIN(ab0, cd0, 2);
-    out[2] = JOIN(ab1, cd1, 0);
-    out[3] = JOIN(ab1, cd1, 2);
+    vu word[4];
+    vu_philox(r->seed, vu_block_order(block), vu_set(r->ordinal), vu_set(r->step), vu_set(r->stream), word);
+    vu_block_after_block(word, out);
 }
 
 static void words(const struct heed_random *random, uint32_t block, int64_t n, uint32_t *word) {
