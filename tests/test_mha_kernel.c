@@ -1,17 +1,15 @@
 /* The composite multi-head attention kernel. What it does differently from one projection after the other,
  * joining neighbouring weights, must not show: every combination of shared inputs, neighbouring weights and
  * gradients, wanted and unwanted gradients agrees with separate projections in f64. */
-#include "harness.h"
+#include "harness_calls.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "backend/backend.h"
 #include "backend/composite/mha.h"
 #include "backend/masks.h"
 #include "tensor/internal.h"
-#include "tensor/memory.h"
 
 enum {
     BATCH = 2,
@@ -39,9 +37,11 @@ enum { X, W, B, DX, DW, DB, ROLES };
 struct call {
     struct heed_mha_args args;
     heed_dtype dtype;
-    void *block[64];
+    struct {
+        void *data;
+        size_t bytes;
+    } block[64];
     int blocks;
-    void *next; /* where the next view goes that has to be adjacent */
 };
 
 static struct test_random numbers;
@@ -57,9 +57,11 @@ static void fill(const struct heed_view *v) {
     }
 }
 
-static void *block(struct call *c, size_t bytes) {
-    c->block[c->blocks] = calloc(1, bytes + 64);
-    return c->block[c->blocks++];
+static void *block(struct call *c, int64_t count) {
+    const size_t bytes = (size_t)count * heed_dtype_bytes(c->dtype);
+    c->block[c->blocks].data = test_guarded(TEST_EDGE_BEHIND, heed_dtype_bytes(c->dtype), bytes);
+    c->block[c->blocks].bytes = bytes;
+    return c->block[c->blocks++].data;
 }
 
 static struct heed_view view_at(struct call *c, void *data, int rank, const int64_t *size) {
@@ -73,13 +75,13 @@ static struct heed_view view_at(struct call *c, void *data, int rank, const int6
 static struct heed_view view_new(struct call *c, int rank, const int64_t *size) {
     int64_t count = 1;
     for (int d = 0; d < rank; d++) count *= size[d];
-    return view_at(c, block(c, (size_t)count * sizeof(double)), rank, size);
+    return view_at(c, block(c, count), rank, size);
 }
 
 /* Three views, one after the other in memory or each alone. */
 static void three(struct call *c, bool adjacent, int rank, const int64_t rows[3], int64_t columns,
                   struct heed_view *v[3]) {
-    char *data = block(c, (size_t)((rows[0] + rows[1] + rows[2]) * columns) * sizeof(double));
+    char *data = block(c, (rows[0] + rows[1] + rows[2]) * columns);
     for (int i = 0; i < 3; i++) {
         const int64_t size[2] = {rows[i], columns};
         *v[i] = adjacent ? view_at(c, data, rank, size) : view_new(c, rank, size);
@@ -146,23 +148,21 @@ static void make_call(struct call *c, const struct variant *v, const struct heed
 }
 
 static void drop_call(struct call *c) {
-    for (int i = 0; i < c->blocks; i++) free(c->block[i]);
+    for (int i = 0; i < c->blocks; i++) test_guarded_free(c->block[i].data, c->block[i].bytes);
 }
 
 static void run(struct call *c, struct heed_exec *exec) {
-    struct heed_sizes sizes = {0};
     struct heed_mha_args forward = c->args;
     memset(&forward.dy, 0, sizeof forward.dy);
     memset(&forward.attention.dweights, 0, sizeof forward.attention.dweights);
-    heed_composite_mha.sizes(exec, &forward, &sizes);
-    void *saved = heed_block_new(exec->memory, sizes.saved);
-    ck_assert_int_eq(heed_composite_mha.forward(exec, &forward, saved, NULL), HEED_OK);
+    const struct kernel_saved saved =
+        kernel_run_forward(exec, &heed_composite_mha, &forward, TEST_EDGE_BEHIND);
     c->args.chosen = forward.chosen;
     const struct heed_view y = c->args.y;
     c->args.y.data = NULL;
-    ck_assert_int_eq(heed_composite_mha.backward(exec, &c->args, saved, NULL), HEED_OK);
+    kernel_run_backward(exec, &heed_composite_mha, &c->args, &saved);
     c->args.y = y;
-    heed_block_free(exec->memory, saved);
+    kernel_saved_free(&saved);
 }
 
 static double element(const struct heed_view *v, int64_t i) {
@@ -172,9 +172,9 @@ static double element(const struct heed_view *v, int64_t i) {
 static void same(const struct heed_view *a, const struct heed_view *b, const char *what, int variant) {
     ck_assert_int_eq(heed_has(a), heed_has(b));
     for (int64_t i = 0; heed_has(a) && i < heed_view_count(a); i++) {
-        ck_assert_msg(fabs(element(a, i) - element(b, i)) < 2e-5,
-                      "variant %d, %s: element %lld is %g and not %g", variant, what, (long long)i,
-                      element(a, i), element(b, i));
+        test_check(fabs(element(a, i) - element(b, i)) < 2e-5,
+                   "variant %d, %s: element %lld is %g and not %g", variant, what, (long long)i,
+                   element(a, i), element(b, i));
     }
 }
 
@@ -215,7 +215,10 @@ static struct variant variant_of(int i) {
 }
 
 START_TEST(joined_like_separate) {
-    heed_ctx *ref = test_ref(), *cpu = test_cpu();
+    const heed_ctx_options options = {
+        .poison = true, .allocator = test_guarded_allocator(), .chunk_bytes = 1};
+    heed_ctx *ref = test_ctx_with(&(struct test_device){"ref", NULL, 1}, options),
+             *cpu = test_ctx_with(&(struct test_device){"cpu", NULL, 0}, options);
     for (int i = 0; i < 48 * 4; i++) {
         struct variant v = variant_of(i), plain;
         struct call a, b;
