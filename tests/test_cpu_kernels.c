@@ -320,10 +320,8 @@ static void call_end(struct kernel_call *c) {
 }
 
 static void call_run(struct heed_exec *exec, struct kernel_call *c, const char *name) {
-    const struct heed_kernel *kernel = exec->kernel[c->primitive][0];
-    struct heed_why why = {""};
-    ck_assert_msg(!kernel->applies || kernel->applies(exec, &c->args, &why), "%s does not apply: %s", name,
-                  why.reason);
+    const struct heed_kernel *kernel = heed_exec_select(exec, c->primitive, &c->args);
+    ck_assert_msg(exec->fallbacks == 0, "%s: no kernel of the device applies", name);
     struct heed_sizes sizes = {0, 0, 0};
     if (kernel->sizes) kernel->sizes(exec, &c->args, &sizes);
     void *saved = heed_block_new(exec->memory, sizes.saved);

@@ -230,10 +230,9 @@ static void try_problem(struct problem *p, uint64_t seed, heed_ctx *const *conte
     for (int i = 0; i < p->buffers; i++) expected[i] = results(p, i);
     for (int d = 1; d < device_count; d++) {
         struct heed_exec *exec = &contexts[d]->exec;
-        const struct heed_kernel *kernel = exec->kernel[p->primitive][0];
-        struct heed_why why = {NULL};
+        const struct heed_kernel *kernel = heed_exec_select(exec, p->primitive, &p->forward);
         char device[64];
-        ck_assert_msg(kernel->applies(exec, &p->forward, &why), "%s: %s", p->text, why.reason);
+        ck_assert_msg(exec->fallbacks == 0, "%s: no kernel of the device applies", p->text);
         run(p, exec, kernel);
         compare(p, seed, expected, test_device_name(&devices[d], device, sizeof device));
         if (devices[d].threads == 1) bits = fingerprint(p);
