@@ -2,6 +2,7 @@
  * of every border (vector tails, boxes, tiles, chunks of long sums), each instruction set, and 1, 2 and 3
  * threads, which must give the same bits. What lies between the elements must stay as it was. */
 #include "harness_calls.h"
+#include "harness_kernels.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -385,10 +386,8 @@ static void call_start(struct kernel_call *c, int kernel, int variant) {
 }
 
 static void call_run(struct heed_exec *exec, struct kernel_call *c, const char *name) {
-    const struct heed_kernel *kernel = exec->kernel[c->primitive][0];
-    struct heed_why why = {""};
-    test_check(!kernel->applies || kernel->applies(exec, &c->args, &why), "%s does not apply: %s", name,
-               why.reason);
+    const struct heed_kernel *kernel = heed_exec_select(exec, c->primitive, &c->args);
+    test_check(exec->fallbacks == 0, "%s: no kernel of the device applies", name);
     const struct kernel_saved saved = kernel_run_forward(exec, kernel, &c->args, c->edge);
     if (kernel->backward && c->outputs > 0) kernel_run_backward(exec, kernel, &c->args, &saved);
     kernel_saved_free(&saved);

@@ -165,10 +165,9 @@ static void try_problem(struct problem *p, uint64_t seed, heed_ctx *const *conte
     struct kernel_image expected = kernel_image_take(&p->call);
     for (int d = 1; d < device_count; d++) {
         struct heed_exec *exec = &contexts[d]->exec;
-        const struct heed_kernel *kernel = exec->kernel[p->call.primitive][0];
-        struct heed_why why = {NULL};
+        const struct heed_kernel *kernel = heed_exec_select(exec, p->call.primitive, &p->call.args);
         char device[64];
-        test_check(kernel->applies(exec, &p->call.args, &why), "%s: %s", p->text, why.reason);
+        test_check(exec->fallbacks == 0, "%s: no kernel of the device applies", p->text);
         run(p, &start, exec, kernel);
         compare(p, seed, &expected, test_device_name(&devices[d], device, sizeof device));
         if (devices[d].threads == 1) {

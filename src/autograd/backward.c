@@ -288,6 +288,11 @@ static heed_status walk(heed_ctx *ctx, struct heed_entry *last, bool retain) {
     return status;
 }
 
+/* Training steps before this one, as a program and its optimiser count them. */
+static uint64_t steps_before(const heed_ctx *ctx) {
+    return ctx->random.step > 0 ? ctx->random.step - 1 : 0;
+}
+
 static heed_status seed(heed_ctx *ctx, struct heed_node *node, const heed_backward_options *options) {
     char one[128], two[128];
     bool add;
@@ -318,8 +323,8 @@ static heed_status seed(heed_ctx *ctx, struct heed_node *node, const heed_backwa
     const double loss = heed_elements_load(&ctx->exec, &node->view, 0);
     if (ctx->status != HEED_OK) return ctx->status;
     if (!isfinite(loss))
-        return heed_fail(ctx, HEED_ERROR_NUMERIC, where, "the loss is %g at step %llu", loss,
-                         (unsigned long long)ctx->random.step);
+        return heed_fail(ctx, HEED_ERROR_NUMERIC, where, "the loss is %g at step %llu",
+                         isnan(loss) ? (double)NAN : loss, (unsigned long long)steps_before(ctx));
     if (!own_grad(ctx, node, &add)) return ctx->status;
     const double before = add ? heed_elements_load(&ctx->exec, &node->grad, 0) : 0.0;
     struct heed_fill_args fill = {.y = node->grad, .value = 1.0 + before};

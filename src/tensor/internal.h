@@ -99,7 +99,7 @@ struct heed_ctx {
     uint32_t ordinal; /* random operations in this step */
     uint64_t eval_ordinal;
     struct heed_pool nodes, storages, scopes, objects;
-    uint64_t modules; /* living modules and optimisers: for the message when the context is freed too early */
+    uint64_t modules;         /* living modules, optimisers and caches: tests see that none is lost */
     _Atomic uintptr_t thread; /* the thread that is inside, 0: none */
     int depth;
     atomic_bool intruder; /* a second thread came while the first was inside */
