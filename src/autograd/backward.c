@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-static const char where[] = "backward";
+static const char where[] = HEED_BACKWARD_WHERE;
 
 static bool is_leaf(const struct heed_node *node) {
     return !node->producer;
@@ -167,6 +167,11 @@ struct heed_view heed_dy(struct heed_backward *b, int i) {
     return b->ok && node->grad_storage ? node->grad : (struct heed_view){0};
 }
 
+bool heed_dy_ends(const struct heed_backward *b, int i) {
+    const struct heed_storage *storage = b->entry->output[i]->grad_storage;
+    return storage && storage->refs == 1;
+}
+
 struct heed_view heed_backward_temp(struct heed_backward *b, heed_dtype dtype, int rank,
                                     const int64_t *size) {
     struct heed_view v = {.dtype = dtype, .rank = rank};
@@ -222,6 +227,19 @@ heed_status heed_backward_run(struct heed_backward *b) {
     return status;
 }
 
+void heed_backward_done_with(struct heed_backward *b, const struct heed_view *v) {
+    struct heed_entry *entry = b->entry;
+    const size_t view = (size_t)((const char *)v - (const char *)b->args);
+    struct heed_storage *storage = NULL;
+    for (int i = 0; i < entry->moves; i++)
+        if (entry->moved[i].view == view) storage = entry->moved[i].storage;
+    for (int i = 0; i < entry->saves && !b->retain; i++) {
+        if (entry->saved[i].storage != storage || !entry->saved[i].waits) continue;
+        heed_saved_drop(&entry->saved[i]);
+        entry->saved[i] = entry->saved[--entry->saves];
+    }
+}
+
 /* ---- the walk ---- */
 
 static void drop_output_grads(struct heed_entry *entry) {
@@ -246,15 +264,8 @@ static heed_status check_entry(heed_ctx *ctx, const struct heed_entry *entry) {
     if (!op->backward)
         return heed_fail(ctx, HEED_ERROR_GRADIENT, where, "%s has no gradient: %s", op->name,
                          op->no_gradient);
-    if (entry->used)
-        return heed_fail(ctx, HEED_ERROR_STATE, where,
-                         "the graph through %s was freed by an earlier backward (ask it to retain)",
-                         op->name);
-    for (int i = 0; i < entry->saves; i++)
-        if (entry->saved[i].storage->version != entry->saved[i].version)
-            return heed_fail(ctx, HEED_ERROR_STATE, where, "a tensor that %s needs was overwritten since",
-                             op->name);
-    return HEED_OK;
+    if (entry->used) return heed_fail(ctx, HEED_ERROR_STATE, where, HEED_GRAPH_WAS_FREED, op->name);
+    return heed_entry_check_saved(ctx, entry);
 }
 
 static void add_pending(struct heed_backward *b) {
@@ -267,6 +278,7 @@ static void add_pending(struct heed_backward *b) {
 
 static heed_status run_entry(heed_ctx *ctx, struct heed_entry *entry, bool retain) {
     heed_status status = check_entry(ctx, entry);
+    if (status == HEED_OK) status = heed_entry_prepare(ctx, entry);
     if (status != HEED_OK) return status;
     struct heed_backward b = {.ctx = ctx, .entry = entry, .args = entry->args, .retain = retain, .ok = true};
     status = entry->op->backward(&b);
@@ -287,6 +299,7 @@ static heed_status walk(heed_ctx *ctx, struct heed_entry *last, bool retain) {
         if (gradient_arrived(entry)) status = run_entry(ctx, entry, retain);
     if (status != HEED_OK)
         for (struct heed_entry *entry = last; entry; entry = entry->previous) drop_output_grads(entry);
+    heed_tape_rest(ctx);
     return status;
 }
 

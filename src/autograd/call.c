@@ -40,8 +40,9 @@ bool heed_call_begin(struct heed_call *c, const struct heed_op *op, heed_ctx *ct
     c->ctx = ctx ? ctx : find_ctx(inputs, input);
     c->ok = c->record = c->entered = c->side_by_side = false;
     c->inputs = inputs;
-    c->outputs = c->saves = c->temps = 0;
+    c->outputs = c->saves = c->moves = c->temps = 0;
     c->blob = NULL;
+    c->remade = NULL;
     if (c->ctx->broken) return false;
     c->entered = heed_enter(c->ctx);
     if (!c->entered || c->ctx->status != HEED_OK) return false;
@@ -188,16 +189,36 @@ static struct heed_storage *storage_of(const struct heed_call *c, const void *da
     return NULL;
 }
 
-void heed_call_save(struct heed_call *c, const struct heed_view *v) {
-    if (!c->ok || !c->record || !heed_has(v)) return;
-    struct heed_storage *storage = storage_of(c, v->data);
-    for (int i = 0; i < c->saves; i++)
-        if (c->saved[i] == storage) return;
-    if (!storage || c->saves == HEED_MAX_SAVED) {
+static void save(struct heed_call *c, struct heed_storage *storage, bool pinned) {
+    int i = 0;
+    while (i < c->saves && c->saved[i] != storage) i++;
+    if (!storage || i == HEED_MAX_SAVED) {
         heed_call_fail(c, HEED_ERROR_INTERNAL, "cannot save a tensor for backward");
         return;
     }
-    c->saved[c->saves++] = storage;
+    c->pinned[i] = pinned || (i < c->saves && c->pinned[i]);
+    c->saved[i] = storage;
+    if (i == c->saves) c->saves++;
+}
+
+void heed_call_save(struct heed_call *c, const struct heed_view *v) {
+    if (c->ok && c->record && heed_has(v)) save(c, storage_of(c, v->data), true);
+}
+
+void heed_call_save_view(struct heed_call *c, const struct heed_view *v) {
+    if (!c->ok || !c->record || !heed_has(v)) return;
+    struct heed_storage *storage = storage_of(c, v->data);
+    const bool waits = storage && storage->recipe && c->moves < HEED_MAX_MOVED;
+    save(c, storage, !waits);
+    if (waits) c->moved[c->moves++] = v;
+}
+
+void heed_call_can_remake(struct heed_call *c, const struct heed_view *y) {
+    c->remade = y;
+}
+
+bool heed_call_is_remade(const struct heed_call *c, int i) {
+    return c->ok && c->input[i] && c->input[i]->storage->recipe;
 }
 
 void heed_call_save_input(struct heed_call *c, int i) {
@@ -236,9 +257,10 @@ static struct heed_entry *entry_new(struct heed_call *c, const void *args, size_
     size_t inputs = round_up((size_t)c->inputs * sizeof(struct heed_node *));
     size_t outputs = round_up((size_t)c->outputs * sizeof(struct heed_node *));
     size_t saves = round_up((size_t)c->saves * sizeof(struct heed_saved));
+    size_t moves = round_up((size_t)c->moves * sizeof(struct heed_moved));
     size_t places = c->side_by_side ? round_up((size_t)c->outputs * sizeof(size_t)) : 0;
     char *block = heed_block_zeroed(c->ctx->exec.memory, round_up(sizeof(struct heed_entry)) + inputs +
-                                                             outputs + saves + places + bytes);
+                                                             outputs + saves + moves + places + bytes);
     if (!block) {
         heed_call_fail(c, HEED_ERROR_MEMORY, "out of memory");
         return NULL;
@@ -248,10 +270,38 @@ static struct heed_entry *entry_new(struct heed_call *c, const void *args, size_
     entry->input = (struct heed_node **)block;
     entry->output = (struct heed_node **)(block += inputs);
     entry->saved = (struct heed_saved *)(block += outputs);
-    if (places) place_outputs(c, entry, (size_t *)(block + saves));
-    entry->args = block + saves + places;
+    entry->moved = (struct heed_moved *)(block += saves);
+    if (places) place_outputs(c, entry, (size_t *)(block + moves));
+    entry->args = block + moves + places;
     if (bytes) memcpy(entry->args, args, bytes);
     return entry;
+}
+
+/* What an entry saves, and which of it may go until backward comes. */
+static void record_saved(const struct heed_call *c, struct heed_entry *entry, const void *args) {
+    entry->saves = c->saves;
+    for (int i = 0; i < c->saves; i++) {
+        struct heed_storage *storage = c->saved[i];
+        heed_storage_ref(storage);
+        entry->saved[i] = (struct heed_saved){storage, storage->version, !c->pinned[i] && storage->recipe};
+        if (entry->saved[i].waits) storage->recipe->waiting++;
+    }
+    entry->moves = c->moves;
+    for (int i = 0; i < c->moves; i++) {
+        struct heed_storage *storage = storage_of(c, c->moved[i]->data);
+        entry->moved[i] = (struct heed_moved){
+            .storage = storage,
+            .view = (size_t)((const char *)c->moved[i] - (const char *)args),
+            .offset = (size_t)((const char *)c->moved[i]->data - (const char *)storage->data)};
+    }
+}
+
+static void record_recipe(const struct heed_call *c, struct heed_entry *entry, const void *args) {
+    if (!c->remade) return;
+    struct heed_storage *storage = c->output[0]->storage;
+    entry->recipe = (struct heed_recipe){.entry = entry, .storage = storage};
+    entry->remade = (size_t)((const char *)c->remade - (const char *)args);
+    storage->recipe = &entry->recipe;
 }
 
 static void record(struct heed_call *c, const void *args, size_t bytes, const struct heed_kernel *kernel,
@@ -275,11 +325,8 @@ static void record(struct heed_call *c, const void *args, size_t bytes, const st
         entry->output[i] = c->output[i];
         c->output[i]->producer = entry;
     }
-    entry->saves = c->saves;
-    for (int i = 0; i < c->saves; i++) {
-        heed_storage_ref(c->saved[i]);
-        entry->saved[i] = (struct heed_saved){c->saved[i], c->saved[i]->version};
-    }
+    record_saved(c, entry, args);
+    record_recipe(c, entry, args);
     entry->blob = c->blob;
     c->blob = NULL;
     entry->kernel = kernel;

@@ -63,11 +63,30 @@ static heed_status heads_backward(struct heed_backward *b) {
     return heed_joined_backward(&b->ctx->exec, b->entry->kernel, whole, &args->joined, each_dw, each_dbias);
 }
 
+/* The gradients of weight and bias before that of x: x may end then and make room for it. */
+static heed_status weights_backward(struct heed_backward *b) {
+    struct heed_linear_args *args = b->args;
+    args->dx = (struct heed_grad_view){0};
+    args->dw = heed_dx(b, W);
+    args->dbias = heed_dx(b, BIAS);
+    const bool wanted = heed_has(&args->dw.view) || heed_has(&args->dbias.view);
+    const heed_status status = wanted ? heed_backward_run(b) : HEED_OK;
+    heed_backward_done_with(b, &args->x);
+    args->dw = args->dbias = (struct heed_grad_view){0};
+    return status;
+}
+
 static heed_status linear_backward(struct heed_backward *b) {
     struct heed_linear_args *args = b->args;
     args->y.data = NULL;
     args->dy = heed_dy_rows(b, 0);
-    args->dx = heed_dx_rows(b, X);
+    args->dy_ends = heed_dy_ends(b, 0);
+    if (args->activation == HEED_ACTIVATION_NONE) {
+        const heed_status status = weights_backward(b);
+        args->dx = heed_dx_rows(b, X);
+        return status == HEED_OK ? heed_backward_run(b) : status;
+    }
+    args->dx = heed_dx_rows(b, X); /* all at once: the slope is taken once */
     args->dw = heed_dx(b, W);
     args->dbias = heed_dx(b, BIAS);
     return heed_backward_run(b);
@@ -127,7 +146,7 @@ static struct heed_linear_args begin_product(struct heed_call *c) {
 }
 
 static heed_tensor run_product(struct heed_call *c, const struct heed_linear_args *args, size_t bytes) {
-    heed_call_save(c, &args->x);
+    heed_call_save_view(c, &args->x);
     heed_call_save(c, &args->w);
     heed_call_save(c, &args->bias);
     return heed_call_run(c, HEED_PRIMITIVE_LINEAR, args, bytes);
@@ -151,6 +170,7 @@ heed_tensor heed_linear(heed_tensor x, heed_tensor w, heed_tensor bias, const he
     if (!c.ok) return heed_call_end(&c);
     int64_t rows[2] = {args.x.size[0], args.w.size[0]};
     heed_view_reshape(&y, 2, rows, &args.y);
+    if (args.activation != HEED_ACTIVATION_NONE) heed_call_can_remake(&c, &args.y);
     return run_product(&c, &args, sizeof args);
 }
 
