@@ -240,6 +240,12 @@ void heed_backward_done_with(struct heed_backward *b, const struct heed_view *v)
     }
 }
 
+void heed_backward_done_with_kernel(struct heed_backward *b) {
+    if (b->retain) return;
+    heed_storage_drop(b->entry->kernel_saved);
+    b->entry->kernel_saved = NULL;
+}
+
 /* ---- the walk ---- */
 
 static void drop_output_grads(struct heed_entry *entry) {

@@ -76,20 +76,34 @@ static heed_status weights_backward(struct heed_backward *b) {
     return status;
 }
 
+/* dy becomes the gradient of the product without its activation, in place where nobody else reads it. What
+ * the kernel kept for that ends. */
+static heed_status activation_backward(struct heed_backward *b) {
+    struct heed_linear_args *args = b->args;
+    const struct heed_view *dy = &args->dy;
+    args->dx = args->dw = args->dbias = (struct heed_grad_view){0};
+    args->dz = heed_dy_ends(b, 0) ? *dy : heed_backward_temp(b, dy->dtype, dy->rank, dy->size);
+    const heed_status status = heed_backward_run(b);
+    heed_backward_done_with_kernel(b);
+    args->dy = args->dz;
+    args->dz.data = NULL;
+    return status;
+}
+
+/* One step after the other, so that what a step reads can end before the next one needs memory. */
 static heed_status linear_backward(struct heed_backward *b) {
     struct heed_linear_args *args = b->args;
+    const heed_activation activation = args->activation;
+    heed_status status = HEED_OK;
     args->y.data = NULL;
     args->dy = heed_dy_rows(b, 0);
-    args->dy_ends = heed_dy_ends(b, 0);
-    if (args->activation == HEED_ACTIVATION_NONE) {
-        const heed_status status = weights_backward(b);
-        args->dx = heed_dx_rows(b, X);
-        return status == HEED_OK ? heed_backward_run(b) : status;
-    }
-    args->dx = heed_dx_rows(b, X); /* all at once: the slope is taken once */
-    args->dw = heed_dx(b, W);
-    args->dbias = heed_dx(b, BIAS);
-    return heed_backward_run(b);
+    if (activation != HEED_ACTIVATION_NONE) status = activation_backward(b);
+    args->activation = HEED_ACTIVATION_NONE;
+    if (status == HEED_OK) status = weights_backward(b);
+    args->dx = heed_dx_rows(b, X);
+    if (status == HEED_OK) status = heed_backward_run(b);
+    args->activation = activation;
+    return status;
 }
 
 static const struct heed_op op_linear = {"linear", HEED_PRODUCT, linear_backward, NULL};

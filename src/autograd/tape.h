@@ -253,6 +253,8 @@ heed_status heed_backward_run(struct heed_backward *b);
 
 /* Without `retain`: what was saved for this view of args is not read any more, and ends now. */
 void heed_backward_done_with(struct heed_backward *b, const struct heed_view *v);
+/* The same for what the kernel saved. */
+void heed_backward_done_with_kernel(struct heed_backward *b);
 
 /* ---- the tape itself ---- */
 

@@ -35,7 +35,7 @@ static void linear_sizes(const struct heed_exec *exec, const void *arguments, st
     (void)exec;
     if (a->activation == HEED_ACTIVATION_NONE) return;
     sizes->saved = output_bytes(a);
-    if (!a->dy_ends) sizes->backward_scratch = output_bytes(a);
+    if (!heed_has(&a->dz)) sizes->backward_scratch = output_bytes(a);
 }
 
 /* ---- forward ---- */
@@ -126,16 +126,16 @@ static void slope_tile(void *arg, int64_t tile, int worker) {
     }
 }
 
-/* The gradient of the product: dy itself, or dy · activation' in its place or in scratch. */
+/* The gradient of the product: dy itself, or dy · activation' where it is asked for or in scratch. */
 static struct heed_view product_gradient(struct heed_exec *exec, const struct heed_linear_args *a,
                                          const void *saved, void *scratch) {
     if (a->activation == HEED_ACTIVATION_NONE) return a->dy;
     struct slopes s = {.args = a,
                        .vectors = heed_product_vectors(exec->isa),
                        .kept = saved,
-                       .dz = a->dy,
+                       .dz = heed_has(&a->dz) ? a->dz : a->dy,
                        .rows = heed_cpu_rows_per_tile(a->w.size[0], HEED_CPU_GRAIN)};
-    if (!a->dy_ends) {
+    if (!heed_has(&a->dz)) {
         s.dz.data = scratch;
         s.dz.stride[0] = a->w.size[0];
     }

@@ -105,6 +105,7 @@ static void linear_dz(const struct heed_linear_args *args, const double *z, doub
                 dy = heed_unary_gradient(activation, 0, x, heed_unary_value(activation, 0, x), dy);
             }
             dz[r * out + o] = dy;
+            if (heed_has(&args->dz)) heed_ref_put2(&args->dz, r, o, dy);
         }
     }
 }
