@@ -43,6 +43,8 @@ bool heed_call_begin(struct heed_call *c, const struct heed_op *op, heed_ctx *ct
     c->outputs = c->saves = c->moves = c->temps = 0;
     c->blob = NULL;
     c->remade = NULL;
+    c->kernel = NULL;
+    c->kernel_saved = NULL;
     if (c->ctx->broken) return false;
     c->entered = heed_enter(c->ctx);
     if (!c->entered || c->ctx->status != HEED_OK) return false;
@@ -304,13 +306,9 @@ static void record_recipe(const struct heed_call *c, struct heed_entry *entry, c
     storage->recipe = &entry->recipe;
 }
 
-static void record(struct heed_call *c, const void *args, size_t bytes, const struct heed_kernel *kernel,
-                   struct heed_storage *kernel_saved) {
+static void record(struct heed_call *c, const void *args, size_t bytes) {
     struct heed_entry *entry = entry_new(c, args, bytes);
-    if (!entry) {
-        heed_storage_drop(kernel_saved);
-        return;
-    }
+    if (!entry) return;
     entry->op = c->op;
     entry->inputs = c->inputs;
     for (int i = 0; i < c->inputs; i++) {
@@ -329,41 +327,45 @@ static void record(struct heed_call *c, const void *args, size_t bytes, const st
     record_recipe(c, entry, args);
     entry->blob = c->blob;
     c->blob = NULL;
-    entry->kernel = kernel;
-    entry->kernel_saved = kernel_saved;
+    entry->kernel = c->kernel;
+    entry->kernel_saved = c->kernel_saved;
+    c->kernel_saved = NULL;
     heed_tape_append(c->ctx, entry);
+}
+
+void heed_call_choose(struct heed_call *c, enum heed_primitive primitive, const void *args) {
+    struct heed_exec *exec = &c->ctx->exec;
+    struct heed_sizes sizes = {0};
+    if (!c->ok || c->kernel) return;
+    exec->operation = c->op->name;
+    c->kernel = heed_exec_select(exec, primitive, args);
+    if (c->kernel && c->record && c->kernel->sizes) c->kernel->sizes(exec, args, &sizes);
+    exec->operation = NULL;
+    if (sizes.saved) c->kernel_saved = heed_storage_new(c->ctx, sizes.saved);
+    c->ok = c->kernel && (c->kernel_saved || !sizes.saved);
 }
 
 heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, const void *args,
                           size_t bytes) {
+    heed_call_choose(c, primitive, args);
     if (!c->ok) return heed_call_end(c);
     struct heed_exec *exec = &c->ctx->exec;
+    void *saved = c->kernel_saved ? c->kernel_saved->data : NULL;
     exec->operation = c->op->name;
-    const struct heed_kernel *kernel = heed_exec_select(exec, primitive, args);
-    struct heed_storage *saved = NULL;
-    if (kernel && c->record && kernel->sizes) {
-        struct heed_sizes sizes = {0};
-        kernel->sizes(exec, args, &sizes);
-        if (sizes.saved && !(saved = heed_storage_new(c->ctx, sizes.saved))) kernel = NULL;
-    }
-    if (!kernel || heed_exec_forward(exec, kernel, args, saved ? saved->data : NULL) != HEED_OK)
-        c->ok = false;
+    c->ok = heed_exec_forward(exec, c->kernel, args, saved) == HEED_OK;
     exec->operation = NULL;
-    if (c->ok && c->record)
-        record(c, args, bytes, kernel, saved);
-    else
-        heed_storage_drop(saved);
-    return heed_call_end(c);
+    return heed_call_finish(c, args, bytes);
 }
 
 heed_tensor heed_call_finish(struct heed_call *c, const void *args, size_t bytes) {
-    if (c->ok && c->record) record(c, args, bytes, NULL, NULL);
+    if (c->ok && c->record) record(c, args, bytes);
     return heed_call_end(c);
 }
 
 heed_tensor heed_call_end(struct heed_call *c) {
     if (!c->entered) return heed_handle(c->ctx, NULL);
     for (int i = 0; i < c->temps; i++) heed_storage_drop(c->temp[i]);
+    heed_storage_drop(c->kernel_saved);
     heed_block_free(c->ctx->exec.memory, c->blob);
     for (int i = 0; i < c->outputs; i++) {
         if (c->ok)

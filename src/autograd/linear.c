@@ -180,10 +180,10 @@ heed_tensor heed_linear(heed_tensor x, heed_tensor w, heed_tensor bias, const he
     int64_t size[HEED_MAX_RANK];
     memcpy(size, vx.size, sizeof size);
     size[vx.rank - 1] = args.w.size[0];
-    struct heed_view y = heed_call_output(&c, vx.dtype, vx.rank, size);
-    if (!c.ok) return heed_call_end(&c);
-    int64_t rows[2] = {args.x.size[0], args.w.size[0]};
-    heed_view_reshape(&y, 2, rows, &args.y);
+    args.y = (struct heed_view){.dtype = vx.dtype, .rank = 2, .size = {args.x.size[0], args.w.size[0]}};
+    heed_view_set_contiguous(&args.y);
+    heed_call_choose(&c, HEED_PRIMITIVE_LINEAR, &args);
+    args.y.data = heed_call_output(&c, vx.dtype, vx.rank, size).data;
     if (args.activation != HEED_ACTIVATION_NONE) heed_call_can_remake(&c, &args.y);
     return run_product(&c, &args, sizeof args);
 }

@@ -120,6 +120,8 @@ struct heed_call {
     const struct heed_view *moved[HEED_MAX_MOVED], *remade; /* within the args that will be recorded */
     struct heed_storage *temp[HEED_MAX_SAVED];              /* references to drop at the end */
     void *blob;
+    const struct heed_kernel *kernel; /* chosen already */
+    struct heed_storage *kernel_saved;
 };
 
 /* Finds the context through the tensors (none allowed, at least one live unless ctx is given), checks that
@@ -183,6 +185,10 @@ bool heed_call_is_remade(const struct heed_call *c, int i);
 
 /* Zeroed memory that lives as long as the call's entry (or the call, if it isn't recorded). */
 void *heed_call_blob(struct heed_call *c, size_t bytes);
+
+/* Chooses the kernel that applies before the outputs are there (args have their shapes), so that what it
+ * saves lies before them in memory: what ends first lies last, and leaves no hole. */
+void heed_call_choose(struct heed_call *c, enum heed_primitive primitive, const void *args);
 
 /* Runs a primitive by the kernel that applies, records it, and ends the call. Returns output 0. */
 heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, const void *args, size_t bytes);
