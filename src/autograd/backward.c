@@ -270,7 +270,10 @@ static heed_status check_entry(heed_ctx *ctx, const struct heed_entry *entry) {
     if (!op->backward)
         return heed_fail(ctx, HEED_ERROR_GRADIENT, where, "%s has no gradient: %s", op->name,
                          op->no_gradient);
-    if (entry->used) return heed_fail(ctx, HEED_ERROR_STATE, where, HEED_GRAPH_WAS_FREED, op->name);
+    if (entry->used)
+        return heed_fail(ctx, HEED_ERROR_STATE, where,
+                         "the graph through %s was freed by an earlier backward (ask it to retain)",
+                         op->name);
     return heed_entry_check_saved(ctx, entry);
 }
 
@@ -285,6 +288,7 @@ static void add_pending(struct heed_backward *b) {
 static heed_status run_entry(heed_ctx *ctx, struct heed_entry *entry, bool retain) {
     heed_status status = check_entry(ctx, entry);
     if (status == HEED_OK) status = heed_entry_prepare(ctx, entry);
+    if (status == HEED_OK && !retain) status = heed_entry_bequeath(ctx, entry);
     if (status != HEED_OK) return status;
     struct heed_backward b = {.ctx = ctx, .entry = entry, .args = entry->args, .retain = retain, .ok = true};
     status = entry->op->backward(&b);

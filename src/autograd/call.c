@@ -298,10 +298,24 @@ static void record_saved(const struct heed_call *c, struct heed_entry *entry, co
     }
 }
 
-static void record_recipe(const struct heed_call *c, struct heed_entry *entry, const void *args) {
+/* How deep the recipe of the output is; keeps inputs that would make it too deep. */
+static int recipe_depth(struct heed_call *c) {
+    int depth = 0;
+    for (int i = 0; c->remade && !c->kernel->remake && i < c->saves; i++) {
+        const struct heed_recipe *of_input = c->pinned[i] ? NULL : c->saved[i]->recipe;
+        if (!of_input) continue;
+        if (of_input->depth == HEED_MOST_REMADE)
+            c->pinned[i] = true;
+        else if (of_input->depth >= depth)
+            depth = of_input->depth + 1;
+    }
+    return depth;
+}
+
+static void record_recipe(const struct heed_call *c, struct heed_entry *entry, const void *args, int depth) {
     if (!c->remade) return;
     struct heed_storage *storage = c->output[0]->storage;
-    entry->recipe = (struct heed_recipe){.entry = entry, .storage = storage};
+    entry->recipe = (struct heed_recipe){.entry = entry, .storage = storage, .depth = depth};
     entry->remade = (size_t)((const char *)c->remade - (const char *)args);
     storage->recipe = &entry->recipe;
 }
@@ -323,8 +337,9 @@ static void record(struct heed_call *c, const void *args, size_t bytes) {
         entry->output[i] = c->output[i];
         c->output[i]->producer = entry;
     }
+    const int depth = recipe_depth(c);
     record_saved(c, entry, args);
-    record_recipe(c, entry, args);
+    record_recipe(c, entry, args, depth);
     entry->blob = c->blob;
     c->blob = NULL;
     entry->kernel = c->kernel;

@@ -20,12 +20,6 @@ static bool needs_no_inputs(const struct heed_entry *entry) {
     return entry->kernel->remake != NULL;
 }
 
-static struct heed_storage *first_missing(const struct heed_entry *entry) {
-    for (int i = 0; i < entry->saves; i++)
-        if (!entry->saved[i].storage->data) return entry->saved[i].storage;
-    return NULL;
-}
-
 static void point_to_saved(struct heed_entry *entry) {
     for (int i = 0; i < entry->moves; i++) {
         const struct heed_moved *moved = &entry->moved[i];
@@ -65,53 +59,36 @@ static heed_status remake_output(heed_ctx *ctx, struct heed_entry *entry) {
     return status;
 }
 
-/* Ends what was made only so that this entry's output could be. */
-static void drop_ingredients(const struct heed_entry *entry) {
-    for (int i = 0; i < entry->saves; i++) {
-        struct heed_recipe *recipe = entry->saved[i].storage->recipe;
-        if (!recipe || recipe->entry->for_whom != entry) continue;
-        recipe->entry->for_whom = NULL;
-        heed_storage_rest(recipe->storage);
-    }
-}
-
-/* The entry that makes a storage; an error if it is gone. */
-static struct heed_entry *maker_of(heed_ctx *ctx, const struct heed_storage *storage,
-                                   const struct heed_entry *needed_by) {
-    if (storage->recipe) return storage->recipe->entry;
-    heed_fail(ctx, HEED_ERROR_STATE, where, HEED_GRAPH_WAS_FREED, needed_by->op->name);
-    return NULL;
-}
-
-/* Makes what a maker's output is made of first, however long that chain is. */
-static heed_status remake(heed_ctx *ctx, struct heed_entry *maker) {
+/* Makes an entry's output again, and before it what that is made of (HEED_MOST_REMADE says how deep that
+ * goes), which then ends. */
+static heed_status remake(heed_ctx *ctx, struct heed_entry *entry) {
+    struct heed_storage *made[HEED_MAX_MOVED];
+    int count = 0;
     heed_status status = HEED_OK;
-    struct heed_entry *entry = maker;
-    maker->for_whom = NULL;
-    while (entry && status == HEED_OK) {
-        const struct heed_storage *missing = needs_no_inputs(entry) ? NULL : first_missing(entry);
-        if (missing) {
-            struct heed_entry *next = maker_of(ctx, missing, entry);
-            if (!next) return ctx->status;
-            next->for_whom = entry;
-            entry = next;
-        } else {
-            status = remake_output(ctx, entry);
-            drop_ingredients(entry);
-            entry = entry->for_whom;
-        }
+    for (int i = 0; i < entry->saves && !needs_no_inputs(entry) && status == HEED_OK; i++) {
+        struct heed_storage *storage = entry->saved[i].storage;
+        if (storage->data) continue;
+        status = remake(ctx, storage->recipe->entry);
+        made[count++] = storage;
     }
+    if (status == HEED_OK) status = remake_output(ctx, entry);
+    for (int i = 0; i < count; i++) heed_storage_rest(made[i]);
     return status;
 }
 
 heed_status heed_entry_prepare(heed_ctx *ctx, struct heed_entry *entry) {
-    const struct heed_storage *missing;
-    while ((missing = first_missing(entry))) {
-        struct heed_entry *maker = maker_of(ctx, missing, entry);
-        if (!maker || remake(ctx, maker) != HEED_OK) return ctx->status;
+    for (int i = 0; i < entry->saves; i++) {
+        const struct heed_storage *storage = entry->saved[i].storage;
+        if (!storage->data && remake(ctx, storage->recipe->entry) != HEED_OK) return ctx->status;
     }
     point_to_saved(entry);
     return HEED_OK;
+}
+
+heed_status heed_entry_bequeath(heed_ctx *ctx, struct heed_entry *entry) {
+    const struct heed_storage *storage = entry->recipe.storage;
+    const bool wanted = storage && !storage->data && entry->recipe.waiting > 0;
+    return wanted ? remake(ctx, entry) : HEED_OK;
 }
 
 void heed_tape_rest(heed_ctx *ctx) {

@@ -51,7 +51,6 @@ enum heed_precision {
 struct heed_backward;
 
 #define HEED_BACKWARD_WHERE "backward"
-#define HEED_GRAPH_WAS_FREED "the graph through %s was freed by an earlier backward (ask it to retain)"
 
 struct heed_op {
     const char *name;
@@ -74,6 +73,9 @@ struct heed_moved {
 };
 #define HEED_MAX_MOVED 4
 
+/* What would be made of more than this, one out of the other, keeps its input: work stays proportional. */
+#define HEED_MOST_REMADE 2
+
 struct heed_entry {
     const struct heed_op *op;
     struct heed_entry *previous, *next;
@@ -92,10 +94,9 @@ struct heed_entry {
     const size_t *place;
     size_t side_by_side_bytes;
     struct heed_storage *side_by_side;
-    struct heed_recipe recipe;   /* of output 0; with no storage there is none */
-    size_t remade;               /* the view of output 0 in args */
-    struct heed_entry *for_whom; /* while its output is being remade for another one's */
-    bool used;                   /* backward went through and freed it */
+    struct heed_recipe recipe; /* of output 0; with no storage there is none */
+    size_t remade;             /* the view of output 0 in args */
+    bool used;                 /* backward went through and freed it */
 };
 
 struct heed_tape {
@@ -271,6 +272,11 @@ void heed_saved_drop(const struct heed_saved *saved);
 
 /* Before an entry's backward: all that it saved is there, and args know where. */
 heed_status heed_entry_prepare(heed_ctx *ctx, struct heed_entry *entry);
+
+/* Before an entry gives up what it saved: others that wait for its output get it now, since nobody can make
+ * it later. There are none unless backward did not come to them first: gradients stop where they have the
+ * output from (heed_detach), or another loss is theirs. */
+heed_status heed_entry_bequeath(heed_ctx *ctx, struct heed_entry *entry);
 
 /* After backward: what was made again for entries that still wait goes. */
 void heed_tape_rest(heed_ctx *ctx);

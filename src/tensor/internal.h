@@ -43,6 +43,7 @@ struct heed_recipe {
     struct heed_entry *entry;
     struct heed_storage *storage;
     int64_t waiting; /* references of entries that need no elements until backward comes to them */
+    int depth;       /* how many others may have to be made for it, one out of the other */
 };
 
 enum {
