@@ -174,7 +174,39 @@ static void drop_problem(struct problem *p) {
 
 /* ---- running it ---- */
 
-static void run(struct problem *p, struct heed_exec *exec, const struct heed_kernel *kernel) {
+/* The output again, from what the kernel saved: the same bits, and nothing between its rows. */
+static void remake(struct problem *p, struct heed_exec *exec, const struct heed_kernel *kernel,
+                   const void *saved) {
+    int y = 0;
+    while (p->buffer[y].data != p->forward.linear.y.data) y++;
+    const size_t bytes = (size_t)p->buffer[y].count * sizeof(float);
+    float *before = malloc(bytes);
+    memcpy(before, p->buffer[y].data, bytes);
+    memcpy(p->buffer[y].data, p->buffer[y].start, bytes);
+    ck_assert_int_eq(kernel->remake(exec, &p->forward, saved), HEED_OK);
+    ck_assert_msg(memcmp(before, p->buffer[y].data, bytes) == 0, "%s: other bits the second time", p->text);
+    free(before);
+}
+
+/* First through the activation, in place; then, with nothing saved any more, the gradients one by one. */
+static void backward_in_steps(struct problem *p, struct heed_exec *exec, const struct heed_kernel *kernel,
+                              void *saved) {
+    struct heed_linear_args step = p->backward.linear;
+    const struct heed_grad_view dx = step.dx, dw = step.dw, dbias = step.dbias, none = {0};
+    step.dx = step.dw = step.dbias = none;
+    step.dz = step.dy;
+    ck_assert_int_eq(heed_exec_backward(exec, kernel, &step, saved), HEED_OK);
+    step.dz = (struct heed_view){0};
+    step.activation = HEED_ACTIVATION_NONE;
+    step.dw = dw;
+    step.dbias = dbias;
+    ck_assert_int_eq(heed_exec_backward(exec, kernel, &step, NULL), HEED_OK);
+    step.dw = step.dbias = none;
+    step.dx = dx;
+    ck_assert_int_eq(heed_exec_backward(exec, kernel, &step, NULL), HEED_OK);
+}
+
+static void run(struct problem *p, struct heed_exec *exec, const struct heed_kernel *kernel, bool in_steps) {
     struct heed_sizes sizes = {0};
     for (int i = 0; i < p->buffers; i++) {
         memcpy(p->buffer[i].data, p->buffer[i].start, (size_t)p->buffer[i].count * sizeof(float));
@@ -182,8 +214,17 @@ static void run(struct problem *p, struct heed_exec *exec, const struct heed_ker
     if (kernel->sizes) kernel->sizes(exec, &p->forward, &sizes);
     void *saved = heed_block_new(exec->memory, sizes.saved);
     ck_assert_int_eq(heed_exec_forward(exec, kernel, &p->forward, saved), HEED_OK);
-    ck_assert_int_eq(heed_exec_backward(exec, kernel, &p->backward, saved), HEED_OK);
+    if (in_steps) {
+        remake(p, exec, kernel, saved);
+        backward_in_steps(p, exec, kernel, saved);
+    } else {
+        ck_assert_int_eq(heed_exec_backward(exec, kernel, &p->backward, saved), HEED_OK);
+    }
     heed_block_free(exec->memory, saved);
+}
+
+static bool has_steps(const struct problem *p) {
+    return p->primitive == HEED_PRIMITIVE_LINEAR && p->forward.linear.activation != HEED_ACTIVATION_NONE;
 }
 
 static double *results(const struct problem *p, int which) {
@@ -226,18 +267,25 @@ static void try_problem(struct problem *p, uint64_t seed, heed_ctx *const *conte
     const int device_count = test_devices(&devices);
     double *expected[12] = {NULL};
     uint64_t bits = 0;
-    run(p, &contexts[0]->exec, heed_ref_kernels[p->primitive]);
+    run(p, &contexts[0]->exec, heed_ref_kernels[p->primitive], false);
     for (int i = 0; i < p->buffers; i++) expected[i] = results(p, i);
+    if (has_steps(p)) {
+        run(p, &contexts[0]->exec, heed_ref_kernels[p->primitive], true);
+        compare(p, seed, expected, "ref in steps");
+    }
     for (int d = 1; d < device_count; d++) {
         struct heed_exec *exec = &contexts[d]->exec;
         const struct heed_kernel *kernel = exec->kernel[p->primitive][0];
         struct heed_why why = {NULL};
         char device[64];
         ck_assert_msg(kernel->applies(exec, &p->forward, &why), "%s: %s", p->text, why.reason);
-        run(p, exec, kernel);
+        run(p, exec, kernel, false);
         compare(p, seed, expected, test_device_name(&devices[d], device, sizeof device));
         if (devices[d].threads == 1) bits = fingerprint(p);
         ck_assert_msg(bits == fingerprint(p), "seed %d: %s, %s: bits differ", (int)seed, p->text, device);
+        if (!has_steps(p)) continue;
+        run(p, exec, kernel, true);
+        compare(p, seed, expected, device);
     }
     for (int i = 0; i < p->buffers; i++) free(expected[i]);
     drop_problem(p);

@@ -52,13 +52,13 @@ static heed_status heads_backward(struct heed_backward *b) {
     whole->dy = whole->y;
     whole->y.data = NULL;
     if (!heed_dy_side_by_side(b, &whole->dy)) return backward_some(b, args);
+    whole->dx = heed_dx_rows(b, X);
     for (int i = 0; i < args->joined.count; i++) {
         dw[i] = heed_dx(b, W_OF(i));
         dbias[i] = heed_dx(b, BIAS_OF(i));
         each_dw[i] = &dw[i];
         each_dbias[i] = &dbias[i];
     }
-    whole->dx = heed_dx_rows(b, X);
     if (!b->ok) return b->ctx->status;
     return heed_joined_backward(&b->ctx->exec, b->entry->kernel, whole, &args->joined, each_dw, each_dbias);
 }
@@ -101,9 +101,9 @@ static heed_status linear_backward(struct heed_backward *b) {
     args->activation = HEED_ACTIVATION_NONE;
     if (status == HEED_OK) status = weights_backward(b);
     args->dx = heed_dx_rows(b, X);
-    if (status == HEED_OK) status = heed_backward_run(b);
+    if (status == HEED_OK && heed_has(&args->dx.view)) status = heed_backward_run(b);
     args->activation = activation;
-    return status;
+    return b->ok ? status : b->ctx->status;
 }
 
 static const struct heed_op op_linear = {"linear", HEED_PRODUCT, linear_backward, NULL};
