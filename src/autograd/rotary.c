@@ -6,8 +6,7 @@
 
 static heed_status rotary_backward(struct heed_backward *b) {
     struct heed_rotary_args *args = b->args;
-    if (b->entry->moves == 0) args->x.data = NULL; /* otherwise it is what y is made of again */
-    args->y.data = NULL;
+    args->x.data = args->y.data = NULL;
     args->dy = heed_dy_dense(b, 0);
     args->dx = heed_dx_strided(b, 0);
     return heed_backward_run(b);
@@ -77,17 +76,12 @@ static heed_tensor rotary(heed_tensor x, const heed_rotary_options *options, boo
         heed_call_save(&c, &args.positions);
         if (!spread_positions(&c, &args.x, &args.positions)) return heed_call_end(&c);
     }
-    const bool again = heed_call_is_remade(&c, 0);
-    if (over && !again && args.x.data == v.data) {
+    if (over && args.x.data == v.data) {
         heed_call_output_view(&c, 0, &args.x);
         heed_node_wrote(c.input[0]);
         args.y = args.x;
     } else {
         args.y = heed_call_output(&c, args.x.dtype, args.x.rank, args.x.size);
-    }
-    if (again) {
-        heed_call_save_view(&c, &args.x);
-        heed_call_can_remake(&c, &args.y);
     }
     return heed_call_run(&c, HEED_PRIMITIVE_ROTARY, &args, sizeof args);
 }
