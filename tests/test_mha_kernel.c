@@ -284,10 +284,10 @@ END_TEST
 /* Shapes of that kernel: 16 heads fill the vectors of every instruction set. */
 static const struct shape short_shapes[] = {
     {8, 8, 8, 16, 16, 4, 4, 20, 24},    {9, 8, 8, 32, 32, 4, 4, 64, 48},  {70, 1, 1, 16, 16, 1, 1, 16, 16},
-    {35, 2, 2, 16, 16, 2, 3, 17, 1},    {23, 3, 3, 16, 16, 5, 1, 33, 7},  {18, 4, 4, 32, 32, 1, 2, 1, 50},
-    {17, 5, 5, 16, 16, 3, 6, 49, 31},   {11, 6, 6, 16, 16, 16, 16, 5, 9}, {10, 7, 7, 48, 48, 2, 2, 47, 5},
-    {8, 9, 9, 16, 16, 4, 7, 100, 3},    {7, 12, 12, 16, 16, 6, 4, 8, 64}, {5, 17, 17, 16, 16, 4, 2, 19, 21},
-    {3, 31, 31, 16, 16, 3, 4, 13, 130}, {4, 32, 32, 16, 16, 2, 8, 24, 8}, {264, 8, 8, 16, 16, 1, 1, 3, 2},
+    {35, 2, 2, 16, 16, 2, 3, 17, 8},    {23, 3, 3, 16, 16, 5, 1, 33, 11}, {18, 4, 4, 32, 32, 1, 2, 8, 50},
+    {17, 5, 5, 16, 16, 3, 6, 49, 31},   {11, 6, 6, 16, 16, 16, 16, 9, 9}, {10, 7, 7, 48, 48, 2, 2, 47, 13},
+    {8, 9, 9, 16, 16, 4, 7, 100, 10},   {7, 12, 12, 16, 16, 6, 4, 8, 64}, {5, 17, 17, 16, 16, 4, 2, 19, 21},
+    {3, 31, 31, 16, 16, 3, 4, 13, 130}, {4, 32, 32, 16, 16, 2, 8, 24, 8}, {264, 8, 8, 16, 16, 1, 1, 9, 8},
 };
 enum { SHORT_SHAPES = (int)(sizeof short_shapes / sizeof short_shapes[0]) };
 
@@ -424,6 +424,12 @@ static void wide_input(struct heed_mha_args *a) {
 static void wide_output(struct heed_mha_args *a) {
     a->wo.size[0] = 1025;
 }
+static void narrow_input(struct heed_mha_args *a) {
+    a->query.size[2] = 7;
+}
+static void narrow_output(struct heed_mha_args *a) {
+    a->wo.size[0] = 7;
+}
 static void few_rows(struct heed_mha_args *a) {
     a->query.size[0] = 7;
 }
@@ -449,6 +455,8 @@ static const struct {
     {wide_values, "heads are wide"},
     {wide_input, "weights are large"},
     {wide_output, "weights are large"},
+    {narrow_input, "rows are narrow"},
+    {narrow_output, "rows are narrow"},
     {few_rows, "there are few rows"},
 };
 

@@ -10,6 +10,9 @@ enum { LEAST_ROWS = 64 };
 /* Where weights are larger, the products of other kernels are as good. */
 enum { MOST_WIDTH = 1024 };
 
+/* A register block of every instruction set fits into the gradients of weights. */
+enum { LEAST_WIDTH = 8 };
+
 /* ---- when ---- */
 
 static bool refuse(struct heed_why *why, const char *reason) {
@@ -40,6 +43,7 @@ static bool mha_applies(const struct heed_exec *exec, const void *arguments, str
     if (a->wq.size[0] > widest || a->wv.size[0] > widest) return refuse(why, "heads are wide");
     if (a->query.size[2] > MOST_WIDTH || a->wo.size[0] > MOST_WIDTH || a->wo.size[1] > MOST_WIDTH)
         return refuse(why, "weights are large");
+    if (a->query.size[2] < LEAST_WIDTH || a->wo.size[0] < LEAST_WIDTH) return refuse(why, "rows are narrow");
     if (a->query.size[0] * length < LEAST_ROWS) return refuse(why, "there are few rows");
     return true;
 }
@@ -107,18 +111,13 @@ static heed_status no_gradient(struct heed_exec *exec, const struct heed_grad_vi
     return heed_exec_run(exec, HEED_PRIMITIVE_FILL, &args);
 }
 
-static int64_t gradient_tiles(const struct heed_mha_short_plan *p) {
-    return (p->slab.dprojected ? heed_cpu_tiles(p->first[HEED_MHA_INPUTS], p->slab.tile) : 0) +
-           (p->slab.dy ? heed_cpu_tiles(p->out, p->slab.tile) : 0);
-}
-
 /* All sequences of a slab, then what its rows add to the gradients of weights. */
 static void backward_slab(struct heed_exec *exec, struct heed_mha_short_plan *p) {
     const struct heed_mha_vectors *vectors = heed_mha_vectors(exec->isa);
     struct pass pass = {.plan = p, .task = vectors->backward, .first = p->slab.task};
-    heed_threads_run(exec->threads, p->slab.tasks, task_tile, &pass);
+    if (p->inner) heed_threads_run(exec->threads, p->slab.tasks, task_tile, &pass);
     pass = (struct pass){.plan = p, .task = vectors->weights};
-    heed_threads_run(exec->threads, gradient_tiles(p), task_tile, &pass);
+    heed_threads_run(exec->threads, p->in_tiles + p->out_tiles, task_tile, &pass);
 }
 
 static heed_status mha_backward(struct heed_exec *exec, const void *arguments, void *saved, void *scratch) {
@@ -136,6 +135,7 @@ static heed_status mha_backward(struct heed_exec *exec, const void *arguments, v
     const int64_t rows = p.slab.rows, tasks = p.slab.tasks;
     for (; p.slab.row < p.rows; p.slab.row += rows, p.slab.task += tasks) {
         p.slab.rows = rows < p.rows - p.slab.row ? rows : p.rows - p.slab.row;
+        p.slab.dprojected.rows = p.slab.rows;
         p.slab.tasks = tasks < p.tasks - p.slab.task ? tasks : p.tasks - p.slab.task;
         backward_slab(exec, &p);
     }

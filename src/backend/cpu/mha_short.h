@@ -6,8 +6,9 @@
  * costs nothing; attention reads vectors whose lanes are heads (vector/attention_lanes.h), and nothing is
  * transposed.
  *
- * Gradients of weights are sums over all rows. On the way back tasks put the factors into panels, a slab of
- * rows at a time; then tiles of the gradients are made of these, each by one thread in one order.
+ * Gradients of weights are sums over all rows. On the way tasks put one factor of each into panels:
+ * attention's output, forward, and the gradients of projected rows, backward, a slab of rows at a time; the
+ * other is read where it is. Tiles of the gradients are then made of these, each by one thread in one order.
  *
  * mha_short.c                  when it applies, forward and backward as passes of the threads
  * mha_short_plan.c             how it is cut, and its memory
@@ -26,13 +27,16 @@ enum { HEED_MHA_QUERY, HEED_MHA_KEY, HEED_MHA_VALUE, HEED_MHA_INPUTS };
 /* Elements of a head's queries, keys or values. */
 enum { HEED_MHA_SHORT_WIDTH = 16 };
 
-/* Factors of the weights' gradients: rows of a slab, as panels of columns of vector/gemm.c, slice by slice.
- * dprojected and dy in panels of A, the inputs and attention's outputs of B. NULL: not wanted. */
+/* Rows of a matrix as panels of B of vector/gemm.c, slice by slice. */
+struct heed_mha_panels {
+    float *at; /* NULL: not wanted */
+    int64_t rows, columns, slice;
+};
+
+/* A part of all rows, with tasks that end where it ends. */
 struct heed_mha_slab {
-    int64_t task, tasks;      /* the first, how many */
-    int64_t row, rows, slice; /* the first, of the slab, of a slice; tasks end with slices */
-    int64_t tile;             /* rows of a tile of gradients, in whole panels */
-    float *dprojected, *inputs, *dy, *outputs;
+    int64_t row, rows, task, tasks; /* the first, how many */
+    struct heed_mha_panels dprojected;
 };
 
 struct heed_mha_short_plan {
@@ -49,15 +53,18 @@ struct heed_mha_short_plan {
     /* Packed weights of the direction, and, if there are any, biases of projected rows. */
     float *in_panels, *out_panels, *biases;
     int64_t units, units_per_task; /* of packing: HEED_LANES columns of projected rows or of the output */
-    /* Projected rows and attention's output, by task if they are saved, else by worker. */
+    /* Projected rows, by task if they are saved, else by worker; attention's output by worker, and saved. */
     float *projected, *outputs;
     bool saves;
+    struct heed_mha_panels kept;
     float *workers; /* private areas */
     int64_t worker_floats;
     /* Backward. */
     bool inner;                  /* something before the output projection wants gradients */
     bool wants[HEED_MHA_INPUTS]; /* of projected queries, keys, values */
     struct heed_mha_slab slab;
+    /* Tiles of the weights' gradients: columns of the input, of the output, in each; how many. */
+    int64_t in_tile, out_tile, in_tiles, out_tiles;
     void (*sums)(const float *x, int64_t x_row, int64_t rows, int64_t columns, float *sum, bool add);
 };
 
@@ -83,6 +90,18 @@ size_t heed_mha_short_place_forward(const struct heed_exec *exec, struct heed_mh
                                     void *memory);
 size_t heed_mha_short_place_backward(const struct heed_exec *exec, struct heed_mha_short_plan *plan,
                                      void *memory);
+
+/* The slice of `row`: its first row, and how many it has. */
+static inline int64_t heed_mha_slice(const struct heed_mha_panels *x, int64_t row, int64_t *depth) {
+    *depth = heed_cpu_part(x->rows, x->slice, row / x->slice);
+    return row - row % x->slice;
+}
+
+/* The panel of a slice that begins with `column`. */
+static inline float *heed_mha_panel(const struct heed_mha_panels *x, int64_t slice, int64_t depth,
+                                    int64_t column) {
+    return x->at + slice * x->columns + column * depth;
+}
 
 /* The gradients of an input's projection. */
 static inline const struct heed_grad_view *heed_mha_short_dw(const struct heed_mha_args *a, int input) {

@@ -8,8 +8,8 @@
 /* Rows of a task: enough to read packed weights once for, few enough to stay in the second-level cache. */
 enum { LEAST_TASK_ROWS = 32, MOST_TASK_ROWS = 64 };
 
-/* Rows of a slice, and slices of a slab: what a tile of gradients reads again and again stays near. */
-enum { SLICE_ROWS = 512, SLICES = 4 };
+/* Rows of a slice: its panel of B stays in the first-level cache. Slices of a slab. */
+enum { SLICE_ROWS = 128, SLICES = 16 };
 
 /* Work of a tile of gradients. */
 #define TILE_WORK 2e6 /* floating-point operations */
@@ -61,6 +61,12 @@ static int64_t sequences_of(int64_t length, int64_t batch, int64_t block) {
     return best < batch ? best : batch;
 }
 
+/* Rows in whole tasks. */
+static int64_t slice_of(const struct heed_mha_short_plan *p) {
+    const int64_t task = p->sequences * p->attention.queries;
+    return larger(1, SLICE_ROWS / task) * task;
+}
+
 /* What backward has to find; all of it is absent in forward. */
 static void plan_wishes(struct heed_mha_short_plan *p) {
     const struct heed_mha_args *a = p->args;
@@ -85,6 +91,9 @@ struct heed_mha_short_plan heed_mha_short_plan(const struct heed_exec *exec, con
     p.sequences = sequences_of(a->query.size[1], a->query.size[0], p.gemm->rows);
     p.tasks = ceil_div(a->query.size[0], p.sequences);
     p.room = round_up(p.sequences * a->query.size[1], p.gemm->rows);
+    p.kept.rows = p.rows;
+    p.kept.columns = round_up(p.joined, p.gemm->columns);
+    p.kept.slice = slice_of(&p);
     p.units = p.first[HEED_MHA_INPUTS] / lanes + ceil_div(p.out, lanes);
     const int64_t unit = lanes * larger(p.in, p.joined);
     p.units_per_task = unit < HEED_CPU_GRAIN ? HEED_CPU_GRAIN / unit : 1;
@@ -109,19 +118,16 @@ static size_t bytes_of(const struct areas *areas) {
     return (size_t)areas->floats * sizeof(float);
 }
 
-/* `lines` columns in whole panels of `width`. */
-static float *panels_new(struct areas *areas, int64_t lines, int width, int64_t depth) {
-    return area_new(areas, round_up(lines, width) * depth);
-}
-
-static void place_rows(struct heed_mha_short_plan *p, struct areas *areas, int64_t count) {
-    p->projected = area_new(areas, count * p->room * p->step);
-    p->outputs = area_new(areas, count * p->room * p->joined);
+/* `lines` columns in whole panels of B. */
+static float *panels_new(const struct heed_mha_short_plan *p, struct areas *areas, int64_t lines,
+                         int64_t depth) {
+    return area_new(areas, round_up(lines, p->gemm->columns) * depth);
 }
 
 size_t heed_mha_short_place_saved(struct heed_mha_short_plan *p, void *memory) {
     struct areas areas = {memory, 0};
-    place_rows(p, &areas, p->tasks);
+    p->projected = area_new(&areas, p->tasks * p->room * p->step);
+    p->kept.at = area_new(&areas, p->kept.columns * p->kept.rows);
     p->attention.maximum = area_new(&areas, p->rows * p->attention.heads);
     p->attention.reciprocal = area_new(&areas, p->rows * p->attention.heads);
     p->saves = true;
@@ -137,41 +143,48 @@ static void place_workers(const struct heed_exec *exec, struct heed_mha_short_pl
 size_t heed_mha_short_place_forward(const struct heed_exec *exec, struct heed_mha_short_plan *p,
                                     void *memory) {
     const struct heed_mha_args *a = p->args;
-    const int64_t line = heed_mha_vectors(exec->isa)->lanes * p->attention.keys;
+    const int64_t line = heed_mha_vectors(exec->isa)->lanes * p->attention.keys,
+                  workers = heed_threads_count(exec->threads);
     struct areas areas = {memory, 0};
-    p->in_panels = panels_new(&areas, p->first[HEED_MHA_INPUTS], p->gemm->columns, p->in);
-    p->out_panels = panels_new(&areas, p->out, p->gemm->columns, p->joined);
+    p->in_panels = panels_new(p, &areas, p->first[HEED_MHA_INPUTS], p->in);
+    p->out_panels = panels_new(p, &areas, p->out, p->joined);
     if (heed_has(&a->bq) || heed_has(&a->bk) || heed_has(&a->bv))
         p->biases = area_new(&areas, p->first[HEED_MHA_INPUTS]);
+    if (!p->saves) p->projected = area_new(&areas, workers * p->room * p->step);
+    p->outputs = area_new(&areas, workers * p->room * p->joined);
     /* Scores of two queries; weights. */
     place_workers(exec, p, &areas,
                   2 * line + (heed_has(&a->attention.weights) ? line * p->attention.queries : 0));
-    if (!p->saves) place_rows(p, &areas, heed_threads_count(exec->threads));
     return bytes_of(&areas);
 }
 
-static void place_slab(struct heed_mha_short_plan *p, struct areas *areas) {
-    const struct heed_mha_args *a = p->args;
-    const int64_t rows = p->slab.rows;
-    bool in = false;
-    for (int i = 0; i < HEED_MHA_INPUTS; i++) in = in || heed_mha_short_wants(a, i);
-    if (in) {
-        p->slab.dprojected = panels_new(areas, p->first[HEED_MHA_INPUTS], p->gemm->rows, rows);
-        p->slab.inputs = panels_new(areas, p->in, p->gemm->columns, rows);
-    }
-    if (heed_has(&a->dy) && (heed_has(&a->dwo.view) || heed_has(&a->dbo.view))) {
-        p->slab.dy = panels_new(areas, p->out, p->gemm->rows, rows);
-        p->slab.outputs = panels_new(areas, p->joined, p->gemm->columns, rows);
-    }
+/* Equal parts of `size` in whole register blocks, such that a tile of one panel has enough to do. */
+static int64_t part_of(const struct heed_mha_short_plan *p, int64_t size) {
+    const double each = 2.0 * (double)(p->gemm->columns * p->slab.rows);
+    const double parts = (double)size * each / TILE_WORK;
+    return round_up(ceil_div(size, parts > 1 ? (int64_t)parts : 1), p->gemm->rows);
 }
 
 static void plan_slab(struct heed_mha_short_plan *p) {
-    const int64_t task = p->sequences * p->attention.queries, panel = p->gemm->rows;
-    p->slab.slice = larger(1, SLICE_ROWS / task) * task;
-    p->slab.rows = p->slab.slice * SLICES < p->rows ? p->slab.slice * SLICES : p->rows;
-    p->slab.tasks = ceil_div(p->slab.rows, task);
-    const double work = 2.0 * (double)(panel * p->slab.rows * larger(p->in, p->joined));
-    p->slab.tile = panel * (int64_t)(TILE_WORK / work + 1);
+    struct heed_mha_slab *s = &p->slab;
+    s->dprojected.slice = p->kept.slice;
+    s->rows = SLICES * p->kept.slice < p->rows ? SLICES * p->kept.slice : p->rows;
+    s->tasks = ceil_div(s->rows, p->sequences * p->attention.queries);
+    s->dprojected.rows = s->rows;
+    s->dprojected.columns = round_up(p->first[HEED_MHA_INPUTS], p->gemm->columns);
+}
+
+static void plan_tiles(struct heed_mha_short_plan *p) {
+    const struct heed_mha_args *a = p->args;
+    const int64_t panel = p->gemm->columns;
+    p->in_tile = part_of(p, p->in);
+    p->out_tile = part_of(p, p->out);
+    for (int i = 0; i < HEED_MHA_INPUTS; i++) {
+        if (heed_mha_short_wants(a, i))
+            p->in_tiles = ceil_div(p->in, p->in_tile) * ceil_div(p->first[HEED_MHA_INPUTS], panel);
+    }
+    if (heed_has(&a->dy) && (heed_has(&a->dwo.view) || heed_has(&a->dbo.view)))
+        p->out_tiles = ceil_div(p->out, p->out_tile) * ceil_div(p->joined, panel);
 }
 
 /* A task's gradients of projected rows and of attention's output, weights and gradients of scores. */
@@ -181,9 +194,10 @@ static int64_t backward_area(const struct heed_mha_short_plan *p, int lanes) {
     return p->room * (p->step + p->joined) + cells * (heed_has(&a->args->dweights) ? 3 : 2);
 }
 
-/* A tile of the weights' gradients and of the biases'. */
+/* A tile of the weights' gradients; sums for the biases'. */
 static int64_t tile_area(const struct heed_mha_short_plan *p) {
-    return p->slab.tile * (round_up(larger(p->in, p->joined), p->gemm->columns) + 1);
+    const int64_t rows = larger(p->in_tile, p->out_tile);
+    return rows * p->gemm->columns + larger(rows, p->gemm->columns);
 }
 
 size_t heed_mha_short_place_backward(const struct heed_exec *exec, struct heed_mha_short_plan *p,
@@ -191,11 +205,11 @@ size_t heed_mha_short_place_backward(const struct heed_exec *exec, struct heed_m
     const struct heed_mha_args *a = p->args;
     struct areas areas = {memory, 0};
     plan_slab(p);
-    if (heed_has(&a->dquery.view))
-        p->in_panels = panels_new(&areas, p->in, p->gemm->columns, p->first[HEED_MHA_INPUTS]);
-    if (p->inner && heed_has(&a->dy)) p->out_panels = panels_new(&areas, p->joined, p->gemm->columns, p->out);
+    plan_tiles(p);
+    if (heed_has(&a->dquery.view)) p->in_panels = panels_new(p, &areas, p->in, p->first[HEED_MHA_INPUTS]);
+    if (p->inner && heed_has(&a->dy)) p->out_panels = panels_new(p, &areas, p->joined, p->out);
+    if (p->in_tiles > 0) p->slab.dprojected.at = area_new(&areas, p->slab.dprojected.columns * p->slab.rows);
     place_workers(exec, p, &areas,
                   larger(backward_area(p, heed_mha_vectors(exec->isa)->lanes), tile_area(p)));
-    place_slab(p, &areas);
     return bytes_of(&areas);
 }

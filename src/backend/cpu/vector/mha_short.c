@@ -26,13 +26,13 @@ static void project(const struct heed_mha_short_plan *p, const struct task *t) {
                                              .add = p->biases != NULL});
 }
 
-static void project_out(const struct heed_mha_short_plan *p, const struct task *t) {
+static void project_out(const struct heed_mha_short_plan *p, const struct task *t, const float *outputs) {
     float *y = (float *)p->args->y.data + t->row * p->out;
     start_with(p->args->bo.data, p->out, y, p->out, t->rows);
     p->gemm->block(&(struct heed_gemm_block){.rows = t->rows,
                                              .columns = p->out,
                                              .depth = p->joined,
-                                             .a = t->outputs,
+                                             .a = outputs,
                                              .a_row = p->joined,
                                              .a_inner = 1,
                                              .a_panel = p->gemm->rows * p->joined,
@@ -43,15 +43,22 @@ static void project_out(const struct heed_mha_short_plan *p, const struct task *
                                              .add = heed_has(&p->args->bo)});
 }
 
-/* A group of heads of one sequence. `area` has what lies beside the rows. */
-static void attend(const struct heed_mha_short_plan *p, const struct task *t, struct lanes_forward *area,
+/* What a worker has for attention: areas beside the projected rows. */
+struct attention {
+    float *outputs; /* rows of `joined` */
+    struct lanes_forward lanes;
+};
+
+/* A group of heads of one sequence. */
+static void attend(const struct heed_mha_short_plan *p, const struct task *t, struct attention *a,
                    int64_t sequence, int64_t head) {
     const struct heed_short_plan *attention = &p->attention;
+    struct lanes_forward *area = &a->lanes;
     struct group g;
     area->q = heads_of(p, t->projected, HEED_MHA_QUERY, sequence, head);
     area->k = heads_of(p, t->projected, HEED_MHA_KEY, sequence, head);
     area->v = heads_of(p, t->projected, HEED_MHA_VALUE, sequence, head);
-    area->y = joined_heads_of(p, t->outputs, sequence, head);
+    area->y = joined_heads_of(p, a->outputs, sequence, head);
     group_open_heads(&g, attention, t->sequence + sequence, head);
     group_look(&g);
     group_check(&g, &area->v, attention->keys, attention->value_width);
@@ -61,14 +68,16 @@ static void attend(const struct heed_mha_short_plan *p, const struct task *t, st
 
 static void forward(const struct heed_mha_short_plan *p, int64_t index, int worker) {
     const struct task t = task_of(p, index, worker);
-    struct lanes_forward area = {.s = p->workers + worker * p->worker_floats};
+    struct attention a = {.outputs = p->outputs + worker * p->room * p->joined,
+                          .lanes.s = p->workers + worker * p->worker_floats};
     if (heed_has(&p->args->attention.weights))
-        area.weights = area.s + LANES_PAIR * p->attention.keys * HEED_LANES;
+        a.lanes.weights = a.lanes.s + LANES_PAIR * p->attention.keys * HEED_LANES;
     project(p, &t);
     for (int64_t s = 0; s < t.sequences; s++) {
-        for (int64_t head = 0; head < p->attention.heads; head += HEED_LANES) attend(p, &t, &area, s, head);
+        for (int64_t head = 0; head < p->attention.heads; head += HEED_LANES) attend(p, &t, &a, s, head);
     }
-    project_out(p, &t);
+    if (p->saves) rows_to_panels(p, a.outputs, p->joined, t.rows, &p->kept, t.row);
+    project_out(p, &t, a.outputs);
 }
 
 const struct heed_mha_vectors HEED_VECTOR_NAME(heed_mha_vectors) = {

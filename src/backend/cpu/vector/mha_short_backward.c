@@ -1,5 +1,5 @@
 /* Backward of multi-head attention over many short sequences, from the output to the input for a few
- * sequences at a time; what the gradients of weights are made of is put into panels on the way. */
+ * sequences at a time. */
 #include "backend/cpu/vector/attention_lanes_backward.h"
 #include "backend/cpu/vector/mha_short_task.h"
 #include "backend/cpu/vector/mha_short_vectors.h"
@@ -74,48 +74,16 @@ static void backward_heads(const struct heed_mha_short_plan *p, const struct tas
     lanes_backward(&g, a);
 }
 
-/* ---- panels of the slab ---- */
-
-/* The task's rows of x, `columns` of them, into panels; see heed_mha_slab. */
-static void pack_rows(const struct heed_mha_short_plan *p, const struct task *t, heed_gemm_pack *pack,
-                      int width, const float *x, int64_t row, int64_t columns, float *panels) {
-    const int64_t in_slab = t->row - p->slab.row, in_slice = in_slab % p->slab.slice;
-    const int64_t first = in_slab - in_slice,
-                  depth = heed_cpu_part(p->slab.rows, p->slab.slice, first / p->slab.slice);
-    float *to = panels + first * heed_cpu_tiles(columns, width) * width + in_slice * width;
-    for (int64_t c = 0; c < columns; c += width) {
-        pack(x + c, 1, row, columns - c < width ? columns - c : width, t->rows, to + c * depth);
-    }
-}
-
-static void pack_operands(const struct heed_mha_short_plan *p, const struct task *t,
-                          const struct gradients *d) {
-    const struct heed_gemm_vectors *v = p->gemm;
-    const struct heed_mha_args *a = p->args;
-    if (p->slab.dprojected) {
-        pack_rows(p, t, v->pack_a, v->rows, d->projected, p->step, p->first[HEED_MHA_INPUTS],
-                  p->slab.dprojected);
-        pack_rows(p, t, v->pack_b, v->columns, (const float *)a->query.data + t->row * p->in, p->in, p->in,
-                  p->slab.inputs);
-    }
-    if (p->slab.dy) {
-        pack_rows(p, t, v->pack_a, v->rows, (const float *)a->dy.data + t->row * p->out, p->out, p->out,
-                  p->slab.dy);
-        pack_rows(p, t, v->pack_b, v->columns, t->outputs, p->joined, p->joined, p->slab.outputs);
-    }
-}
-
 void HEED_VECTOR_NAME(heed_mha_short_backward)(const struct heed_mha_short_plan *p, int64_t index,
                                                int worker) {
     const struct task t = task_of(p, index, worker);
     struct gradients d = gradients_of(p, worker);
-    if (p->inner) {
-        if (d.outputs) backward_out(p, &t, d.outputs);
-        for (int64_t s = 0; s < t.sequences; s++) {
-            for (int64_t head = 0; head < p->attention.heads; head += HEED_LANES)
-                backward_heads(p, &t, &d, s, head);
-        }
-        if (heed_has(&p->args->dquery.view)) backward_in(p, &t, d.projected);
+    if (d.outputs) backward_out(p, &t, d.outputs);
+    for (int64_t s = 0; s < t.sequences; s++) {
+        for (int64_t head = 0; head < p->attention.heads; head += HEED_LANES)
+            backward_heads(p, &t, &d, s, head);
     }
-    pack_operands(p, &t, &d);
+    if (heed_has(&p->args->dquery.view)) backward_in(p, &t, d.projected);
+    if (p->slab.dprojected.at)
+        rows_to_panels(p, d.projected, p->step, t.rows, &p->slab.dprojected, t.row - p->slab.row);
 }

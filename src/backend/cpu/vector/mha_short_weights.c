@@ -1,137 +1,138 @@
-/* Gradients of the weights and biases of multi-head attention over many short sequences: tiles of rows, each
- * a sum over all rows of the slab, made aside and then brought out of lane order. */
+/* Gradients of the weights and biases of multi-head attention over many short sequences.
+ *
+ * A tile is some rows of aᵀ · b and one panel of its columns, where a is the input (or the gradient of the
+ * output) as it lies in memory and b the gradient of projected rows (or attention's output) in panels. It is
+ * made aside, slice by slice, and then brought out of lane order. */
 #include "backend/cpu/vector/groups.h"
 #include "backend/cpu/vector/mha_short_vectors.h"
 
-/* Rows of dw = aᵀ · b. */
 struct tile {
-    const float *a, *b;           /* panels of the slab */
-    int64_t a_columns, b_columns; /* in whole panels */
-    int64_t row, rows, columns;
-    float *sums;  /* of biases */
-    float *aside; /* the rows, b_columns each */
+    const float *a;
+    int64_t a_row; /* from one row of a to the next */
+    const struct heed_mha_panels *b;
+    int64_t b_first;         /* where the slab begins in b's rows */
+    int64_t first, rows;     /* columns of a */
+    int64_t column, columns; /* of b */
+    float *aside, *sums;     /* [rows, a panel]; of biases */
 };
 
-static int64_t whole(int64_t columns, int width) {
-    return heed_cpu_tiles(columns, width) * width;
-}
-
-/* Where a tile of the worker is made. */
-static void tile_place(const struct heed_mha_short_plan *p, struct tile *t, int64_t lines, int worker) {
-    t->a_columns = whole(lines, p->gemm->rows);
-    t->b_columns = whole(t->columns, p->gemm->columns);
-    t->rows = heed_cpu_part(lines, p->slab.tile, t->row / p->slab.tile);
+/* Numbers a matrix's tiles: parts of a's columns within panels. */
+static void tile_place(const struct heed_mha_short_plan *p, struct tile *t, int64_t index, int64_t size,
+                       int64_t part, int64_t columns, int worker) {
+    const int64_t parts = heed_cpu_tiles(size, part), panel = p->gemm->columns;
+    t->first = index % parts * part;
+    t->rows = heed_cpu_part(size, part, index % parts);
+    t->column = index / parts * panel;
+    t->columns = heed_cpu_part(columns, panel, index / parts);
     t->aside = p->workers + worker * p->worker_floats;
-    t->sums = t->aside + p->slab.tile * t->b_columns;
-}
-
-static int64_t slice_depth(const struct heed_mha_short_plan *p, int64_t row) {
-    return heed_cpu_part(p->slab.rows, p->slab.slice, row / p->slab.slice);
+    t->sums = t->aside + part * panel;
 }
 
 static void multiply(const struct heed_mha_short_plan *p, const struct tile *t) {
-    for (int64_t row = 0; row < p->slab.rows; row += p->slab.slice) {
-        const int64_t depth = slice_depth(p, row);
+    for (int64_t row = 0, depth; row < p->slab.rows; row += depth) {
+        const int64_t slice = heed_mha_slice(t->b, t->b_first + row, &depth);
         p->gemm->block(&(struct heed_gemm_block){.rows = t->rows,
                                                  .columns = t->columns,
                                                  .depth = depth,
-                                                 .a = t->a + row * t->a_columns + t->row * depth,
+                                                 .a = t->a + (p->slab.row + row) * t->a_row + t->first,
                                                  .a_row = 1,
-                                                 .a_inner = p->gemm->rows,
-                                                 .a_panel = p->gemm->rows * depth,
-                                                 .padded = true,
-                                                 .b = t->b + row * t->b_columns,
+                                                 .a_inner = t->a_row,
+                                                 .a_panel = p->gemm->rows,
+                                                 .b = heed_mha_panel(t->b, slice, depth, t->column),
                                                  .c = t->aside,
-                                                 .c_row = t->b_columns,
+                                                 .c_row = p->gemm->columns,
                                                  .add = row > 0});
     }
 }
-
-/* Sums of a's columns, panel by panel. */
-static void sum_up(const struct heed_mha_short_plan *p, const struct tile *t) {
-    const int64_t width = p->gemm->rows;
-    for (int64_t row = 0; row < p->slab.rows; row += p->slab.slice) {
-        const int64_t depth = slice_depth(p, row);
-        const float *a = t->a + row * t->a_columns + t->row * depth;
-        for (int64_t i = 0; i < t->rows; i += width) {
-            p->sums(a + i * depth, width, depth, t->rows - i < width ? t->rows - i : width, t->sums + i,
-                    row > 0);
-        }
-    }
-}
-
-/* ---- out of lane order ---- */
 
 static bool adds(const struct heed_mha_short_plan *p, const struct heed_grad_view *g) {
     return g->add || p->slab.row > 0;
 }
 
-static void put_bias(const struct heed_mha_short_plan *p, const struct heed_grad_view *db, int64_t i,
-                     float sum) {
-    float *to = (float *)db->view.data + i;
-    if (heed_has(&db->view)) *to = adds(p, db) ? *to + sum : sum;
+static void put(float value, bool add, float *to) {
+    *to = add ? *to + value : value;
 }
 
-static void put_row(const float *from, int64_t columns, bool add, float *to) {
-    for (int64_t j = 0; j < columns; j += HEED_LANES) {
-        const int64_t n = columns - j < HEED_LANES ? columns - j : HEED_LANES;
-        const vf x = vf_load(from + j);
-        vf_store_part(to + j, add ? x + vf_load_part(to + j, n) : x, n);
+/* ---- queries, keys and values ---- */
+
+/* A vector of columns: rows of the weights of HEED_LANES heads. */
+static void put_in(const struct heed_mha_short_plan *p, const struct tile *t, int64_t column) {
+    const struct place at = place_of(p, t->column + column);
+    const struct heed_grad_view *dw = heed_mha_short_dw(p->args, at.input);
+    int64_t offset[HEED_LANES];
+    for (int l = 0; l < HEED_LANES; l++)
+        offset[l] = (at.feature + l * p->head_width[at.input]) * p->in + t->first;
+    if (heed_has(&dw->view)) {
+        vf_lanes_to_rows(t->aside + column, p->gemm->columns, dw->view.data, offset, HEED_LANES, t->rows,
+                         adds(p, dw));
     }
 }
 
-/* Rows are columns of projected rows. */
-static void tile_in(const struct heed_mha_short_plan *p, struct tile *t) {
-    const int first = place_of(p, t->row).input, last = place_of(p, t->row + t->rows - 1).input;
+/* The panel's columns are summed up by the first of its tiles. */
+static void biases_in(const struct heed_mha_short_plan *p, const struct tile *t) {
+    for (int64_t row = 0, depth; row < p->slab.rows; row += depth) {
+        const int64_t slice = heed_mha_slice(t->b, row, &depth);
+        p->sums(heed_mha_panel(t->b, slice, depth, t->column), p->gemm->columns, depth, t->columns, t->sums,
+                row > 0);
+    }
+    for (int64_t c = 0; c < t->columns; c++) {
+        const struct place at = place_of(p, t->column + c);
+        const struct heed_grad_view *db = heed_mha_short_db(p->args, at.input);
+        if (heed_has(&db->view)) put(t->sums[c], adds(p, db), (float *)db->view.data + at.feature);
+    }
+}
+
+static void tile_in(const struct heed_mha_short_plan *p, int64_t index, int worker) {
+    struct tile t = {.a = p->args->query.data, .a_row = p->in, .b = &p->slab.dprojected};
+    tile_place(p, &t, index, p->in, p->in_tile, p->first[HEED_MHA_INPUTS], worker);
+    const int last = place_of(p, t.column + t.columns - 1).input;
     bool weights = false, biases = false;
-    for (int i = first; i <= last; i++) {
+    for (int i = place_of(p, t.column).input; i <= last; i++) {
         weights = weights || heed_has(&heed_mha_short_dw(p->args, i)->view);
         biases = biases || heed_has(&heed_mha_short_db(p->args, i)->view);
     }
-    if (weights) multiply(p, t);
-    if (biases) sum_up(p, t);
-    for (int64_t i = 0; i < t->rows; i++) {
-        const struct place at = place_of(p, t->row + i);
-        const struct heed_grad_view *dw = heed_mha_short_dw(p->args, at.input);
-        if (heed_has(&dw->view))
-            put_row(t->aside + i * t->b_columns, p->in, adds(p, dw),
-                    (float *)dw->view.data + at.feature * p->in);
-        if (biases) put_bias(p, heed_mha_short_db(p->args, at.input), at.feature, t->sums[i]);
+    if (biases && t.first == 0) biases_in(p, &t);
+    if (!weights) return;
+    multiply(p, &t);
+    for (int64_t c = 0; c < t.columns; c += HEED_LANES) put_in(p, &t, c);
+}
+
+/* ---- the output projection ---- */
+
+static void put_out(const struct heed_mha_short_plan *p, const struct tile *t) {
+    const struct heed_grad_view *dw = &p->args->dwo;
+    const int64_t width = p->head_width[HEED_MHA_VALUE];
+    for (int64_t c = 0; c < t->columns; c += HEED_LANES) {
+        const int64_t vector = (t->column + c) / HEED_LANES;
+        float *to = (float *)dw->view.data + t->first * p->joined + vector / width * HEED_LANES * width +
+                    vector % width;
+        for (int64_t i = 0; i < t->rows; i++, to += p->joined) {
+            const float *from = t->aside + i * p->gemm->columns + c;
+            for (int l = 0; l < HEED_LANES; l++) put(from[l], adds(p, dw), to + l * width);
+        }
     }
 }
 
-/* Rows are those of the output projection, columns in lane order. */
-static void tile_out(const struct heed_mha_short_plan *p, struct tile *t) {
-    const struct heed_grad_view *dw = &p->args->dwo, *db = &p->args->dbo;
-    const int64_t width = p->head_width[HEED_MHA_VALUE];
-    int64_t offset[HEED_LANES];
-    for (int l = 0; l < HEED_LANES; l++) offset[l] = l * width;
-    if (heed_has(&dw->view)) multiply(p, t);
-    if (heed_has(&db->view)) sum_up(p, t);
-    for (int64_t i = 0; i < t->rows; i++) {
-        const int64_t row = (t->row + i) * p->joined;
-        for (int64_t c = 0; heed_has(&dw->view) && c < p->joined; c += width * HEED_LANES)
-            vf_lanes_to_rows(t->aside + i * t->b_columns + c, HEED_LANES, (float *)dw->view.data + row + c,
-                             offset, HEED_LANES, width, adds(p, dw));
-        if (heed_has(&db->view)) put_bias(p, db, t->row + i, t->sums[i]);
-    }
+static void biases_out(const struct heed_mha_short_plan *p, const struct tile *t) {
+    const struct heed_grad_view *db = &p->args->dbo;
+    p->sums(t->a + p->slab.row * t->a_row + t->first, t->a_row, p->slab.rows, t->rows, t->sums, false);
+    for (int64_t i = 0; i < t->rows; i++) put(t->sums[i], adds(p, db), (float *)db->view.data + t->first + i);
+}
+
+static void tile_out(const struct heed_mha_short_plan *p, int64_t index, int worker) {
+    struct tile t = {.a = p->args->dy.data, .a_row = p->out, .b = &p->kept, .b_first = p->slab.row};
+    tile_place(p, &t, index, p->out, p->out_tile, p->joined, worker);
+    if (heed_has(&p->args->dbo.view) && t.column == 0) biases_out(p, &t);
+    if (!heed_has(&p->args->dwo.view)) return;
+    multiply(p, &t);
+    put_out(p, &t);
 }
 
 void HEED_VECTOR_NAME(heed_mha_short_weights)(const struct heed_mha_short_plan *p, int64_t index,
                                               int worker) {
-    const int64_t lines = p->first[HEED_MHA_INPUTS],
-                  of_in = p->slab.dprojected ? heed_cpu_tiles(lines, p->slab.tile) : 0;
-    if (index < of_in) {
-        struct tile t = {
-            .a = p->slab.dprojected, .b = p->slab.inputs, .row = index * p->slab.tile, .columns = p->in};
-        tile_place(p, &t, lines, worker);
-        tile_in(p, &t);
+    if (index < p->in_tiles) {
+        tile_in(p, index, worker);
     } else {
-        struct tile t = {.a = p->slab.dy,
-                         .b = p->slab.outputs,
-                         .row = (index - of_in) * p->slab.tile,
-                         .columns = p->joined};
-        tile_place(p, &t, p->out, worker);
-        tile_out(p, &t);
+        tile_out(p, index - p->in_tiles, worker);
     }
 }
