@@ -181,10 +181,16 @@ static void run(struct problem *p, const struct kernel_image *start, struct heed
     *dy = dy_view;
     if (in_steps) remake(p, start, exec, kernel, saved.memory);
     y->data = NULL;
-    if (in_steps)
+    if (in_steps) {
+        int block = 0;
+        while (c->block[block].data != dy->data) block++;
         backward_in_steps(p, exec, kernel, &saved);
-    else
+        memcpy(c->block[block].data, start->data[block],
+               (size_t)c->block[block].count *
+                   heed_dtype_bytes(c->block[block].dtype)); /* dz was in its place */
+    } else {
         kernel_run_backward(exec, kernel, &c->args, &saved);
+    }
     *y = y_view;
     kernel_saved_free(&saved);
 }

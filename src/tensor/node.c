@@ -67,7 +67,7 @@ void heed_storage_drop(struct heed_storage *storage) {
 
 void heed_storage_rest(struct heed_storage *storage) {
     if (!storage->recipe || storage->refs != storage->recipe->waiting) return;
-    heed_block_free(storage->ctx->exec.memory, storage->data);
+    heed_block_free(storage->memory, storage->data);
     storage->data = NULL;
 }
 
