@@ -2,7 +2,6 @@
  *
  * What goes to the reference kernels even though a slot has a kernel here: f64 and bf16 everywhere; i32 in
  * gather and arg max; comparisons of bool, or of two dtypes; adding copies of other dtypes than f32. */
-#include "backend/composite/mha.h"
 #include "backend/cpu/cpu.h"
 
 #define SLOT(name, kernel)                                                                                   \
@@ -34,8 +33,7 @@ static const struct heed_backend cpu = {
             [HEED_PRIMITIVE_ATTENTION] =
                 (const struct heed_kernel *const[]){&heed_cpu_attention_short, &heed_cpu_attention_decode,
                                                     &heed_cpu_attention, NULL},
-            [HEED_PRIMITIVE_MHA] =
-                (const struct heed_kernel *const[]){&heed_cpu_mha_short, &heed_composite_mha, NULL},
+            SLOT(MHA, heed_cpu_mha_short), /* the composite follows */
             SLOT(GRAD_NORM, heed_cpu_grad_norm),
             SLOT(UPDATE, heed_cpu_update),
         },
