@@ -20,6 +20,7 @@ enum kernel_fill { KERNEL_NORMAL, KERNEL_POSITIVE, KERNEL_AWAY, KERNEL_DISTINCT 
 
 #define KERNEL_BLOCKS 48
 #define KERNEL_INPUTS 16
+#define KERNEL_ITEMS 4
 
 /* A call that is being built: the arguments, and which of their views are what. */
 struct kernel_call {
@@ -43,7 +44,10 @@ struct kernel_call {
         struct heed_cross_entropy_args cross_entropy;
         struct heed_pair_loss_args pair_loss;
         struct heed_attention_args attention;
+        struct heed_grad_norm_args grad_norm;
+        struct heed_update_args update;
     } args;
+    struct heed_param_item item[KERNEL_ITEMS]; /* of the last two */
     int inputs, outputs, hidden, blocks;
     struct {
         struct heed_view *x;

@@ -39,11 +39,14 @@ static bool repeats(const struct heed_attention_args *a) {
 
 /* How far a kernel may be from the reference: sums of rounded terms in another order, over keys or queries of
  * sums over the width. Where scores are large, an error of a score is one of its probability. Gradients of
- * the score's tensors are sums over batch and heads too. */
+ * the score's tensors are sums over batch and heads too, and over all cells if they are few numbers. */
 static struct test_tolerance tolerance_of(const struct problem *p, int block) {
     const struct heed_attention_args *a = &p->call.args.attention;
-    double rows = (double)(a->k.size[2] + a->q.size[2] + 16);
-    if (p->sums[block]) rows *= (double)(a->q.size[0] * a->q.size[1] + 1);
+    const double pairs = (double)(a->q.size[0] * a->q.size[1] + 1), queries = (double)(a->q.size[2] + 8),
+                 keys = (double)(a->k.size[2] + 8);
+    double rows = queries + keys;
+    if (p->sums[block])
+        rows = fmax(rows * pairs, pairs * queries * keys / (double)p->call.block[block].count);
     const double terms = (repeats(a) ? rows * rows : rows) * (double)(a->q.size[3] + a->v.size[3] + 16);
     const double factor = (1 + fabs(a->scale)) * (1 + heed_keep_scale(a->threshold));
     return (struct test_tolerance){.relative = 1e-5, .absolute = 1e-7 * sqrt(terms) * factor};

@@ -2,6 +2,7 @@
  * of every border (vector tails, boxes, tiles, chunks of long sums), each instruction set, and 1, 2 and 3
  * threads, which must give the same bits. What lies between the elements must stay as it was. */
 #include "harness_calls.h"
+#include "harness_kernels.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -284,6 +285,62 @@ static void build_pair_loss(struct kernel_call *c, int variant) {
     kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, 0, NULL);
 }
 
+static void *new_row(struct kernel_call *c, heed_dtype dtype, enum kernel_fill fill, int64_t count) {
+    const struct heed_view v = kernel_view(c, dtype, KERNEL_DENSE, 0, 1, &count);
+    kernel_fill_view(c, &v, fill);
+    return v.data;
+}
+
+/* Parameters of some lengths, on both sides of a tile's end. */
+static int64_t make_items(struct kernel_call *c, int variant) {
+    static const int64_t counts[] = {1, 0, 7, 8, 33, 1000, 20000, 4096, 12345, 3};
+    const int64_t items = 1 + variant % KERNEL_ITEMS;
+    for (int64_t i = 0; i < items; i++) {
+        const int64_t count = counts[test_bits(&c->random) % 10];
+        c->item[i] = (struct heed_param_item){.count = count,
+                                              .param = new_row(c, HEED_F32, KERNEL_NORMAL, count),
+                                              .grad = new_row(c, HEED_F32, KERNEL_NORMAL, count),
+                                              .moment1 = new_row(c, HEED_F32, KERNEL_NORMAL, count),
+                                              .moment2 = new_row(c, HEED_F32, KERNEL_POSITIVE, count),
+                                              .rate = 0.01 * (double)(i + 1),
+                                              .decay = i % 2 ? 0.1 : 0};
+    }
+    return items;
+}
+
+static void build_grad_norm(struct kernel_call *c, int variant) {
+    struct heed_grad_norm_args *a = &c->args.grad_norm;
+    const int64_t items = make_items(c, variant);
+    c->primitive = HEED_PRIMITIVE_GRAD_NORM;
+    *a = (struct heed_grad_norm_args){.dtype = HEED_F32,
+                                      .items = items,
+                                      .item = c->item,
+                                      .clamp = variant % 3 == 1 ? 0.5 : 0,
+                                      .scale = variant % 3 == 2 ? 0.3 : 1,
+                                      .norm = new_row(c, HEED_F64, KERNEL_NORMAL, 1),
+                                      .first_bad = new_row(c, HEED_F64, KERNEL_NORMAL, 1)};
+    const struct heed_param_item *last = &c->item[items - 1];
+    if (variant % 5 == 4 && last->count > 0) ((float *)last->grad)[last->count / 2] = NAN;
+}
+
+static void build_update(struct kernel_call *c, int variant) {
+    struct heed_update_args *a = &c->args.update;
+    c->primitive = HEED_PRIMITIVE_UPDATE;
+    *a = (struct heed_update_args){.kind = (enum heed_update)(variant % 3),
+                                   .dtype = HEED_F32,
+                                   .items = make_items(c, variant),
+                                   .item = c->item,
+                                   .grad_scale = variant % 2 ? 0.7 : 1,
+                                   .momentum = variant % 4 ? 0.9 : 0,
+                                   .nesterov = variant % 4 == 1,
+                                   .beta1 = 0.9,
+                                   .beta2 = 0.99,
+                                   .eps = 1e-6,
+                                   .step = 1 + variant % 5};
+    for (int64_t i = 0; i < a->items && a->kind == HEED_UPDATE_SGD && a->momentum == 0; i++)
+        c->item[i].moment1 = NULL;
+}
+
 static const struct {
     const char *name;
     kernel_build *build;
@@ -306,6 +363,8 @@ static const struct {
     {"dropout", build_dropout, 2e-7, 2 * SHAPES},
     {"cross_entropy", build_cross_entropy, 2e-6, 3 * ROW_SHAPES},
     {"pair_loss", build_pair_loss, 2e-6, 4 * SHAPES},
+    {"grad_norm", build_grad_norm, 2e-6, 60},
+    {"update", build_update, 5e-6, 60},
 };
 enum { KERNELS = (int)(sizeof kernels / sizeof *kernels) };
 
@@ -327,10 +386,8 @@ static void call_start(struct kernel_call *c, int kernel, int variant) {
 }
 
 static void call_run(struct heed_exec *exec, struct kernel_call *c, const char *name) {
-    const struct heed_kernel *kernel = exec->kernel[c->primitive][0];
-    struct heed_why why = {""};
-    test_check(!kernel->applies || kernel->applies(exec, &c->args, &why), "%s does not apply: %s", name,
-               why.reason);
+    const struct heed_kernel *kernel = heed_exec_select(exec, c->primitive, &c->args);
+    test_check(exec->fallbacks == 0, "%s: no kernel of the device applies", name);
     const struct kernel_saved saved = kernel_run_forward(exec, kernel, &c->args, c->edge);
     if (kernel->backward && c->outputs > 0) kernel_run_backward(exec, kernel, &c->args, &saved);
     kernel_saved_free(&saved);

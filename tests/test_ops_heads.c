@@ -38,6 +38,14 @@ static void call_heads(const struct op_case *row, const heed_tensor *in, heed_te
     if (wish->last_alone) out[0] = part[2];
 }
 
+/* A weight that is x. */
+static void call_x_is_w(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
+    heed_tensor given[OP_INPUTS];
+    for (int i = 0; i < OP_INPUTS; i++) given[i] = in[i];
+    given[W + 1] = in[X];
+    call_heads(row, given, out);
+}
+
 /* x is made by an operation that needs neither it nor its result. */
 static void call_rotary_over(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
     (void)row;
@@ -82,6 +90,7 @@ static const struct op_case cases[] = {
     {CALL("prepared", M(2, 4, 6), NO, NO, NO, NO, NO, NO, NO, NO, P(16, 6), M(16)), WISH({4, 2, 2}, {8, 4, 4}, .prepared = true)},
     {CALL("large", M(2, 70, 48), NO, NO, NO, NO, NO, NO, NO, NO, P(144, 48), M(144)), .big = true, WISH({6, 6, 6}, {48, 48, 48})},
     {CALL("large, prepared", M(2, 70, 48), NO, NO, NO, NO, NO, NO, NO, NO, P(128, 48), M(128)), .big = true, WISH({4, 2, 2}, {64, 32, 32}, .prepared = true)},
+    {"x is a weight", call_x_is_w, {M(4, 6), NO, NO, P(4, 6), NO, P(4, 6)}, OP_PRODUCT, WISH({2, 2, 2})},
     {"rotary over x", call_rotary_over, {M(2, 3, 4)}, OP_PRODUCT},
     {"rotary over x, large", call_rotary_over, {M(2, 300, 66)}, OP_PRODUCT, .big = true},
 };

@@ -1,8 +1,7 @@
 /* heed_attention() under every kind of mask and under random trees of kinds: gradients on ref, cpu against
  * ref. */
+#include "harness_mask_objects.h"
 #include "harness_ops.h"
-
-#include <stdlib.h>
 
 /* Inputs of every row: q, k, v, and up to two tensors that the mask is made of. */
 enum { Q, K, V, M, M2 };
@@ -32,13 +31,6 @@ static void call_masked(const struct op_case *row, const heed_tensor *in, heed_t
         return __VA_ARGS__;                                                                                  \
     }
 
-static bool user_test(void *user, int64_t batch, int64_t head, int64_t query, int64_t key) {
-    (void)user;
-    return (3 * query + 5 * key + batch + head) % 4 != 0;
-}
-
-static const heed_mask_predicate_options user = {.test = user_test};
-
 MAKE(window, heed_mask_window(ctx, 2, 1, HEED_TOP_LEFT))
 MAKE(window_end, heed_mask_window(ctx, 70, 0, HEED_BOTTOM_RIGHT))
 MAKE(band, heed_mask_band(ctx, -3, -1, HEED_TOP_LEFT))
@@ -60,120 +52,21 @@ MAKE(random_cells, heed_mask_random(ctx, 0.6, 3, NULL))
 MAKE(random_shared,
      heed_mask_random(ctx, 0.3, 4,
                       &(heed_mask_random_options){.same_for_batch = true, .same_for_heads = true}))
-MAKE(predicate, heed_mask_predicate(ctx, &user))
+MAKE(predicate, heed_mask_predicate(ctx, &mask_object_user))
 MAKE(not_lengths, heed_mask_not(heed_mask_key_lengths(in[M])))
 MAKE(either, heed_mask_or(window(ctx, in), heed_mask_key_lengths(in[M])))
 MAKE(global_window,
      heed_mask_and(heed_mask_causal(ctx, HEED_TOP_LEFT), heed_mask_or(window_end(ctx, in), prefix(ctx, in))))
 MAKE(nothing, heed_mask_and(prefix(ctx, in), heed_mask_not(prefix(ctx, in))))
 
-static heed_mask *tree_of(heed_ctx *ctx, int64_t nodes, int64_t keys) {
-    int32_t *end = malloc((size_t)nodes * sizeof *end);
-    for (int64_t i = 0; i < nodes; i++) { /* each node has a child next to it and two leaves after that */
-        const int64_t last = i % 3 == 0 ? nodes : i + 1 + (i % 3 == 1);
-        end[i] = (int32_t)(last < nodes ? last : nodes);
-    }
-    heed_mask *mask = heed_mask_tree(heed_from(ctx, HEED_I32, TEST_SHAPE(nodes), end), keys - nodes);
-    free(end);
-    return mask;
-}
-
-MAKE(tree, tree_of(ctx, heed_size(in[Q], -2), heed_size(in[K], -2)))
+MAKE(tree, mask_object_of_tree(ctx, heed_size(in[Q], -2), heed_size(in[K], -2)))
 
 /* ---- random trees of kinds ---- */
 
-struct maker {
-    struct test_random random;
-    heed_ctx *ctx;
-    int64_t batch, heads, queries, keys;
-};
-
-static int64_t below(struct maker *m, int64_t n) {
-    return (int64_t)(test_bits(&m->random) % (uint64_t)n);
-}
-
-/* [batch or 1, heads or 1, rows, columns] of low … low + n − 1, without the sizes that are 0. */
-static heed_tensor numbers(struct maker *m, heed_dtype dtype, bool heads, int64_t rows, int64_t columns,
-                           int64_t low, int64_t n) {
-    int rank = 0;
-    int64_t size[4], count = 1;
-    size[rank++] = below(m, 2) ? m->batch : 1;
-    if (heads) size[rank++] = below(m, 2) ? m->heads : 1;
-    if (rows > 0) size[rank++] = rows;
-    if (columns > 0) size[rank++] = columns;
-    for (int d = 0; d < rank; d++) count *= size[d];
-    int32_t *data = malloc((size_t)count * sizeof *data);
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t value = low + below(m, n);
-        if (dtype == HEED_BOOL)
-            ((uint8_t *)data)[i] = value != 0;
-        else
-            data[i] = (int32_t)value;
-    }
-    heed_tensor t = heed_from(m->ctx, dtype, rank, size, data);
-    free(data);
-    return t;
-}
-
-static heed_mask *random_kind(struct maker *m) {
-    const heed_align align = below(m, 2) ? HEED_TOP_LEFT : HEED_BOTTOM_RIGHT;
-    const int64_t q = 1 + below(m, m->queries), k = 1 + below(m, m->keys);
-    const int64_t rows = (m->queries + q - 1) / q, columns = (m->keys + k - 1) / k;
-    switch (below(m, 14)) {
-    case 0:
-        return heed_mask_causal(m->ctx, align);
-    case 1:
-        return heed_mask_window(m->ctx, below(m, m->keys) - 1, below(m, m->keys) - 1, align);
-    case 2:
-        return heed_mask_band(m->ctx, -k, k, align);
-    case 3:
-        return heed_mask_key_lengths(numbers(m, HEED_I32, false, 0, 0, 0, m->keys + 1));
-    case 4:
-        return heed_mask_query_lengths(numbers(m, HEED_I32, false, 0, 0, 0, m->queries + 1));
-    case 5:
-        return heed_mask_prefix(numbers(m, HEED_I32, false, 0, 0, 0, m->keys + 1), align);
-    case 6:
-        return heed_mask_segments(numbers(m, HEED_I32, false, 0, m->queries, -1, 4),
-                                  numbers(m, HEED_I32, false, 0, m->keys, -1, 4));
-    case 7:
-        return heed_mask_key_intervals(numbers(m, HEED_I32, true, 0, m->keys, 0, m->queries + 1),
-                                       numbers(m, HEED_I32, true, 0, m->keys, 0, m->queries + 1));
-    case 8:
-        return heed_mask_blocks(numbers(m, HEED_BOOL, true, rows, columns, 0, 2), q, k);
-    case 9:
-        return heed_mask_block_lists(numbers(m, HEED_I32, true, rows, 2, -1, columns + 1), q, k);
-    case 10:
-        return heed_mask_dense(numbers(m, HEED_BOOL, true, m->queries, m->keys, 0, 3));
-    case 11:
-        return heed_mask_patch(numbers(m, HEED_BOOL, true, q, k, 0, 2),
-                               &(heed_mask_patch_options){.query = below(m, m->queries),
-                                                          .key = below(m, m->keys),
-                                                          .visible_outside = below(m, 2)});
-    case 12:
-        return heed_mask_random(m->ctx, 0.7, test_bits(&m->random), NULL);
-    default:
-        return heed_mask_predicate(m->ctx, &user);
-    }
-}
-
-static heed_mask *random_tree(struct maker *m, int depth) {
-    if (depth == 0 || below(m, 5) == 0) return random_kind(m);
-    heed_mask *a = random_tree(m, depth - 1);
-    const int64_t which = below(m, 5);
-    if (which == 0) return heed_mask_not(a);
-    heed_mask *b = random_tree(m, depth - 1);
-    return which <= 2 ? heed_mask_and(a, b) : heed_mask_or(a, b);
-}
-
 /* The row's count is the seed. */
 static void call_tree(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
-    struct maker m = {.random = {(uint64_t)row->count},
-                      .ctx = heed_context(in[Q]),
-                      .batch = heed_size(in[Q], 0),
-                      .heads = heed_size(in[Q], 1),
-                      .queries = heed_size(in[Q], 2),
-                      .keys = heed_size(in[K], 2)};
-    out[0] = attend(in, random_tree(&m, 3), 0, NULL);
+    struct mask_maker m = mask_maker_for(in[Q], in[K], (uint64_t)row->count);
+    out[0] = attend(in, mask_object_tree(&m, 3), 0, NULL);
 }
 
 /* ---- the table ---- */

@@ -1,6 +1,8 @@
 /* Matrix products and linear. */
 #include "harness_ops.h"
 
+static const heed_tensor none;
+
 static void call_matmul(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
     (void)row;
     out[0] = heed_matmul(in[0], in[1]);
@@ -9,6 +11,18 @@ static void call_matmul(const struct op_case *row, const heed_tensor *in, heed_t
 static void call_linear(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
     heed_linear_options options = {.activation = (heed_activation)row->count};
     out[0] = heed_linear(in[0], in[1], in[2], row->count ? &options : NULL);
+}
+
+/* x is the weight too: its gradient is the sum of both. */
+static void call_linear_of_itself(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
+    heed_linear_options options = {.activation = (heed_activation)row->count};
+    out[0] = heed_linear(in[0], in[0], none, &options);
+}
+
+/* Both get the same gradient, which neither may write over. */
+static void call_sum_of_linears(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
+    heed_linear_options options = {.activation = (heed_activation)row->count};
+    out[0] = heed_add(heed_linear(in[0], in[1], none, &options), heed_linear(in[2], in[1], none, &options));
 }
 
 static void call_linear_reserved(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
@@ -80,6 +94,10 @@ static const struct op_case cases[] = {
     ACTIVATED("silu", HEED_ACTIVATION_SILU),
     ACTIVATED("tanh", HEED_ACTIVATION_TANH),
     ACTIVATED("sigmoid", HEED_ACTIVATION_SIGMOID),
+    {"linear of itself", call_linear_of_itself, {{N, SIZES(4, 5)}}, OP_PRODUCT},
+    {"linear of itself, gelu", call_linear_of_itself, {{N, SIZES(4, 5)}}, OP_PRODUCT, .count = HEED_ACTIVATION_GELU},
+    {"linear, sum of two", call_sum_of_linears, {{N, SIZES(3, 5)}, {N, SIZES(4, 5)}, {N, SIZES(3, 5)}}, OP_PRODUCT,
+     .count = HEED_ACTIVATION_SILU},
     {"linear, vector", call_linear, {{N, SIZES(5)}, {N, SIZES(4, 5)}, {N, SIZES(4)}}, OP_PRODUCT},
     {"linear, strided", call_linear, {{N, SIZES(3, 5), T}, {N, SIZES(4, 5), T}, {N, SIZES(4), OP_SLICED}},
      OP_PRODUCT},

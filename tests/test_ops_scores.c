@@ -1,6 +1,7 @@
 /* Scores: every pair of features that change what attention computes, and wrong use, by the drivers of
  * harness_ops.h. */
 #include "harness_attention.h"
+#include "harness_mask_objects.h"
 #include "harness_ops.h"
 
 #include <math.h>
@@ -8,7 +9,7 @@
 #include <string.h>
 
 /* Inputs; those that a row does not give are left out. */
-enum { Q, K, V, BIAS, BIAS2, T5, RELATIVE, SLOPES, SINK, CALL, HEAD, QUERY, KEY, LENGTHS, DENSE };
+enum { Q, K, V, BIAS, BIAS2, T5, RELATIVE, SLOPES, SINK, CALL, HEAD, QUERY, KEY, LENGTHS };
 
 /* Sizes of the rows: small ones are differentiated, large ones leave parts of tiles and vectors. */
 struct sizes {
@@ -47,9 +48,22 @@ struct wish {
     int bias_rank;
     int64_t bias[4];
     bool t5, relative, slopes, sink, custom, lengths;
-    bool last;     /* a soft cap after the other stages, too */
-    bool f32_only; /* the stage without functions for f64 */
+    unsigned masks; /* a bit for each kind of mask, of random tensors */
+    bool last;      /* a soft cap after the other stages, too */
+    bool f32_only;  /* the stage without functions for f64 */
 };
+
+/* With the log-sum-exp no row may be empty: a loss of −∞ cannot be differentiated. */
+static void mask_score(const struct wish *w, heed_score *score, const heed_tensor *in) {
+    static const int32_t one = 1;
+    for (int kind = 0; kind < MASK_OBJECTS; kind++) {
+        if (!(w->masks >> kind & 1)) continue;
+        struct mask_maker m = mask_maker_for(in[Q], in[K], (uint64_t)kind + 3);
+        heed_mask *mask = mask_object(&m, (enum mask_object)kind);
+        heed_tensor first = heed_from(m.ctx, HEED_I32, TEST_SHAPE(1), &one);
+        heed_score_mask(score, w->lse ? heed_mask_or(mask, heed_mask_key_lengths(first)) : mask);
+    }
+}
 
 static heed_score *score_of(const struct wish *w, const heed_tensor *in) {
     heed_ctx *ctx = heed_context(in[Q]);
@@ -71,7 +85,7 @@ static heed_score *score_of(const struct wish *w, const heed_tensor *in) {
     if (w->normalizer) heed_score_normalizer(score, w->normalizer);
     if (w->causal) heed_score_mask(score, heed_mask_causal(ctx, align));
     if (in[LENGTHS].node) heed_score_mask(score, heed_mask_key_lengths(in[LENGTHS]));
-    if (in[DENSE].node) heed_score_mask(score, heed_mask_dense(in[DENSE]));
+    mask_score(w, score, in);
     return score;
 }
 
@@ -98,7 +112,7 @@ static void call_block(const struct op_case *row, const heed_tensor *in, heed_te
 
 /* ---- pairs ---- */
 
-static const struct wish features[] = {
+static const struct wish parts[] = {
     {"nothing"},
     {"softcap", .softcap = true},
     {"bias", SHAPE(B, H, N, M)},
@@ -123,7 +137,17 @@ static const struct wish features[] = {
     {"relu", .normalizer = HEED_NORMALIZER_RELU},
     {"the other end", .other_end = true, .alibi = true, .causal = true, .last = true},
 };
-enum { FEATURES = sizeof features / sizeof features[0], MOST_PAIRS = FEATURES * FEATURES / 2 };
+/* These, and each kind of mask. */
+enum {
+    PARTS = sizeof parts / sizeof parts[0],
+    FEATURES = PARTS + MASK_OBJECTS,
+    MOST_PAIRS = FEATURES * FEATURES / 2
+};
+
+static struct wish feature(int i) {
+    if (i < PARTS) return parts[i];
+    return (struct wish){.name = mask_object_names[i - PARTS], .masks = 1u << (i - PARTS)};
+}
 
 static struct op_case pairs[2 * MOST_PAIRS];
 static struct wish wishes[2 * MOST_PAIRS];
@@ -150,6 +174,7 @@ static void join(struct wish *w, const struct wish *a) {
     w->sink |= a->sink;
     w->custom |= a->custom;
     w->lengths |= a->lengths;
+    w->masks |= a->masks;
     if (a->dropout != 0) w->dropout = a->dropout;
     if (a->normalizer) w->normalizer = a->normalizer;
 }
@@ -229,10 +254,15 @@ static void build_pair(int n, const struct wish *a, const struct wish *b, const 
 static int build_pairs(void) {
     const struct sizes *const sizes[] = {&small, &large};
     int n = 0;
-    for (int s = 0; s < 2; s++)
-        for (int i = 0; i < FEATURES; i++)
-            for (int j = i + 1; j < FEATURES; j++)
-                if (fits(&features[i], &features[j])) build_pair(n++, &features[i], &features[j], sizes[s]);
+    for (int k = 0; k < 2; k++) {
+        for (int i = 0; i < FEATURES; i++) {
+            for (int j = i + 1; j < FEATURES; j++) {
+                const struct wish a = feature(i), b = feature(j);
+                const bool some = j < PARTS || (i + j) % 4 == 0; /* of the large pairs with kinds of masks */
+                if (fits(&a, &b) && (k == 0 || some)) build_pair(n++, &a, &b, sizes[k]);
+            }
+        }
+    }
     for (int i = 0; i < 2; i++, n++) build_block(&pairs[n], &wishes[n], i == 1);
     return n;
 }

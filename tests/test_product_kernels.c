@@ -5,6 +5,7 @@
 #include "harness_calls.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tensor/internal.h"
@@ -129,8 +130,47 @@ static void make_problem(struct problem *p, uint64_t seed) {
 
 /* ---- running it ---- */
 
+/* The output again, from what the kernel saved: the same bits, and nothing between its rows. */
+static void remake(struct problem *p, const struct kernel_image *start, struct heed_exec *exec,
+                   const struct heed_kernel *kernel, const void *saved) {
+    struct kernel_call *c = &p->call;
+    int y = 0;
+    while (c->block[y].data != c->args.linear.y.data) y++;
+    const size_t bytes = (size_t)c->block[y].count * heed_dtype_bytes(c->block[y].dtype);
+    void *before = malloc(bytes);
+    memcpy(before, c->block[y].data, bytes);
+    memcpy(c->block[y].data, start->data[y], bytes);
+    ck_assert_int_eq(kernel->remake(exec, &c->args, saved), HEED_OK);
+    test_check(memcmp(before, c->block[y].data, bytes) == 0, "%s: other bits the second time", p->text);
+    free(before);
+}
+
+/* First through the activation, in place; then, with nothing saved any more, the gradients one by one. */
+static void backward_in_steps(struct problem *p, struct heed_exec *exec, const struct heed_kernel *kernel,
+                              const struct kernel_saved *saved) {
+    struct heed_linear_args step = p->call.args.linear;
+    const struct heed_grad_view dx = step.dx, dw = step.dw, dbias = step.dbias, none = {0};
+    const struct kernel_saved nothing = {.edge = saved->edge};
+    step.dx = step.dw = step.dbias = none;
+    step.dz = step.dy;
+    kernel_run_backward(exec, kernel, &step, saved);
+    step.dz = (struct heed_view){0};
+    step.activation = HEED_ACTIVATION_NONE;
+    step.dw = dw;
+    step.dbias = dbias;
+    kernel_run_backward(exec, kernel, &step, &nothing);
+    step.dw = step.dbias = none;
+    step.dx = dx;
+    kernel_run_backward(exec, kernel, &step, &nothing);
+}
+
+static bool has_steps(const struct problem *p) {
+    return p->call.primitive == HEED_PRIMITIVE_LINEAR &&
+           p->call.args.linear.activation != HEED_ACTIVATION_NONE;
+}
+
 static void run(struct problem *p, const struct kernel_image *start, struct heed_exec *exec,
-                const struct heed_kernel *kernel) {
+                const struct heed_kernel *kernel, bool in_steps) {
     struct kernel_call *c = &p->call;
     struct heed_view *y = c->primitive == HEED_PRIMITIVE_MATMUL ? &c->args.matmul.y : &c->args.linear.y,
                      *dy = c->primitive == HEED_PRIMITIVE_MATMUL ? &c->args.matmul.dy : &c->args.linear.dy;
@@ -139,8 +179,18 @@ static void run(struct problem *p, const struct kernel_image *start, struct heed
     dy->data = NULL;
     const struct kernel_saved saved = kernel_run_forward(exec, kernel, &c->args, c->edge);
     *dy = dy_view;
+    if (in_steps) remake(p, start, exec, kernel, saved.memory);
     y->data = NULL;
-    kernel_run_backward(exec, kernel, &c->args, &saved);
+    if (in_steps) {
+        int block = 0;
+        while (c->block[block].data != dy->data) block++;
+        backward_in_steps(p, exec, kernel, &saved);
+        memcpy(c->block[block].data, start->data[block],
+               (size_t)c->block[block].count *
+                   heed_dtype_bytes(c->block[block].dtype)); /* dz was in its place */
+    } else {
+        kernel_run_backward(exec, kernel, &c->args, &saved);
+    }
     *y = y_view;
     kernel_saved_free(&saved);
 }
@@ -161,15 +211,18 @@ static void try_problem(struct problem *p, uint64_t seed, heed_ctx *const *conte
     const struct test_device *devices;
     const int device_count = test_devices(&devices);
     struct kernel_image start = kernel_image_take(&p->call), one = {{NULL}};
-    run(p, &start, &contexts[0]->exec, heed_ref_kernels[p->call.primitive]);
+    run(p, &start, &contexts[0]->exec, heed_ref_kernels[p->call.primitive], false);
     struct kernel_image expected = kernel_image_take(&p->call);
+    if (has_steps(p)) {
+        run(p, &start, &contexts[0]->exec, heed_ref_kernels[p->call.primitive], true);
+        compare(p, seed, &expected, "ref in steps");
+    }
     for (int d = 1; d < device_count; d++) {
         struct heed_exec *exec = &contexts[d]->exec;
-        const struct heed_kernel *kernel = exec->kernel[p->call.primitive][0];
-        struct heed_why why = {NULL};
+        const struct heed_kernel *kernel = heed_exec_select(exec, p->call.primitive, &p->call.args);
         char device[64];
-        test_check(kernel->applies(exec, &p->call.args, &why), "%s: %s", p->text, why.reason);
-        run(p, &start, exec, kernel);
+        test_check(exec->fallbacks == 0, "%s: no kernel of the device applies", p->text);
+        run(p, &start, exec, kernel, false);
         compare(p, seed, &expected, test_device_name(&devices[d], device, sizeof device));
         if (devices[d].threads == 1) {
             kernel_image_free(&one);
@@ -178,6 +231,9 @@ static void try_problem(struct problem *p, uint64_t seed, heed_ctx *const *conte
         for (int b = 0; b < p->call.blocks; b++)
             test_check(kernel_image_has(&p->call, b, &one), "seed %llu: %s, %s: bits of %s differ",
                        (unsigned long long)seed, p->text, device, p->name[b]);
+        if (!has_steps(p)) continue;
+        run(p, &start, exec, kernel, true);
+        compare(p, seed, &expected, device);
     }
     kernel_image_free(&start);
     kernel_image_free(&expected);

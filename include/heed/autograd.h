@@ -19,8 +19,8 @@ typedef struct heed_backward_options {
 } heed_backward_options;
 
 /** Gradients of a tensor of one element with respect to every leaf that asks for one. Added to what
- *  earlier calls left there. Does nothing after an error. A loss that is not finite is HEED_ERROR_NUMERIC and
- * leaves no gradient. */
+ *  earlier calls left there. Does nothing after an error. A loss that is not finite is HEED_ERROR_NUMERIC,
+ * with the number of training steps before this one, and leaves no gradient. */
 HEED_API heed_status heed_backward(heed_tensor loss);
 
 /** The same, of any tensor and with options. */

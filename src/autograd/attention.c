@@ -111,9 +111,9 @@ heed_tensor heed_attention_folded(const heed_tensor qkv[3], const struct heed_pr
         return heed_call_end(&c);
     struct heed_view *const shared[] = {&args.q, &args.k, &args.v, &args.y, &args.lse};
     for (int i = 0; i < 5; i++) share_slice(&args.packed, shared[i]);
-    heed_call_save(&c, &args.q);
-    heed_call_save(&c, &args.k);
-    heed_call_save(&c, &args.v);
+    heed_call_save_view(&c, &args.q);
+    heed_call_save_view(&c, &args.k);
+    heed_call_save_view(&c, &args.v);
     heed_call_save_output(&c, 0);
     for (int i = 0; i < start_tensors; i++) heed_call_save_input(&c, starts + i);
     heed_tensor y = heed_call_run(&c, HEED_PRIMITIVE_ATTENTION, &args, sizeof args);
@@ -359,9 +359,9 @@ static heed_tensor mha3(const heed_tensor *input, const struct heed_prepared_sco
     if (!heed_score_bind(&c, MHA_SCORE, prepared, problem, args.wq.size[0] / args.heads, &args.attention) ||
         !heed_attention_dropout(&c, options->dropout, &args.attention))
         return heed_call_end(&c);
-    heed_call_save(&c, &args.query);
-    heed_call_save(&c, &args.key);
-    heed_call_save(&c, &args.value);
+    heed_call_save_view(&c, &args.query);
+    heed_call_save_view(&c, &args.key);
+    heed_call_save_view(&c, &args.value);
     for (int i = 0; i < 8; i++) heed_call_save(&c, projection[i]);
     heed_tensor y = heed_call_run(&c, HEED_PRIMITIVE_MHA, &args, sizeof args);
     if (weights) *weights = heed_call_result(&c, 1);

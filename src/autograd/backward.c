@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-static const char where[] = "backward";
+static const char where[] = HEED_BACKWARD_WHERE;
 
 static bool is_leaf(const struct heed_node *node) {
     return !node->producer;
@@ -167,6 +167,11 @@ struct heed_view heed_dy(struct heed_backward *b, int i) {
     return b->ok && node->grad_storage ? node->grad : (struct heed_view){0};
 }
 
+bool heed_dy_ends(const struct heed_backward *b, int i) {
+    const struct heed_storage *storage = b->entry->output[i]->grad_storage;
+    return storage && storage->refs == 1;
+}
+
 struct heed_view heed_backward_temp(struct heed_backward *b, heed_dtype dtype, int rank,
                                     const int64_t *size) {
     struct heed_view v = {.dtype = dtype, .rank = rank};
@@ -218,6 +223,25 @@ heed_status heed_backward_run(struct heed_backward *b) {
     return heed_exec_backward(&b->ctx->exec, entry->kernel, b->args, saved);
 }
 
+void heed_backward_done_with(struct heed_backward *b, const struct heed_view *v) {
+    struct heed_entry *entry = b->entry;
+    const size_t view = (size_t)((const char *)v - (const char *)b->args);
+    struct heed_storage *storage = NULL;
+    for (int i = 0; i < entry->moves; i++)
+        if (entry->moved[i].view == view) storage = entry->moved[i].storage;
+    for (int i = 0; i < entry->saves && !b->retain; i++) {
+        if (entry->saved[i].storage != storage || !entry->saved[i].waits) continue;
+        heed_saved_drop(&entry->saved[i]);
+        entry->saved[i] = entry->saved[--entry->saves];
+    }
+}
+
+void heed_backward_done_with_kernel(struct heed_backward *b) {
+    if (b->retain) return;
+    heed_storage_drop(b->entry->kernel_saved);
+    b->entry->kernel_saved = NULL;
+}
+
 /* ---- the walk ---- */
 
 static void drop_output_grads(struct heed_entry *entry) {
@@ -246,11 +270,7 @@ static heed_status check_entry(heed_ctx *ctx, const struct heed_entry *entry) {
         return heed_fail(ctx, HEED_ERROR_STATE, where,
                          "the graph through %s was freed by an earlier backward (ask it to retain)",
                          op->name);
-    for (int i = 0; i < entry->saves; i++)
-        if (entry->saved[i].storage->version != entry->saved[i].version)
-            return heed_fail(ctx, HEED_ERROR_STATE, where, "a tensor that %s needs was overwritten since",
-                             op->name);
-    return HEED_OK;
+    return heed_entry_check_saved(ctx, entry);
 }
 
 static void add_pending(struct heed_backward *b) {
@@ -263,6 +283,8 @@ static void add_pending(struct heed_backward *b) {
 
 static heed_status run_entry(heed_ctx *ctx, struct heed_entry *entry, bool retain) {
     heed_status status = check_entry(ctx, entry);
+    if (status == HEED_OK) status = heed_entry_prepare(ctx, entry);
+    if (status == HEED_OK && !retain) status = heed_entry_bequeath(ctx, entry);
     if (status != HEED_OK) return status;
     struct heed_backward b = {.ctx = ctx, .entry = entry, .args = entry->args, .retain = retain, .ok = true};
     ctx->exec.operation = entry->op->name;
@@ -285,7 +307,13 @@ static heed_status walk(heed_ctx *ctx, struct heed_entry *last, bool retain) {
         if (gradient_arrived(entry)) status = run_entry(ctx, entry, retain);
     if (status != HEED_OK)
         for (struct heed_entry *entry = last; entry; entry = entry->previous) drop_output_grads(entry);
+    heed_tape_rest(ctx);
     return status;
+}
+
+/* Training steps before this one, as a program and its optimiser count them. */
+static uint64_t steps_before(const heed_ctx *ctx) {
+    return ctx->random.step > 0 ? ctx->random.step - 1 : 0;
 }
 
 static heed_status seed(heed_ctx *ctx, struct heed_node *node, const heed_backward_options *options) {
@@ -318,8 +346,8 @@ static heed_status seed(heed_ctx *ctx, struct heed_node *node, const heed_backwa
     const double loss = heed_elements_load(&ctx->exec, &node->view, 0);
     if (ctx->status != HEED_OK) return ctx->status;
     if (!isfinite(loss))
-        return heed_fail(ctx, HEED_ERROR_NUMERIC, where, "the loss is %g at step %llu", loss,
-                         (unsigned long long)ctx->random.step);
+        return heed_fail(ctx, HEED_ERROR_NUMERIC, where, "the loss is %g at step %llu",
+                         isnan(loss) ? (double)NAN : loss, (unsigned long long)steps_before(ctx));
     if (!own_grad(ctx, node, &add)) return ctx->status;
     const double before = add ? heed_elements_load(&ctx->exec, &node->grad, 0) : 0.0;
     struct heed_fill_args fill = {.y = node->grad, .value = 1.0 + before};

@@ -46,8 +46,11 @@ bool heed_call_begin(struct heed_call *c, const struct heed_op *op, heed_ctx *ct
     c->ctx = ctx ? ctx : heed_find_ctx(inputs, input);
     c->ok = c->record = c->entered = c->side_by_side = false;
     c->inputs = inputs;
-    c->outputs = c->saves = c->temps = 0;
+    c->outputs = c->saves = c->moves = c->temps = 0;
     c->blob = NULL;
+    c->remade = NULL;
+    c->kernel = NULL;
+    c->kernel_saved = NULL;
     if (c->ctx->broken) return false;
     c->entered = heed_enter(c->ctx);
     if (!c->entered) return false;
@@ -197,16 +200,36 @@ static struct heed_storage *storage_of(const struct heed_call *c, const void *da
     return NULL;
 }
 
-void heed_call_save(struct heed_call *c, const struct heed_view *v) {
-    if (!c->ok || !c->record || !heed_has(v)) return;
-    struct heed_storage *storage = storage_of(c, v->data);
-    for (int i = 0; i < c->saves; i++)
-        if (c->saved[i] == storage) return;
-    if (!storage || c->saves == HEED_MAX_SAVED) {
+static void save(struct heed_call *c, struct heed_storage *storage, bool pinned) {
+    int i = 0;
+    while (i < c->saves && c->saved[i] != storage) i++;
+    if (!storage || i == HEED_MAX_SAVED) {
         heed_call_fail(c, HEED_ERROR_INTERNAL, "cannot save a tensor for backward");
         return;
     }
-    c->saved[c->saves++] = storage;
+    c->pinned[i] = pinned || (i < c->saves && c->pinned[i]);
+    c->saved[i] = storage;
+    if (i == c->saves) c->saves++;
+}
+
+void heed_call_save(struct heed_call *c, const struct heed_view *v) {
+    if (c->ok && c->record && heed_has(v)) save(c, storage_of(c, v->data), true);
+}
+
+void heed_call_save_view(struct heed_call *c, const struct heed_view *v) {
+    if (!c->ok || !c->record || !heed_has(v)) return;
+    struct heed_storage *storage = storage_of(c, v->data);
+    const bool waits = storage && storage->recipe && c->moves < HEED_MAX_MOVED;
+    save(c, storage, !waits);
+    if (waits) c->moved[c->moves++] = v;
+}
+
+void heed_call_can_remake(struct heed_call *c, const struct heed_view *y) {
+    c->remade = y;
+}
+
+bool heed_call_is_remade(const struct heed_call *c, int i) {
+    return c->ok && c->input[i] && c->input[i]->storage->recipe;
 }
 
 void heed_call_save_input(struct heed_call *c, int i) {
@@ -245,9 +268,10 @@ static struct heed_entry *entry_new(struct heed_call *c, const void *args, size_
     size_t inputs = round_up((size_t)c->inputs * sizeof(struct heed_node *));
     size_t outputs = round_up((size_t)c->outputs * sizeof(struct heed_node *));
     size_t saves = round_up((size_t)c->saves * sizeof(struct heed_saved));
+    size_t moves = round_up((size_t)c->moves * sizeof(struct heed_moved));
     size_t places = c->side_by_side ? round_up((size_t)c->outputs * sizeof(size_t)) : 0;
     char *block = heed_block_zeroed(c->ctx->exec.memory, round_up(sizeof(struct heed_entry)) + inputs +
-                                                             outputs + saves + places + bytes);
+                                                             outputs + saves + moves + places + bytes);
     if (!block) {
         heed_call_fail(c, HEED_ERROR_MEMORY, "out of memory");
         return NULL;
@@ -257,19 +281,57 @@ static struct heed_entry *entry_new(struct heed_call *c, const void *args, size_
     entry->input = (struct heed_node **)block;
     entry->output = (struct heed_node **)(block += inputs);
     entry->saved = (struct heed_saved *)(block += outputs);
-    if (places) place_outputs(c, entry, (size_t *)(block + saves));
-    entry->args = block + saves + places;
+    entry->moved = (struct heed_moved *)(block += saves);
+    if (places) place_outputs(c, entry, (size_t *)(block + moves));
+    entry->args = block + moves + places;
     if (bytes) memcpy(entry->args, args, bytes);
     return entry;
 }
 
-static void record(struct heed_call *c, const void *args, size_t bytes, const struct heed_kernel *kernel,
-                   struct heed_storage *kernel_saved) {
-    struct heed_entry *entry = entry_new(c, args, bytes);
-    if (!entry) {
-        heed_storage_drop(kernel_saved);
-        return;
+/* What an entry saves, and which of it may go until backward comes. */
+static void record_saved(const struct heed_call *c, struct heed_entry *entry, const void *args) {
+    entry->saves = c->saves;
+    for (int i = 0; i < c->saves; i++) {
+        struct heed_storage *storage = c->saved[i];
+        heed_storage_ref(storage);
+        entry->saved[i] = (struct heed_saved){storage, storage->version, !c->pinned[i] && storage->recipe};
+        if (entry->saved[i].waits) storage->recipe->waiting++;
     }
+    entry->moves = c->moves;
+    for (int i = 0; i < c->moves; i++) {
+        struct heed_storage *storage = storage_of(c, c->moved[i]->data);
+        entry->moved[i] = (struct heed_moved){
+            .storage = storage,
+            .view = (size_t)((const char *)c->moved[i] - (const char *)args),
+            .offset = (size_t)((const char *)c->moved[i]->data - (const char *)storage->data)};
+    }
+}
+
+/* How deep the recipe of the output is; keeps inputs that would make it too deep. */
+static int recipe_depth(struct heed_call *c) {
+    int depth = 0;
+    for (int i = 0; c->remade && !c->kernel->remake && i < c->saves; i++) {
+        const struct heed_recipe *of_input = c->pinned[i] ? NULL : c->saved[i]->recipe;
+        if (!of_input) continue;
+        if (of_input->depth == HEED_MOST_REMADE)
+            c->pinned[i] = true;
+        else if (of_input->depth >= depth)
+            depth = of_input->depth + 1;
+    }
+    return depth;
+}
+
+static void record_recipe(const struct heed_call *c, struct heed_entry *entry, const void *args, int depth) {
+    if (!c->remade) return;
+    struct heed_storage *storage = c->output[0]->storage;
+    entry->recipe = (struct heed_recipe){.entry = entry, .storage = storage, .depth = depth};
+    entry->remade = (size_t)((const char *)c->remade - (const char *)args);
+    storage->recipe = &entry->recipe;
+}
+
+static void record(struct heed_call *c, const void *args, size_t bytes) {
+    struct heed_entry *entry = entry_new(c, args, bytes);
+    if (!entry) return;
     entry->op = c->op;
     entry->inputs = c->inputs;
     for (int i = 0; i < c->inputs; i++) {
@@ -284,46 +346,46 @@ static void record(struct heed_call *c, const void *args, size_t bytes, const st
         entry->output[i] = c->output[i];
         c->output[i]->producer = entry;
     }
-    entry->saves = c->saves;
-    for (int i = 0; i < c->saves; i++) {
-        heed_storage_ref(c->saved[i]);
-        entry->saved[i] = (struct heed_saved){c->saved[i], c->saved[i]->version};
-    }
+    const int depth = recipe_depth(c);
+    record_saved(c, entry, args);
+    record_recipe(c, entry, args, depth);
     entry->blob = c->blob;
     c->blob = NULL;
-    entry->kernel = kernel;
-    entry->kernel_saved = kernel_saved;
+    entry->kernel = c->kernel;
+    entry->kernel_saved = c->kernel_saved;
+    c->kernel_saved = NULL;
     heed_tape_append(c->ctx, entry);
+}
+
+void heed_call_choose(struct heed_call *c, enum heed_primitive primitive, const void *args) {
+    struct heed_exec *exec = &c->ctx->exec;
+    struct heed_sizes sizes = {0};
+    if (!c->ok || c->kernel) return;
+    c->kernel = heed_exec_select(exec, primitive, args);
+    if (c->kernel && c->record && c->kernel->sizes) c->kernel->sizes(exec, args, &sizes);
+    if (sizes.saved) c->kernel_saved = heed_storage_new(c->ctx, sizes.saved);
+    c->ok = c->kernel && (c->kernel_saved || !sizes.saved);
 }
 
 heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, const void *args,
                           size_t bytes) {
+    heed_call_choose(c, primitive, args);
     if (!c->ok) return heed_call_end(c);
     struct heed_exec *exec = &c->ctx->exec;
-    const struct heed_kernel *kernel = heed_exec_select(exec, primitive, args);
-    struct heed_storage *saved = NULL;
-    if (kernel && c->record && kernel->sizes) {
-        struct heed_sizes sizes = {0};
-        kernel->sizes(exec, args, &sizes);
-        if (sizes.saved && !(saved = heed_storage_new(c->ctx, sizes.saved))) kernel = NULL;
-    }
-    if (!kernel || heed_exec_forward(exec, kernel, args, saved ? saved->data : NULL) != HEED_OK)
-        c->ok = false;
-    if (c->ok && c->record)
-        record(c, args, bytes, kernel, saved);
-    else
-        heed_storage_drop(saved);
-    return heed_call_end(c);
+    void *saved = c->kernel_saved ? c->kernel_saved->data : NULL;
+    c->ok = heed_exec_forward(exec, c->kernel, args, saved) == HEED_OK;
+    return heed_call_finish(c, args, bytes);
 }
 
 heed_tensor heed_call_finish(struct heed_call *c, const void *args, size_t bytes) {
-    if (c->ok && c->record) record(c, args, bytes, NULL, NULL);
+    if (c->ok && c->record) record(c, args, bytes);
     return heed_call_end(c);
 }
 
 heed_tensor heed_call_end(struct heed_call *c) {
     if (!c->entered) return heed_handle(c->ctx, NULL);
     for (int i = 0; i < c->temps; i++) heed_storage_drop(c->temp[i]);
+    heed_storage_drop(c->kernel_saved);
     heed_block_free(c->ctx->exec.memory, c->blob);
     for (int i = 0; i < c->outputs; i++) {
         if (c->ok)

@@ -1,9 +1,11 @@
-/* Dropout: the mask is a function of the place in the random stream and is computed again in backward. */
+/* Dropout: the mask is a function of the place in the random stream and is computed again in backward; so is
+ * the result, if what it was made of can be. */
 #include "autograd/tape.h"
 
 static heed_status dropout_backward(struct heed_backward *b) {
     struct heed_dropout_args *args = b->args;
-    args->x.data = args->y.data = NULL;
+    if (b->entry->moves == 0) args->x.data = NULL; /* otherwise it is what y is made of again */
+    args->y.data = NULL;
     args->dy = heed_dy_dense(b, 0);
     args->dx = heed_dx(b, 0);
     return heed_backward_run(b);
@@ -26,5 +28,9 @@ heed_tensor heed_dropout(heed_tensor x, double p) {
     struct heed_dropout_args args = {.threshold = heed_keep_threshold(p), .random = heed_random_next(c.ctx)};
     args.x = heed_call_dense(&c, 0);
     args.y = heed_call_output(&c, args.x.dtype, args.x.rank, args.x.size);
+    if (heed_call_is_remade(&c, 0)) {
+        heed_call_save_view(&c, &args.x);
+        heed_call_can_remake(&c, &args.y);
+    }
     return heed_call_run(&c, HEED_PRIMITIVE_DROPOUT, &args, sizeof args);
 }

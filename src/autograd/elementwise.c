@@ -19,8 +19,9 @@ static heed_tensor unary(const struct heed_op *op, enum heed_unary kind, heed_te
     struct heed_unary_args args = {.op = kind, .c = constant, .x = heed_call_view(&c, 0)};
     args.y = heed_call_output(&c, args.x.dtype, args.x.rank, args.x.size);
     unsigned needs = heed_unary_needs(kind);
-    if (needs & HEED_NEEDS_X) heed_call_save_input(&c, 0);
+    if (needs & HEED_NEEDS_X) heed_call_save_view(&c, &args.x);
     if (needs & HEED_NEEDS_Y) heed_call_save_output(&c, 0);
+    if (needs == HEED_NEEDS_X) heed_call_can_remake(&c, &args.y);
     return heed_call_run(&c, HEED_PRIMITIVE_UNARY, &args, sizeof args);
 }
 
@@ -97,13 +98,14 @@ static bool check_binary_dtypes(struct heed_call *c, enum heed_binary kind) {
 }
 
 /* What each gradient is made of: the other factor, or for quotients and powers both. */
-static void save_factors(struct heed_call *c, enum heed_binary kind) {
+static void save_factors(struct heed_call *c, const struct heed_binary_args *args) {
+    const enum heed_binary kind = args->op;
     bool want_a = c->input[0]->producer || c->input[0]->flags & HEED_NODE_WANTS_GRAD;
     bool want_b = c->input[1]->producer || c->input[1]->flags & HEED_NODE_WANTS_GRAD;
     bool both = kind == HEED_BINARY_POW;
     if (kind == HEED_BINARY_MUL || kind == HEED_BINARY_DIV || both) {
-        if (want_b || both) heed_call_save_input(c, 0);
-        if (want_a || kind != HEED_BINARY_MUL) heed_call_save_input(c, 1);
+        if (want_b || both) heed_call_save_view(c, &args->a);
+        if (want_a || kind != HEED_BINARY_MUL) heed_call_save_view(c, &args->b);
     }
 }
 
@@ -125,7 +127,7 @@ static heed_tensor binary(const struct heed_op *op, enum heed_binary kind, heed_
     heed_view_expand(&va, rank, size, &args.a);
     heed_view_expand(&vb, rank, size, &args.b);
     args.y = heed_call_output(&c, kind < HEED_BINARY_EQUAL ? va.dtype : HEED_BOOL, rank, size);
-    save_factors(&c, kind);
+    save_factors(&c, &args);
     return heed_call_run(&c, HEED_PRIMITIVE_BINARY, &args, sizeof args);
 }
 

@@ -52,25 +52,58 @@ static heed_status heads_backward(struct heed_backward *b) {
     whole->dy = whole->y;
     whole->y.data = NULL;
     if (!heed_dy_side_by_side(b, &whole->dy)) return backward_some(b, args);
+    whole->dx = heed_dx_rows(b, X);
     for (int i = 0; i < args->joined.count; i++) {
         dw[i] = heed_dx(b, W_OF(i));
         dbias[i] = heed_dx(b, BIAS_OF(i));
         each_dw[i] = &dw[i];
         each_dbias[i] = &dbias[i];
     }
-    whole->dx = heed_dx_rows(b, X);
     if (!b->ok) return b->ctx->status;
     return heed_joined_backward(&b->ctx->exec, b->entry->kernel, whole, &args->joined, each_dw, each_dbias);
 }
 
-static heed_status linear_backward(struct heed_backward *b) {
+/* The gradients of weight and bias before that of x: x may end then and make room for it. */
+static heed_status weights_backward(struct heed_backward *b) {
     struct heed_linear_args *args = b->args;
-    args->y.data = NULL;
-    args->dy = heed_dy_rows(b, 0);
-    args->dx = heed_dx_rows(b, X);
+    args->dx = (struct heed_grad_view){0};
     args->dw = heed_dx(b, W);
     args->dbias = heed_dx(b, BIAS);
-    return heed_backward_run(b);
+    const bool wanted = heed_has(&args->dw.view) || heed_has(&args->dbias.view);
+    const heed_status status = wanted ? heed_backward_run(b) : HEED_OK;
+    heed_backward_done_with(b, &args->x);
+    args->dw = args->dbias = (struct heed_grad_view){0};
+    return status;
+}
+
+/* dy becomes the gradient of the product without its activation, in place where nobody else reads it. What
+ * the kernel kept for that ends. */
+static heed_status activation_backward(struct heed_backward *b) {
+    struct heed_linear_args *args = b->args;
+    const struct heed_view *dy = &args->dy;
+    args->dx = args->dw = args->dbias = (struct heed_grad_view){0};
+    args->dz = heed_dy_ends(b, 0) ? *dy : heed_backward_temp(b, dy->dtype, dy->rank, dy->size);
+    const heed_status status = heed_backward_run(b);
+    heed_backward_done_with_kernel(b);
+    args->dy = args->dz;
+    args->dz.data = NULL;
+    return status;
+}
+
+/* One step after the other, so that what a step reads can end before the next one needs memory. */
+static heed_status linear_backward(struct heed_backward *b) {
+    struct heed_linear_args *args = b->args;
+    const heed_activation activation = args->activation;
+    heed_status status = HEED_OK;
+    args->y.data = NULL;
+    args->dy = heed_dy_rows(b, 0);
+    if (activation != HEED_ACTIVATION_NONE) status = activation_backward(b);
+    args->activation = HEED_ACTIVATION_NONE;
+    if (status == HEED_OK) status = weights_backward(b);
+    args->dx = heed_dx_rows(b, X);
+    if (status == HEED_OK && heed_has(&args->dx.view)) status = heed_backward_run(b);
+    args->activation = activation;
+    return b->ok ? status : b->ctx->status;
 }
 
 static const struct heed_op op_linear = {"linear", HEED_PRODUCT, linear_backward, NULL};
@@ -127,7 +160,7 @@ static struct heed_linear_args begin_product(struct heed_call *c) {
 }
 
 static heed_tensor run_product(struct heed_call *c, const struct heed_linear_args *args, size_t bytes) {
-    heed_call_save(c, &args->x);
+    heed_call_save_view(c, &args->x);
     heed_call_save(c, &args->w);
     heed_call_save(c, &args->bias);
     return heed_call_run(c, HEED_PRIMITIVE_LINEAR, args, bytes);
@@ -147,10 +180,11 @@ heed_tensor heed_linear(heed_tensor x, heed_tensor w, heed_tensor bias, const he
     int64_t size[HEED_MAX_RANK];
     memcpy(size, vx.size, sizeof size);
     size[vx.rank - 1] = args.w.size[0];
-    struct heed_view y = heed_call_output(&c, vx.dtype, vx.rank, size);
-    if (!c.ok) return heed_call_end(&c);
-    int64_t rows[2] = {args.x.size[0], args.w.size[0]};
-    heed_view_reshape(&y, 2, rows, &args.y);
+    args.y = (struct heed_view){.dtype = vx.dtype, .rank = 2, .size = {args.x.size[0], args.w.size[0]}};
+    heed_view_set_contiguous(&args.y);
+    heed_call_choose(&c, HEED_PRIMITIVE_LINEAR, &args);
+    args.y.data = heed_call_output(&c, vx.dtype, vx.rank, size).data;
+    if (args.activation != HEED_ACTIVATION_NONE) heed_call_can_remake(&c, &args.y);
     return run_product(&c, &args, sizeof args);
 }
 

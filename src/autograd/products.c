@@ -38,7 +38,7 @@ heed_tensor heed_matmul(heed_tensor a, heed_tensor b) {
     heed_view_expand(&vb, rank, size, &args.b);
     size[rank - 2] = va.size[va.rank - 2];
     args.y = heed_call_output(&c, va.dtype, rank, size);
-    heed_call_save_input(&c, 0);
-    heed_call_save_input(&c, 1);
+    heed_call_save_view(&c, &args.a);
+    heed_call_save_view(&c, &args.b);
     return heed_call_run(&c, HEED_PRIMITIVE_MATMUL, &args, sizeof args);
 }

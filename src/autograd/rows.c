@@ -86,8 +86,10 @@ static heed_tensor norm(const struct heed_op *op, heed_tensor x, heed_tensor wei
     args.bias = heed_call_dense(&c, 2);
     args.y = heed_call_output(&c, args.x.dtype, args.x.rank, args.x.size);
     if (!c.ok) return heed_call_end(&c);
-    heed_call_save(&c, &args.x);
+    heed_call_save_view(&c, &args.x);
     heed_call_save(&c, &args.weight);
+    heed_call_save(&c, &args.bias);
+    heed_call_can_remake(&c, &args.y);
     args.y = heed_view_rows(&args.y);
     return heed_call_run(&c, HEED_PRIMITIVE_NORM, &args, sizeof args);
 }

@@ -7,10 +7,17 @@ heed_status heed_tape_open(heed_ctx *ctx) {
     return HEED_OK;
 }
 
+void heed_saved_drop(const struct heed_saved *saved) {
+    struct heed_recipe *recipe = saved->storage->recipe;
+    if (saved->waits && recipe) recipe->waiting--;
+    heed_storage_drop(saved->storage);
+}
+
 /* Gives up what an entry saved, but not its place in the graph. */
 void heed_entry_release(heed_ctx *ctx, struct heed_entry *entry) {
-    for (int i = 0; i < entry->saves; i++) heed_storage_drop(entry->saved[i].storage);
-    entry->saves = 0;
+    heed_recipe_end(&entry->recipe);
+    for (int i = 0; i < entry->saves; i++) heed_saved_drop(&entry->saved[i]);
+    entry->saves = entry->moves = 0;
     heed_storage_drop(entry->kernel_saved);
     entry->kernel_saved = NULL;
     heed_block_free(ctx->exec.memory, entry->blob);

@@ -26,7 +26,12 @@
  * tensor.
  * - An entry holds references to its nodes (identity) and to the storages it saved (elements), with the
  * version each had; backward refuses storage that changed.
- * - Entries are in the order of execution; backward walks them in reverse. */
+ * - Entries are in the order of execution; backward walks them in reverse.
+ * - What is cheap to compute again need not stay: an operation may say that its output can be
+ * (heed_call_can_remake), and one that saves an input that it is able to wait for it (heed_call_save_view).
+ * When only entries that wait refer to such a storage, its elements are given back. The first of them that
+ * backward comes to has them computed again, by the same kernel out of the same numbers; they stay until the
+ * last of them is through, or backward ends (remake.c). */
 #ifndef HEED_SRC_AUTOGRAD_TAPE_H
 #define HEED_SRC_AUTOGRAD_TAPE_H
 
@@ -45,6 +50,8 @@ enum heed_precision {
 
 struct heed_backward;
 
+#define HEED_BACKWARD_WHERE "backward"
+
 struct heed_op {
     const char *name;
     enum heed_precision precision;
@@ -55,16 +62,29 @@ struct heed_op {
 struct heed_saved {
     struct heed_storage *storage;
     uint64_t version;
+    bool waits; /* the elements may be gone until they are needed; `moved` says where args has them */
 };
+
+/* A view within an entry's args whose elements may have moved when backward comes. */
+struct heed_moved {
+    struct heed_storage *storage;
+    size_t view;   /* its place in args */
+    size_t offset; /* of its data in the storage, in bytes */
+};
+#define HEED_MAX_MOVED 4
+
+/* What would be made of more than this, one out of the other, keeps its input: work stays proportional. */
+#define HEED_MOST_REMADE 2
 
 struct heed_entry {
     const struct heed_op *op;
     struct heed_entry *previous, *next;
     uint64_t number;
-    int inputs, outputs, saves;
+    int inputs, outputs, saves, moves;
     struct heed_node **input; /* NULL where none or where no gradient can flow */
     struct heed_node **output;
     struct heed_saved *saved;
+    struct heed_moved *moved;
     void *args; /* the operation's own copy */
     void *blob; /* extra memory of the operation, heed_call_blob() */
     const struct heed_kernel *kernel;
@@ -74,7 +94,9 @@ struct heed_entry {
     const size_t *place;
     size_t side_by_side_bytes;
     struct heed_storage *side_by_side;
-    bool used; /* backward went through and freed it */
+    struct heed_recipe recipe; /* of output 0; with no storage there is none */
+    size_t remade;             /* the view of output 0 in args */
+    bool used;                 /* backward went through and freed it */
 };
 
 struct heed_tape {
@@ -92,12 +114,16 @@ struct heed_call {
     bool entered;
     const char *around; /* the operation that was running when this one was called, or NULL */
     bool side_by_side;  /* gradients of outputs lie as the outputs do */
-    int inputs, outputs, saves, temps;
+    int inputs, outputs, saves, moves, temps;
     struct heed_node *input[HEED_MAX_INPUTS]; /* NULL where none */
     struct heed_node *output[HEED_MAX_OUTPUTS];
     struct heed_storage *saved[HEED_MAX_SAVED];
-    struct heed_storage *temp[HEED_MAX_SAVED]; /* references to drop at the end */
+    bool pinned[HEED_MAX_SAVED];                            /* saved[i] was saved in a way that cannot wait */
+    const struct heed_view *moved[HEED_MAX_MOVED], *remade; /* within the args that will be recorded */
+    struct heed_storage *temp[HEED_MAX_SAVED];              /* references to drop at the end */
     void *blob;
+    const struct heed_kernel *kernel; /* chosen already */
+    struct heed_storage *kernel_saved;
 };
 
 /* The context of the first tensor that has one; the inert context if none has. */
@@ -159,8 +185,23 @@ void heed_call_save(struct heed_call *c, const struct heed_view *v);
 void heed_call_save_input(struct heed_call *c, int i);
 void heed_call_save_output(struct heed_call *c, int i);
 
+/* The same for a view that is in the args of the operation, and the only way in which backward finds these
+ * elements: until then they may be gone, and move. */
+void heed_call_save_view(struct heed_call *c, const struct heed_view *v);
+
+/* The kernel can write output 0, which `y` in the operation's args is a view of, again: from what it saves
+ * itself (its `remake`), otherwise by running forward on args, whose inputs must all be saved. */
+void heed_call_can_remake(struct heed_call *c, const struct heed_view *y);
+
+/* Whether input i can be computed again: saving it may cost nothing. */
+bool heed_call_is_remade(const struct heed_call *c, int i);
+
 /* Zeroed memory that lives as long as the call's entry (or the call, if it isn't recorded). */
 void *heed_call_blob(struct heed_call *c, size_t bytes);
+
+/* Chooses the kernel that applies before the outputs are there (args have their shapes), so that what it
+ * saves lies before them in memory: what ends first lies last, and leaves no hole. */
+void heed_call_choose(struct heed_call *c, enum heed_primitive primitive, const void *args);
 
 /* Runs a primitive by the kernel that applies, records it, and ends the call. Returns output 0. */
 heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, const void *args, size_t bytes);
@@ -198,6 +239,10 @@ struct heed_view heed_dy_dense(struct heed_backward *b, int i);
 /* The same, contiguous, as [rows, last dimension]. */
 struct heed_view heed_dy_rows(struct heed_backward *b, int i);
 
+/* Whether the gradient of output i is nobody else's, so that it may be written over: it ends with this entry.
+ */
+bool heed_dy_ends(const struct heed_backward *b, int i);
+
 /* Moves all gradients of outputs that are parts of one scratch side by side, as the outputs lie: fills in the
  * gradient of the scratch, `whole`. Returns whether all arrived; what did not has no elements there. */
 bool heed_dy_side_by_side(struct heed_backward *b, struct heed_view *whole);
@@ -225,10 +270,30 @@ struct heed_view heed_backward_temp(struct heed_backward *b, heed_dtype dtype, i
 /* Runs the pinned kernel's backward on b->args. */
 heed_status heed_backward_run(struct heed_backward *b);
 
+/* Without `retain`: what was saved for this view of args is not read any more, and ends now. */
+void heed_backward_done_with(struct heed_backward *b, const struct heed_view *v);
+/* The same for what the kernel saved. */
+void heed_backward_done_with_kernel(struct heed_backward *b);
+
 /* ---- the tape itself ---- */
 
 heed_status heed_tape_open(heed_ctx *ctx);
 void heed_tape_append(heed_ctx *ctx, struct heed_entry *entry);
 void heed_entry_release(heed_ctx *ctx, struct heed_entry *entry);
+void heed_saved_drop(const struct heed_saved *saved);
+
+/* Before an entry's backward: all that it saved is there, and args know where. */
+heed_status heed_entry_prepare(heed_ctx *ctx, struct heed_entry *entry);
+
+/* Before an entry gives up what it saved: others that wait for its output get it now, since nobody can make
+ * it later. There are none unless backward did not come to them first: gradients stop where they have the
+ * output from (heed_detach), or another loss is theirs. */
+heed_status heed_entry_bequeath(heed_ctx *ctx, struct heed_entry *entry);
+
+/* After backward: what was made again for entries that still wait goes. */
+void heed_tape_rest(heed_ctx *ctx);
+
+/* Whether what an entry saved is what it was. */
+heed_status heed_entry_check_saved(heed_ctx *ctx, const struct heed_entry *entry);
 
 #endif

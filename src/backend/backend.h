@@ -37,6 +37,9 @@ struct heed_kernel {
     heed_status (*forward)(struct heed_exec *exec, const void *args, void *saved, void *scratch);
     /* NULL for primitives without backward. */
     heed_status (*backward)(struct heed_exec *exec, const void *args, void *saved, void *scratch);
+    /* Writes the output again, with the bits that forward gave it, from `saved` and shapes alone. NULL: that
+     * takes the inputs and forward. Needs no scratch. */
+    heed_status (*remake)(struct heed_exec *exec, const void *args, const void *saved);
 };
 
 /* What a device fills in: for each primitive its kernels in order of preference, NULL-terminated, `ref` not

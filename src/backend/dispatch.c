@@ -133,6 +133,11 @@ void heed_exec_close(struct heed_exec *exec) {
 
 /* ---- choosing a kernel ---- */
 
+/* Composites stand at the end of their slots too, but are made of the device's own kernels. */
+static bool is_reference(const struct heed_kernel *kernel) {
+    return strcmp(kernel->name, "ref") == 0;
+}
+
 /* Ref runs although the device has kernels of its own for the primitive. */
 static heed_status fall_back(struct heed_exec *exec, enum heed_primitive primitive) {
     if (exec->strict) {
@@ -162,7 +167,7 @@ const struct heed_kernel *heed_exec_select(struct heed_exec *exec, enum heed_pri
         last->why_not[i] = why.reason;
     }
     if (!slot[i]) return refuse(exec, primitive, i);
-    if (i > 0 && slot[i] == heed_ref_kernels[primitive] && fall_back(exec, primitive) != HEED_OK) return NULL;
+    if (i > 0 && is_reference(slot[i]) && fall_back(exec, primitive) != HEED_OK) return NULL;
     for (int j = i; j < HEED_MAX_KERNELS; j++) last->why_not[j] = NULL;
     last->kernel = slot[i];
     last->runs++;

@@ -203,11 +203,13 @@ struct heed_matmul_args {
 
 /* y = activation(x·wᵀ + bias). x [rows, in] with contiguous rows (stride[1] 1, stride[0] ≥ in); w [out, in]
  * and y [rows, out] likewise; bias [out] contiguous or absent. Backward has x, w, bias; not y: what the
- * activation needs the kernel saves. dy, dx, dw as their tensors. */
+ * activation needs the kernel saves. dy, dx, dw as their tensors. dz (as dy, and may be dy; absent: not asked
+ * for) gets the gradient of x·wᵀ + bias: with it as dy, and without the activation, the same kernel's
+ * backward gives the other gradients too, and needs nothing saved. */
 struct heed_linear_args {
     heed_activation activation;
     struct heed_view x, w, bias, y;
-    struct heed_view dy;
+    struct heed_view dy, dz;
     struct heed_grad_view dx, dw, dbias;
 };
 

@@ -8,13 +8,13 @@ HEED_BOOKKEEPING bool heed_region_is_empty(struct heed_region *region) {
 }
 
 HEED_BOOKKEEPING void heed_region_add(struct heed_arena *arena, void *place, size_t size, void *base,
-                                      size_t bytes) {
+                                      size_t bytes, ptrdiff_t away) {
     struct heed_region *region = place;
     region->next = arena->regions;
     region->previous = NULL;
     region->base = base;
     region->bytes = bytes;
-    region->away = 0;
+    region->away = away;
     if (region->next) region->next->previous = region;
     arena->regions = region;
     struct heed_block *block = heed_region_first(region);

@@ -62,8 +62,10 @@ HEED_BOOKKEEPING static inline struct heed_block *heed_block_after(struct heed_b
 /* Whether nothing of a region is in use. */
 bool heed_region_is_empty(struct heed_region *region);
 
-/* Makes a region of aligned memory, with one free block of `size` bytes behind its record. */
-void heed_region_add(struct heed_arena *arena, void *place, size_t size, void *base, size_t bytes);
+/* Makes a region of aligned memory, with one free block of `size` bytes behind its record. `away` is 0 but
+ * for far memory. */
+void heed_region_add(struct heed_arena *arena, void *place, size_t size, void *base, size_t bytes,
+                     ptrdiff_t away);
 
 /* Takes an empty region out of its arena. */
 void heed_region_remove(struct heed_arena *arena, struct heed_region *region);

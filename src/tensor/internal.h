@@ -4,8 +4,10 @@
  * - A node's memory stays a node until its context ends; only its serial tells whether a handle is live. A
  * handle is live if its serial equals the node's. Whoever ends the public life of a node changes the serial;
  * internal pointers go on by reference count.
- * - A node may outlive its elements: after its scope ended, storage is NULL unless the tape saved it, but
- * shape, dtype and place in the graph stay for backward.
+ * - A node may outlive its elements: after its scope ended, storage is NULL, but shape, dtype and place in
+ * the graph stay for backward.
+ * - A storage's elements are there as long as a node or anyone else refers to it, but for entries of the tape
+ * that wait until they are computed again (struct heed_recipe).
  * - Every error passes heed_fail().
  * - A context is entered by one thread at a time: public functions that touch shared state are bracketed by
  *   heed_enter() and heed_leave(). */
@@ -31,8 +33,18 @@ struct heed_storage {
     int64_t refs;
     uint64_t version; /* bumped by every writer after creation */
     size_t bytes;
-    void *data;                 /* never NULL */
-    struct heed_memory *memory; /* where it is from */
+    void *data;                 /* NULL only while nobody but entries of the tape that wait refers to it */
+    struct heed_memory *memory; /* where they are from */
+    struct heed_recipe *recipe; /* NULL: what the elements are cannot be computed again */
+};
+
+/* How a storage's elements can be computed again: part of the tape's entry that made them. Each of the two
+ * forgets the other when it ends. */
+struct heed_recipe {
+    struct heed_entry *entry;
+    struct heed_storage *storage;
+    int64_t waiting; /* references of entries that need no elements until backward comes to them */
+    int depth;       /* how many others may have to be made for it, one out of the other */
 };
 
 enum {
@@ -99,7 +111,7 @@ struct heed_ctx {
     uint32_t ordinal; /* random operations in this step */
     uint64_t eval_ordinal;
     struct heed_pool nodes, storages, scopes, objects;
-    uint64_t modules; /* living modules and optimisers: for the message when the context is freed too early */
+    uint64_t modules;         /* living modules, optimisers and caches: tests see that none is lost */
     _Atomic uintptr_t thread; /* the thread that is inside, 0: none */
     int depth;
     atomic_bool intruder; /* a second thread came while the first was inside */
@@ -132,6 +144,12 @@ bool heed_reserved_zero(const uint64_t *words, size_t count);
 struct heed_storage *heed_storage_new(heed_ctx *ctx, size_t bytes);
 void heed_storage_ref(struct heed_storage *storage);
 void heed_storage_drop(struct heed_storage *storage); /* NULL is fine */
+
+/* Gives back the elements if they can be computed again and only waiting entries refer to them. */
+void heed_storage_rest(struct heed_storage *storage);
+
+/* From now on the elements are there or gone for good. */
+void heed_recipe_end(struct heed_recipe *recipe);
 
 /* ---- nodes ---- */
 
@@ -173,9 +191,10 @@ void heed_node_take_from_scope(struct heed_node *node);
  * reference. */
 void heed_node_retire(struct heed_node *node);
 
-/* After writing to a leaf's elements. */
+/* After writing to a node's elements: they are not what they were made as. */
 static inline void heed_node_wrote(struct heed_node *node) {
     node->storage->version++;
+    if (node->storage->recipe) heed_recipe_end(node->storage->recipe);
 }
 
 /* ---- objects ---- */

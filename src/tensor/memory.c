@@ -56,7 +56,7 @@ static char *books_new(size_t bytes) {
 }
 
 /* From the books to the block's memory, and back. */
-static void *far_of(const struct heed_memory *memory, void *payload) {
+HEED_BOOKKEEPING static void *far_of(const struct heed_memory *memory, void *payload) {
     for (const struct heed_region *region = memory->large.regions; region; region = region->next) {
         const uintptr_t offset = (uintptr_t)payload - (uintptr_t)region->base;
         if (offset < region->bytes) return (char *)payload + region->away;
@@ -64,7 +64,7 @@ static void *far_of(const struct heed_memory *memory, void *payload) {
     return payload;
 }
 
-static void *books_of(const struct heed_memory *memory, void *payload) {
+HEED_BOOKKEEPING static void *books_of(const struct heed_memory *memory, void *payload) {
     for (const struct heed_region *region = memory->large.regions; region; region = region->next) {
         const uintptr_t offset = (uintptr_t)payload - ((uintptr_t)region->base + (uintptr_t)region->away);
         if (offset < region->bytes) return (char *)payload - region->away;
@@ -131,8 +131,7 @@ static bool chunk_new(struct heed_memory *memory, size_t size) {
     if (!is_far(memory)) hide(base, bytes);
     size_t skipped = -(uintptr_t)books % HEED_ALIGN;
     size_t room = (bytes - skipped - HEED_REGION_HEADER) / HEED_ALIGN * HEED_ALIGN;
-    heed_region_add(&memory->large, books + skipped, room, books, bytes);
-    memory->large.regions->away = base - books;
+    heed_region_add(&memory->large, books + skipped, room, books, bytes, base - books);
     return true;
 }
 
@@ -175,7 +174,7 @@ static bool span_new(struct heed_memory *memory) {
         block = take_large(memory, SPAN_SIZE);
     if (!block) return false;
     mark_span(block);
-    heed_region_add(&memory->small, heed_block_payload(block), SPAN_SIZE - HEED_ALIGN, NULL, 0);
+    heed_region_add(&memory->small, heed_block_payload(block), SPAN_SIZE - HEED_ALIGN, NULL, 0, 0);
     return true;
 }
 

@@ -60,8 +60,20 @@ void heed_storage_ref(struct heed_storage *storage) {
 void heed_storage_drop(struct heed_storage *storage) {
     if (!storage || --storage->refs > 0) return;
     heed_ctx *ctx = storage->ctx;
+    if (storage->recipe) heed_recipe_end(storage->recipe);
     heed_block_free(storage->memory, storage->data);
     pool_give(&ctx->storages, storage);
+}
+
+void heed_storage_rest(struct heed_storage *storage) {
+    if (!storage->recipe || storage->refs != storage->recipe->waiting) return;
+    heed_block_free(storage->memory, storage->data);
+    storage->data = NULL;
+}
+
+void heed_recipe_end(struct heed_recipe *recipe) {
+    if (recipe->storage) recipe->storage->recipe = NULL;
+    recipe->storage = NULL;
 }
 
 /* ---- nodes ---- */
@@ -208,10 +220,16 @@ void heed_node_take_from_scope(struct heed_node *node) {
     node->previous = node->next = NULL;
 }
 
+static void give_up_elements(struct heed_storage *storage) {
+    const bool last = storage && storage->refs == 1;
+    heed_storage_drop(storage);
+    if (storage && !last) heed_storage_rest(storage);
+}
+
 void heed_node_retire(struct heed_node *node) {
     heed_node_take_from_scope(node);
     node->serial = 0;
-    heed_storage_drop(node->storage);
+    give_up_elements(node->storage);
     node->storage = NULL;
     node->view.data = NULL;
     heed_node_drop(node);

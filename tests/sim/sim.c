@@ -167,7 +167,8 @@ const struct heed_backend *heed_plugin(const struct heed_services *services) {
     heed = services;
     slot_MHA[0] = services->composite[HEED_PRIMITIVE_MHA];
 #define WITHOUT(name, word, args)                                                                            \
-    if (!services->ref[HEED_PRIMITIVE_##name]->backward) kernel_##name.backward = NULL;
+    if (!services->ref[HEED_PRIMITIVE_##name]->backward) kernel_##name.backward = NULL;                      \
+    if (!services->ref[HEED_PRIMITIVE_##name]->remake) kernel_##name.remake = NULL;
     HEED_PRIMITIVE_LIST(WITHOUT)
     return &sim_backend;
 }

@@ -46,6 +46,14 @@ static int64_t area_floats(const struct heed_short_plan *p, int lanes, bool back
     return lanes * ((backward ? 2 : 1) * inputs + (backward ? 4 : 2) * cells + 2 * p->queries);
 }
 
+void heed_short_plan_scores(struct heed_short_plan *p, const struct heed_attention_args *a) {
+    p->scale = (float)a->scale;
+    p->threshold = a->threshold;
+    p->drops = a->threshold < 65536;
+    p->keep_scale = p->drops ? (float)heed_keep_scale(a->threshold) : 1.0f;
+    p->random = heed_attention_random(&a->random);
+}
+
 static struct heed_short_plan plan_of(const struct heed_exec *exec, const struct heed_attention_args *a,
                                       bool backward) {
     const int lanes = heed_short_vectors(exec->isa)->lanes;
@@ -55,13 +63,8 @@ static struct heed_short_plan plan_of(const struct heed_exec *exec, const struct
                                 .queries = a->q.size[2],
                                 .keys = a->k.size[2],
                                 .width = a->q.size[3],
-                                .value_width = a->v.size[3],
-                                .scale = (float)a->scale,
-                                .threshold = a->threshold,
-                                .drops = a->threshold < 65536,
-                                .keep_scale = 1.0f};
-    if (p.drops) p.keep_scale = (float)heed_keep_scale(a->threshold);
-    p.random = heed_attention_random(&a->random);
+                                .value_width = a->v.size[3]};
+    heed_short_plan_scores(&p, a);
     const int64_t work = lanes * (p.queries * p.keys * (p.width + p.value_width + 16) + 64);
     p.groups_per_task = work < TASK_WORK ? TASK_WORK / work : 1;
     p.worker_floats = area_floats(&p, lanes, backward);

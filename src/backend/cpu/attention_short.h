@@ -25,6 +25,9 @@ struct heed_short_plan {
     int64_t worker_floats;
 };
 
+/* Scale and dropout of a plan. */
+void heed_short_plan_scores(struct heed_short_plan *p, const struct heed_attention_args *a);
+
 struct heed_short_vectors {
     int lanes;
     void (*forward)(const struct heed_short_plan *plan, int64_t task, int worker);

@@ -33,6 +33,7 @@ static const struct heed_backend cpu = {
             [HEED_PRIMITIVE_ATTENTION] =
                 (const struct heed_kernel *const[]){&heed_cpu_attention_short, &heed_cpu_attention_decode,
                                                     &heed_cpu_attention, NULL},
+            SLOT(MHA, heed_cpu_mha_short), /* the composite follows */
             SLOT(GRAD_NORM, heed_cpu_grad_norm),
             SLOT(UPDATE, heed_cpu_update),
         },

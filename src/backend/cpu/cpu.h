@@ -66,6 +66,7 @@ extern const struct heed_kernel heed_cpu_pair_loss;
 extern const struct heed_kernel heed_cpu_attention;
 extern const struct heed_kernel heed_cpu_attention_short;
 extern const struct heed_kernel heed_cpu_attention_decode;
+extern const struct heed_kernel heed_cpu_mha_short;
 extern const struct heed_kernel heed_cpu_grad_norm;
 extern const struct heed_kernel heed_cpu_update;
 

@@ -25,12 +25,17 @@ static size_t output_bytes(const struct heed_linear_args *a) {
     return (size_t)a->x.size[0] * (size_t)a->w.size[0] * sizeof(float);
 }
 
+/* Whether what is saved is the value after the activation. */
+static bool keeps_output(const struct heed_linear_args *a) {
+    return !(heed_unary_needs(heed_activation_unary(a->activation)) & HEED_NEEDS_X);
+}
+
 static void linear_sizes(const struct heed_exec *exec, const void *arguments, struct heed_sizes *sizes) {
     const struct heed_linear_args *a = arguments;
     (void)exec;
     if (a->activation == HEED_ACTIVATION_NONE) return;
     sizes->saved = output_bytes(a);
-    sizes->backward_scratch = output_bytes(a);
+    if (!heed_has(&a->dz)) sizes->backward_scratch = output_bytes(a);
 }
 
 /* ---- forward ---- */
@@ -74,7 +79,7 @@ static heed_status linear_forward(struct heed_exec *exec, const void *arguments,
                             .saved = activated ? saved : NULL};
     (void)scratch;
     if (finish.saved) {
-        finish.save_output = !(heed_unary_needs(heed_activation_unary(a->activation)) & HEED_NEEDS_X);
+        finish.save_output = keeps_output(a);
         if (!finish.save_output) {
             finish.product = saved;
             finish.product_row = a->w.size[0];
@@ -104,8 +109,8 @@ struct slopes {
     const struct heed_linear_args *args;
     const struct heed_product_vectors *vectors;
     const float *kept;
-    float *dz;
-    int64_t rows; /* per tile */
+    struct heed_view dz; /* may be dy */
+    int64_t rows;        /* per tile */
 };
 
 static void slope_tile(void *arg, int64_t tile, int worker) {
@@ -116,24 +121,26 @@ static void slope_tile(void *arg, int64_t tile, int worker) {
     (void)worker;
     for (int64_t i = first; i < end; i++) {
         const float *dy = (const float *)a->dy.data + i * a->dy.stride[0];
-        s->vectors->slope(a->activation, s->kept + i * out, dy, s->dz + i * out, out);
+        float *dz = (float *)s->dz.data + i * s->dz.stride[0];
+        s->vectors->slope(a->activation, s->kept + i * out, dy, dz, out);
     }
 }
 
-/* The gradient of the product: dy itself, or dy · activation' in scratch. */
+/* The gradient of the product: dy itself, or dy · activation' where it is asked for or in scratch. */
 static struct heed_view product_gradient(struct heed_exec *exec, const struct heed_linear_args *a,
                                          const void *saved, void *scratch) {
     if (a->activation == HEED_ACTIVATION_NONE) return a->dy;
     struct slopes s = {.args = a,
                        .vectors = heed_product_vectors(exec->isa),
                        .kept = saved,
-                       .dz = scratch,
+                       .dz = heed_has(&a->dz) ? a->dz : a->dy,
                        .rows = heed_cpu_rows_per_tile(a->w.size[0], HEED_CPU_GRAIN)};
+    if (!heed_has(&a->dz)) {
+        s.dz.data = scratch;
+        s.dz.stride[0] = a->w.size[0];
+    }
     heed_threads_run(exec->threads, heed_cpu_tiles(a->x.size[0], s.rows), slope_tile, &s);
-    struct heed_view dz = a->dy;
-    dz.data = scratch;
-    dz.stride[0] = a->w.size[0];
-    return dz;
+    return s.dz;
 }
 
 struct bias_sums {
@@ -199,8 +206,46 @@ static heed_status linear_backward(struct heed_exec *exec, const void *arguments
     return HEED_OK;
 }
 
+/* ---- the output again ---- */
+
+struct remaking {
+    const struct heed_linear_args *args;
+    const struct heed_product_vectors *vectors;
+    const float *kept;
+    bool kept_is_output;
+    int64_t rows; /* per tile */
+};
+
+static void remake_tile(void *arg, int64_t tile, int worker) {
+    const struct remaking *r = arg;
+    const struct heed_linear_args *a = r->args;
+    const int64_t out = a->w.size[0], first = tile * r->rows;
+    const struct heed_activate activate = {.activation =
+                                               r->kept_is_output ? HEED_ACTIVATION_NONE : a->activation,
+                                           .rows = heed_cpu_part(a->x.size[0], r->rows, tile),
+                                           .columns = out,
+                                           .x = r->kept + first * out,
+                                           .x_row = out,
+                                           .y = (float *)a->y.data + first * a->y.stride[0],
+                                           .y_row = a->y.stride[0]};
+    (void)worker;
+    r->vectors->activate(&activate);
+}
+
+static heed_status linear_remake(struct heed_exec *exec, const void *arguments, const void *saved) {
+    const struct heed_linear_args *a = arguments;
+    struct remaking r = {.args = a,
+                         .vectors = heed_product_vectors(exec->isa),
+                         .kept = saved,
+                         .kept_is_output = keeps_output(a),
+                         .rows = heed_cpu_rows_per_tile(a->w.size[0], HEED_CPU_GRAIN)};
+    heed_threads_run(exec->threads, heed_cpu_tiles(a->x.size[0], r.rows), remake_tile, &r);
+    return HEED_OK;
+}
+
 const struct heed_kernel heed_cpu_linear = {.name = "cpu",
                                             .applies = linear_applies,
                                             .sizes = linear_sizes,
                                             .forward = linear_forward,
-                                            .backward = linear_backward};
+                                            .backward = linear_backward,
+                                            .remake = linear_remake};

@@ -105,6 +105,7 @@ static void linear_dz(const struct heed_linear_args *args, const double *z, doub
                 dy = heed_unary_gradient(activation, 0, x, heed_unary_value(activation, 0, x), dy);
             }
             dz[r * out + o] = dy;
+            if (heed_has(&args->dz)) heed_ref_put2(&args->dz, r, o, dy);
         }
     }
 }
@@ -137,4 +138,17 @@ static heed_status linear_backward(struct heed_exec *exec, const void *p, void *
     return HEED_OK;
 }
 
-const struct heed_kernel heed_ref_linear = {"ref", NULL, linear_sizes, linear_forward, linear_backward};
+static heed_status linear_remake(struct heed_exec *exec, const void *p, const void *saved) {
+    (void)exec;
+    const struct heed_linear_args *args = p;
+    const double *z = saved;
+    enum heed_unary activation = heed_activation_unary(args->activation);
+    int64_t rows = args->x.size[0], out = args->w.size[0];
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < out; o++)
+            heed_ref_put2(&args->y, r, o, heed_unary_value(activation, 0, z[r * out + o]));
+    return HEED_OK;
+}
+
+const struct heed_kernel heed_ref_linear = {"ref",           NULL,         linear_sizes, linear_forward,
+                                            linear_backward, linear_remake};

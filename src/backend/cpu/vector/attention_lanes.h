@@ -13,8 +13,6 @@
 #include "backend/cpu/vector/product.h"
 #include "backend/masks.h"
 
-#define LANES_ALWAYS static inline __attribute__((always_inline))
-
 struct group {
     const struct heed_short_plan *plan;
     int64_t first;
@@ -51,6 +49,19 @@ static inline void group_open(struct group *g, const struct heed_short_plan *p, 
         const int64_t pair = g->first + (l < g->count ? l : 0);
         g->batch[l] = pair / p->heads;
         g->head[l] = pair % p->heads;
+    }
+}
+
+/* HEED_LANES heads of one batch entry, `head` on. */
+static inline void group_open_heads(struct group *g, const struct heed_short_plan *p, int64_t batch,
+                                    int64_t head) {
+    g->plan = p;
+    g->first = batch * p->heads + head;
+    g->count = HEED_LANES;
+    g->finite = true;
+    for (int l = 0; l < HEED_LANES; l++) {
+        g->batch[l] = batch;
+        g->head[l] = head + l;
     }
 }
 
@@ -96,6 +107,17 @@ static inline void group_load(struct group *g, const struct heed_view *v, float 
     if (vm_any(vm_not(vm_equal(bad, bad)))) g->finite = false;
 }
 
+/* Looks at rows that group_load() has not read. Subtractions leave the multipliers to others. */
+static inline void group_check(struct group *g, const struct lane_rows *rows, int64_t count, int64_t width) {
+    vf bad = {0};
+    for (int64_t r = 0; r < count; r++) {
+        const float *row = lane_row(rows, r);
+        for (int64_t c = 0; c < width; c++)
+            bad += vf_load(row + c * HEED_LANES) - vf_load(row + c * HEED_LANES);
+    }
+    if (vm_any(vm_not(vm_equal(bad, bad)))) g->finite = false;
+}
+
 static inline void group_store(const struct group *g, const struct heed_view *v, bool add,
                                const float *from) {
     const int64_t rows = v->size[2], width = v->size[3];
@@ -108,87 +130,108 @@ static inline void group_store(const struct group *g, const struct heed_view *v,
 
 /* ---- sums of products ---- */
 
-LANES_ALWAYS void dots_block(int n, const float *a, const float *rows, int64_t step, int64_t width,
-                             float *out) {
-    vf sum[8];
+/* So many rows are multiplied together at most: what is loaded for one serves both. */
+enum { LANES_PAIR = 2 };
+
+/* As many vectors of each as registers hold. */
+enum { LANES_BLOCK = HEED_VECTOR_BYTES == 64 ? 8 : 4 };
+
+/* sum[i][j] = Σ over columns of row i of a · row j of b, m ≤ LANES_PAIR, n ≤ LANES_BLOCK. */
+HEED_INLINE void dots_block(int m, int n, const struct lane_rows *a, int64_t i0, const struct lane_rows *b,
+                            int64_t j0, int64_t width, vf sum[LANES_PAIR][LANES_BLOCK]) {
+    const float *left = lane_row(a, i0), *right = lane_row(b, j0);
     HEED_UNROLL
-    for (int i = 0; i < n; i++) sum[i] = (vf){0};
-    for (int64_t c = 0; c < width; c++) {
-        const vf left = vf_load(a + c * HEED_LANES);
+    for (int i = 0; i < m; i++) {
         HEED_UNROLL
-        for (int i = 0; i < n; i++) sum[i] = vf_fma(left, vf_load(rows + i * step + c * HEED_LANES), sum[i]);
+        for (int j = 0; j < n; j++) sum[i][j] = (vf){0};
     }
-    HEED_UNROLL
-    for (int i = 0; i < n; i++) vf_store(out + i * HEED_LANES, sum[i]);
+    for (int64_t c = 0; c < width; c++, left += HEED_LANES, right += HEED_LANES) {
+        vf x[LANES_PAIR];
+        HEED_UNROLL
+        for (int i = 0; i < m; i++) x[i] = vf_load(left + i * a->step);
+        HEED_UNROLL
+        for (int j = 0; j < n; j++) {
+            const vf y = vf_load(right + j * b->step);
+            HEED_UNROLL
+            for (int i = 0; i < m; i++) sum[i][j] = vf_fma(x[i], y, sum[i][j]);
+        }
+    }
 }
 
-/* out[i] = Σ over columns of a · row i; rows are `step` floats apart. */
-static inline void dots(const float *a, const float *rows, int64_t step, int64_t count, int64_t width,
-                        float *out) {
-    int64_t i = 0;
-    for (; i + 8 <= count; i += 8) dots_block(8, a, rows + i * step, step, width, out + i * HEED_LANES);
-    for (; i + 4 <= count; i += 4) dots_block(4, a, rows + i * step, step, width, out + i * HEED_LANES);
-    for (; i < count; i++) dots_block(1, a, rows + i * step, step, width, out + i * HEED_LANES);
-}
-
-/* Σ factor[i] · row i, i < count. Factors are factor_step apart, rows row_step; term i counts in lanes whose
- * bit first_bit + i·bit_step of seen[i·seen_step] is set, which is looked at where exact. */
+/* Σ factor[i] · row i, i < count, or two such sums with factors and bits of their own. Factors are
+ * factor_step apart; term i counts in lanes whose bit first_bit + i·bit_step of seen[i·seen_step] is set,
+ * which is looked at where exact. */
 struct mix {
     int64_t count, width;
     const float *factor;
-    int64_t factor_step;
-    const float *rows;
-    int64_t row_step;
+    int64_t factor_step, factor_other;
+    const struct lane_rows *rows;
     const vi *seen;
-    int seen_step, first_bit, bit_step;
-    float scale;
+    int seen_step, seen_other, first_bit, bit_step, bit_other;
+    vf scale[LANES_PAIR];
+    const struct lane_rows *out;
+    int64_t first; /* row of `out` */
 };
 
-LANES_ALWAYS void mix_block(int n, bool exact, const struct mix *m, int64_t column, float *out) {
-    vf sum[8];
+HEED_INLINE void mix_block(int m, int n, bool exact, const struct mix *x, int64_t column) {
+    const float *factor = x->factor, *row = x->rows->at + column * HEED_LANES;
+    vf sum[LANES_PAIR][LANES_BLOCK];
     HEED_UNROLL
-    for (int j = 0; j < n; j++) sum[j] = (vf){0};
-    for (int64_t i = 0; i < m->count; i++) {
-        const vf factor = vf_load(m->factor + i * m->factor_step);
-        const float *row = m->rows + i * m->row_step + column * HEED_LANES;
-        vm seen = vm_first(HEED_LANES);
-        if (exact) seen = lanes_with_bit(m->seen[i * m->seen_step], m->first_bit + i * m->bit_step);
+    for (int r = 0; r < m; r++) {
+        HEED_UNROLL
+        for (int j = 0; j < n; j++) sum[r][j] = (vf){0};
+    }
+    for (int64_t i = 0; i < x->count; i++, factor += x->factor_step, row += x->rows->step) {
+        vf by[LANES_PAIR];
+        vm seen[LANES_PAIR];
+        HEED_UNROLL
+        for (int r = 0; r < m; r++) {
+            by[r] = vf_load(factor + r * x->factor_other);
+            seen[r] = vm_first(HEED_LANES);
+            if (!exact) continue;
+            seen[r] = lanes_with_bit(x->seen[i * x->seen_step + r * x->seen_other],
+                                     x->first_bit + i * x->bit_step + r * x->bit_other);
+        }
         HEED_UNROLL
         for (int j = 0; j < n; j++) {
-            const vf next = vf_fma(factor, vf_load(row + j * HEED_LANES), sum[j]);
-            sum[j] = exact ? vf_select(seen, next, sum[j]) : next;
+            const vf value = vf_load(row + j * HEED_LANES);
+            HEED_UNROLL
+            for (int r = 0; r < m; r++) {
+                const vf next = vf_fma(by[r], value, sum[r][j]);
+                sum[r][j] = exact ? vf_select(seen[r], next, sum[r][j]) : next;
+            }
         }
     }
     HEED_UNROLL
-    for (int j = 0; j < n; j++) vf_store(out + (column + j) * HEED_LANES, sum[j] * vf_set(m->scale));
+    for (int r = 0; r < m; r++) {
+        float *out = lane_row(x->out, x->first + r) + column * HEED_LANES;
+        HEED_UNROLL
+        for (int j = 0; j < n; j++) vf_store(out + j * HEED_LANES, sum[r][j] * x->scale[r]);
+    }
 }
 
-LANES_ALWAYS void mix_columns(bool exact, const struct mix *m, float *out) {
+HEED_INLINE void mix_columns(int m, bool exact, const struct mix *x) {
     int64_t c = 0;
-    for (; c + 8 <= m->width; c += 8) mix_block(8, exact, m, c, out);
-    for (; c + 4 <= m->width; c += 4) mix_block(4, exact, m, c, out);
-    for (; c < m->width; c++) mix_block(1, exact, m, c, out);
+    for (; c + LANES_BLOCK <= x->width; c += LANES_BLOCK) mix_block(m, LANES_BLOCK, exact, x, c);
+    for (; LANES_BLOCK > 4 && c + 4 <= x->width; c += 4) mix_block(m, 4, exact, x, c);
+    for (; c < x->width; c++) mix_block(m, 1, exact, x, c);
 }
 
-static inline void mix_run(bool exact, const struct mix *m, float *out) {
+/* m ≤ LANES_PAIR rows of `out`. */
+HEED_INLINE void mix_run(int m, bool exact, const struct mix *x) {
     if (exact) {
-        mix_columns(true, m, out);
+        mix_columns(m, true, x);
     } else {
-        mix_columns(false, m, out);
+        mix_columns(m, false, x);
     }
 }
 
 /* ---- scores ---- */
 
-/* s[k] from dot products: scaled, −∞ where masked. */
-static inline void finish_scores(const struct group *g, int64_t q, float *s) {
-    const struct heed_short_plan *p = g->plan;
-    const vf scale = vf_set(p->scale);
-    for (int64_t k = 0; k < p->keys; k++) {
-        vf x = vf_load(s + k * HEED_LANES) * scale;
-        if (g->masked) x = vf_select(lanes_with_bit(g->visible[q], k), x, vf_set(-INFINITY));
-        vf_store(s + k * HEED_LANES, x);
-    }
+/* A score from a dot product: scaled, −∞ where masked. */
+HEED_INLINE vf finish_score(const struct group *g, int64_t q, int64_t k, vf dot) {
+    const vf x = dot * vf_set(g->plan->scale);
+    return g->masked ? vf_select(lanes_with_bit(g->visible[q], k), x, vf_set(-INFINITY)) : x;
 }
 
 /* Keys whose score is not −∞, as bits. */

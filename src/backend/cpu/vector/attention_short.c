@@ -9,7 +9,7 @@ static struct lanes_forward area_of(const struct heed_short_plan *p, int worker)
     a.k = lane_rows_take(&at, p->keys, p->width);
     a.v = lane_rows_take(&at, p->keys, p->value_width);
     a.y = lane_rows_take(&at, p->queries, p->value_width);
-    a.s = lane_rows_take(&at, 1, p->keys).at;
+    a.s = lane_rows_take(&at, p->queries < LANES_PAIR ? p->queries : LANES_PAIR, p->keys).at;
     if (heed_has(&p->args->weights)) a.weights = at;
     return a;
 }
@@ -24,7 +24,7 @@ void HEED_VECTOR_NAME(heed_short_forward_task)(const struct heed_short_plan *p, 
         group_load(&g, &p->args->q, a.q.at);
         group_load(&g, &p->args->k, a.k.at);
         group_load(&g, &p->args->v, a.v.at);
-        for (int64_t q = 0; q < p->queries; q++) lanes_forward_query(&g, &a, q);
+        lanes_forward(&g, &a);
         group_store(&g, &p->args->y, false, a.y.at);
         if (a.weights) group_store(&g, &p->args->weights, false, a.weights);
     }

@@ -15,8 +15,7 @@ static struct lanes_backward area_of(const struct heed_short_plan *p, int worker
     if (heed_has(&args->dv.view)) a.dv = lane_rows_take(&at, p->keys, p->value_width);
     a.weights = lane_rows_take(&at, p->queries, p->keys).at;
     a.ds = lane_rows_take(&at, p->queries, p->keys).at;
-    if (heed_has(&args->dweights)) a.dweights = lane_rows_take(&at, p->queries, p->keys).at;
-    a.dw = at;
+    if (heed_has(&args->dweights)) a.dweights = at;
     return a;
 }
 
