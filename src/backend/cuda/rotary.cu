@@ -8,7 +8,7 @@
 
 /* ---- the table ---- */
 
-enum { FREQUENCIES = 256 };
+constexpr int64_t FREQUENCIES = 256;
 
 /* Made by the host, so that they are the reference's to the last bit. */
 struct frequencies {

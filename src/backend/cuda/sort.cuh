@@ -16,7 +16,7 @@ enum {
     CUDA_SORT_TILE = CUDA_BLOCK * CUDA_SORT_ROUNDS,
     CUDA_SORT_SCAN = 1024 /* threads of the one block that adds up counts */
 };
-static_assert(CUDA_SORT_DIGITS == CUDA_BLOCK, "a thread for every digit");
+static_assert((int)CUDA_SORT_DIGITS == (int)CUDA_BLOCK, "a thread for every digit");
 
 /* Keys, and the place each had at first. */
 struct cuda_keys {

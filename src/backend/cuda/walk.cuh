@@ -36,28 +36,20 @@ cuda_walk<VIEWS> cuda_walk_of(const struct heed_view *shape, const struct heed_v
     return w;
 }
 
-/* The offsets of position i, with divisions of I's width. */
-template <typename I, int VIEWS>
-__device__ inline void cuda_walk_by(const cuda_walk<VIEWS> &w, I i, int64_t *offset) {
-#pragma unroll
-    for (int v = 0; v < VIEWS; v++) offset[v] = 0;
-    for (int d = w.rank - 1; d > 0; d--) {
-        const I size = (I)w.size[d], at = i % size;
-        i /= size;
-#pragma unroll
-        for (int v = 0; v < VIEWS; v++) offset[v] += (int64_t)at * w.stride[v][d];
-    }
-#pragma unroll
-    for (int v = 0; v < VIEWS; v++) offset[v] += w.rank > 0 ? (int64_t)i * w.stride[v][0] : 0;
-}
-
-/* The offsets of position i. Divisions of 64 bits take several times as long as those of 32. */
+/* The offsets of position i. (The compiler divides by 32 bits where that is enough.) */
 template <int VIEWS>
 __device__ inline void cuda_walk_to(const cuda_walk<VIEWS> &w, int64_t i, int64_t *offset) {
-    if (w.count <= UINT32_MAX)
-        cuda_walk_by<uint32_t>(w, (uint32_t)i, offset);
-    else
-        cuda_walk_by<int64_t>(w, i, offset);
+#pragma unroll
+    for (int v = 0; v < VIEWS; v++) offset[v] = 0;
+#pragma unroll 1
+    for (int d = w.rank - 1; d > 0; d--) {
+        const int64_t rest = i / w.size[d], at = i - rest * w.size[d];
+        i = rest;
+#pragma unroll
+        for (int v = 0; v < VIEWS; v++) offset[v] += at * w.stride[v][d];
+    }
+#pragma unroll
+    for (int v = 0; v < VIEWS; v++) offset[v] += w.rank > 0 ? i * w.stride[v][0] : 0;
 }
 
 #endif
