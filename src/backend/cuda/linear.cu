@@ -74,7 +74,7 @@ static heed_status forward(struct heed_exec *exec, const void *arguments, void *
     return status == HEED_OK && activated ? activate(exec, &unary, false) : status;
 }
 
-/* dz, or dy itself where there is no activation. */
+/* dz, where it is asked for or in scratch; dy itself where there is no activation. */
 static heed_status through_activation(struct heed_exec *exec, const struct heed_linear_args *a, void *saved,
                                       void *scratch, struct heed_view *dz) {
     *dz = a->dy;
@@ -84,9 +84,9 @@ static heed_status through_activation(struct heed_exec *exec, const struct heed_
     unary.x = matrix(saved, a);
     unary.y = matrix(scratch, a);
     unary.dy = a->dy;
-    *dz = unary.dx.view = matrix(scratch, a);
-    /* y, where the derivative is a function of it, is made in dz's place: each element is read before it is
-     * written. */
+    *dz = unary.dx.view = heed_has(&a->dz) ? a->dz : matrix(scratch, a);
+    /* dz may lie where dy does, and y, where the derivative is a function of it, where dz does: each element
+     * is read before it is written. */
     if (heed_unary_needs(unary.op) & HEED_NEEDS_Y) {
         const heed_status status = activate(exec, &unary, false);
         if (status != HEED_OK) return status;
