@@ -258,7 +258,9 @@ static int build_pairs(void) {
         for (int i = 0; i < FEATURES; i++) {
             for (int j = i + 1; j < FEATURES; j++) {
                 const struct wish a = feature(i), b = feature(j);
-                const bool some = j < PARTS || (i + j) % 4 == 0; /* of the large pairs with kinds of masks */
+                /* Of the large pairs all of features; of those with kinds of masks, and for slow tools, some.
+                 */
+                const bool some = (j < PARTS && !test_small()) || (i + j) % test_size(4, 8) == 0;
                 if (fits(&a, &b) && (k == 0 || some)) build_pair(n++, &a, &b, sizes[k]);
             }
         }
