@@ -16,7 +16,7 @@ void optim_teardown(void);
 
 /* Another such model. */
 extern const heed_module_class optim_model_class;
-heed_module *optim_model_new(heed_ctx *ctx);
+heed_module *optim_model_new(heed_ctx *of);
 
 /* The gradient of element i in step t: some large, some small, of both signs. */
 float optim_gradient(int t, int i);

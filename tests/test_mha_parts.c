@@ -206,8 +206,8 @@ START_TEST(gradients_by_hand) {
         heed_module *m = heed_mha_new(ctx, o);
         heed_optim *optim = i % 2 ? heed_sgd_new(m, NULL) : NULL;
         const char *name = frozen[i / 4];
-        double *expected[MOST_PARAMS], *actual[MOST_PARAMS];
-        int64_t count[MOST_PARAMS], params = heed_param_tensors(m);
+        double *expected[MOST_PARAMS] = {NULL}, *actual[MOST_PARAMS] = {NULL};
+        int64_t count[MOST_PARAMS] = {0}, params = heed_param_tensors(m);
         char text[200];
         test_shake(m);
         if (name && !heed_is_none(heed_param_find(m, name)))

@@ -46,7 +46,7 @@ double heed_elements_load(struct heed_exec *exec, const struct heed_view *v, int
         double f64;
         int32_t i32;
         uint8_t boolean;
-    } value;
+    } value = {.f64 = 0};
     if (heed_elements_read(exec, &value, heed_view_at(v, offset), heed_dtype_bytes(v->dtype)) != HEED_OK)
         return (double)NAN;
     switch (v->dtype) {

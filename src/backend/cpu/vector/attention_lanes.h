@@ -112,8 +112,10 @@ static inline void group_check(struct group *g, const struct lane_rows *rows, in
     vf bad = {0};
     for (int64_t r = 0; r < count; r++) {
         const float *row = lane_row(rows, r);
-        for (int64_t c = 0; c < width; c++)
-            bad += vf_load(row + c * HEED_LANES) - vf_load(row + c * HEED_LANES);
+        for (int64_t c = 0; c < width; c++) {
+            const vf x = vf_load(row + c * HEED_LANES), same = x;
+            bad += x - same;
+        }
     }
     if (vm_any(vm_not(vm_equal(bad, bad)))) g->finite = false;
 }

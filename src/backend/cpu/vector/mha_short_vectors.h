@@ -7,10 +7,9 @@
 
 void HEED_VECTOR_NAME(heed_mha_short_pack)(const struct heed_mha_short_plan *plan, int64_t unit);
 void HEED_VECTOR_NAME(heed_mha_short_pack_backward)(const struct heed_mha_short_plan *plan, int64_t unit);
-void HEED_VECTOR_NAME(heed_mha_short_backward)(const struct heed_mha_short_plan *plan, int64_t task,
+void HEED_VECTOR_NAME(heed_mha_short_backward)(const struct heed_mha_short_plan *p, int64_t index,
                                                int worker);
-void HEED_VECTOR_NAME(heed_mha_short_weights)(const struct heed_mha_short_plan *plan, int64_t tile,
-                                              int worker);
+void HEED_VECTOR_NAME(heed_mha_short_weights)(const struct heed_mha_short_plan *p, int64_t index, int worker);
 
 /* What a column of projected rows is: the row `feature` of an input's weights. */
 struct place {
