@@ -13,6 +13,12 @@
 
 extern char **environ;
 
+#ifdef __clang__
+#define COMPILER "clang " __clang_version__
+#else
+#define COMPILER "gcc " __VERSION__
+#endif
+
 static const char usage[] = "usage: heed-bench [--list] [--case NAME] [--threads N] [--seconds S] [--json]\n"
                             "  --list       the names of the cases\n"
                             "  --case NAME  only this one\n"
@@ -98,9 +104,9 @@ static void print_timing(const struct arguments *a, const struct bench *b, const
     explained(b->ctx, "blas ", blas, sizeof blas);
     explained(b->ctx, "threads ", threads, sizeof threads);
     printf("{\"case\": \"%s\", \"min_ms\": %.6f, \"median_ms\": %.6f, \"runs\": %d, \"peak_bytes\": %zu, "
-           "\"threads\": %s, \"isa\": \"%s\", \"blas\": \"%s\", \"fallbacks\": %llu}\n",
+           "\"threads\": %s, \"isa\": \"%s\", \"blas\": \"%s\", \"compiler\": \"%s\", \"fallbacks\": %llu}\n",
            b->row->name, t->min_ms, t->median_ms, t->runs, t->peak_bytes, threads, isa, blas,
-           (unsigned long long)heed_fallbacks(b->ctx));
+           COMPILER, (unsigned long long)heed_fallbacks(b->ctx));
 }
 
 static int run_one(const struct arguments *a, const struct bench_case *row) {

@@ -19,8 +19,8 @@ if(HEED_WERROR)
 endif()
 
 # A product and a sum are rounded each, with every compiler and for every instruction set: the reference kernels
-# are the specification, and clang would otherwise fuse them where gcc does not. The vector kernels ask for fused ones
-# below. Nothing is compiled with -ffast-math.
+# are the specification, and clang would otherwise fuse them where gcc does not. The vector kernels write fused ones
+# as such (vf_fma). Nothing is compiled with -ffast-math.
 target_compile_options(heed_flags INTERFACE -ffp-contract=off)
 
 # Signals of errno and floating-point traps are not looked at: lets sqrt and the like be instructions.

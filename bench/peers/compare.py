@@ -10,6 +10,7 @@ of the ratios of the rounds. --save writes all of it as JSON with machine and ve
 import argparse
 import datetime
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -48,11 +49,19 @@ def compare(name, heed, peers, arguments):
 
 
 def processor():
+    """Its name, and the numbers that say which it is where a virtual machine does not name it."""
+    said = {}
     with open("/proc/cpuinfo") as file:
         for line in file:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
+            key, _, value = line.partition(":")
+            said.setdefault(key.strip(), value.strip())
+    if "model name" not in said:
+        return platform.processor()
+    return f"{said['model name']}, family {said.get('cpu family')}, model {said.get('model')}"
+
+
+def system():
+    return " ".join([platform.system(), platform.machine(), *platform.libc_ver()])
 
 
 def ratio_of(result, peer):
@@ -97,8 +106,9 @@ def main():
         print(json.dumps(results[-1]) if arguments.json else row(results[-1], peers), flush=True)
     if arguments.save:
         with open(arguments.save, "w") as file:
-            json.dump({"date": datetime.date.today().isoformat(), "processor": processor(), "rounds": arguments.rounds,
-                       "seconds": arguments.seconds, "python": platform.python_version(), "results": results}, file, indent=1)
+            json.dump({"date": datetime.date.today().isoformat(), "processor": processor(), "system": system(),
+                       "processors": len(os.sched_getaffinity(0)), "rounds": arguments.rounds, "seconds": arguments.seconds,
+                       "python": platform.python_version(), "results": results}, file, indent=1)
             file.write("\n")
 
 
