@@ -106,7 +106,7 @@ heed_status heed_sync(heed_ctx *ctx) {
     if (!ctx) ctx = heed_inert_ctx();
     if (ctx->broken) return ctx->status;
     if (!heed_enter(ctx)) return HEED_ERROR_THREAD;
-    if (ctx->exec.remote.device) ctx->exec.remote.device->sync(ctx->exec.remote.self);
+    heed_elements_wait(&ctx->exec);
     heed_leave(ctx);
     return heed_error_status(ctx);
 }

@@ -65,23 +65,27 @@ END_TEST
 /* ---- optimisers ---- */
 
 START_TEST(gradient_norm) {
-    double g1[2] = {3, 4}, g2[3] = {NAN, -20, INFINITY}, norm;
-    int64_t bad;
+    double g1[2] = {3, 4}, g2[3] = {NAN, -20, INFINITY};
+    struct heed_grad_norm found;
     struct heed_param_item items[] = {{.count = 2, .grad = g1}, {.count = 3, .grad = g2}};
-    struct heed_grad_norm_args args = {HEED_F64, 1, items, 0, 1, &norm, &bad};
+    struct heed_grad_norm_args args = {
+        .dtype = HEED_F64, .items = 1, .item = items, .scale = 1, .result = &found};
     forward(HEED_PRIMITIVE_GRAD_NORM, &args);
-    ck_assert_double_eq(norm, 5);
-    ck_assert_int_eq(bad, -1);
+    ck_assert_double_eq(found.norm, 5);
+    ck_assert_int_eq(found.first_bad, -1);
     args.items = 2;
     args.scale = 2;
     args.clamp = 7;
     forward(HEED_PRIMITIVE_GRAD_NORM, &args);
-    ck_assert(isnan(norm));
-    ck_assert_int_eq(bad, 1);
+    ck_assert(isnan(found.norm));
+    ck_assert_int_eq(found.first_bad, 1);
     EQUALS(g1, 6, 7);
     EQUALS(g2, NAN, -7, 7);
 }
 END_TEST
+
+/* A norm of 2, but for the guard against 0, clipped to 1: gradients are halved. */
+static const struct heed_grad_norm twice_too_large = {2 - 1e-6, -1};
 
 /* One parameter 2 with gradient 0.5 (halved from 1), twice, by hand. */
 START_TEST(sgd_steps) {
@@ -91,7 +95,8 @@ START_TEST(sgd_steps) {
                                     .dtype = HEED_F64,
                                     .items = 1,
                                     .item = &item,
-                                    .grad_scale = 0.5,
+                                    .norm = &twice_too_large,
+                                    .max_norm = 1,
                                     .momentum = 0.9,
                                     .nesterov = true,
                                     .step = 1};
@@ -117,7 +122,8 @@ START_TEST(adam_steps) {
                                         .dtype = HEED_F64,
                                         .items = 1,
                                         .item = &item,
-                                        .grad_scale = 0.5,
+                                        .norm = &twice_too_large,
+                                        .max_norm = 1,
                                         .beta1 = 0.9,
                                         .beta2 = 0.99,
                                         .eps = 1e-8,

@@ -57,10 +57,12 @@ HEED_API heed_status heed_optim_group(heed_optim *optim, const char *pattern, do
  * Does nothing after an error. A gradient norm that is not finite is HEED_ERROR_NUMERIC, with the step (the
  * number of updates before it, so counting from 0) and the first bad parameter named; no weight is touched
  * then, and the gradients are forgotten. Parameters without gradient and frozen ones are left alone.
+ * On a device that runs behind the host, that error comes when the host next waits for it (heed_sync(), or
+ * reading an element); no weight has changed since that step, and the number of steps is its again.
  */
 HEED_API heed_status heed_optim_step(heed_optim *optim, double rate);
 
-/** The joint norm of the gradients before clipping, of the last step. */
+/** The joint norm of the gradients before clipping, of the last step. Waits for the device. */
 HEED_API double heed_optim_grad_norm(const heed_optim *optim);
 
 /** Updates done so far. */

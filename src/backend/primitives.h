@@ -387,32 +387,63 @@ struct heed_param_item {
     void *param, *grad;      /* dtype of `dtype` */
     void *moment1, *moment2; /* SGD: moment1 is the momentum, or NULL; Adam: both */
     double rate, decay;      /* already scaled for the group */
+    int64_t number;          /* what the witness below knows it by */
 };
 
-/* norm (out) = sqrt(Σ g²) over all items, accumulated in f64; first_bad (out) = the first item with an
- * element that is not finite, −1 if none. With clamp > 0 elements are first clamped to ± clamp, in place (NaN
- * stays). With scale ≠ 1 elements are multiplied by it first, in place. */
+/* norm = sqrt(Σ g²) over all items, accumulated in f64; first_bad = the first item with an element that is
+ * not finite, −1 if none. */
+struct heed_grad_norm {
+    double norm;
+    int64_t first_bad;
+};
+
+/* Who makes an error of a norm that is not finite; `number` is that of the first bad item, −1 if all items
+ * are fine. Told by the kernel, or, where kernels run behind the host, when the host waits for the device:
+ * until then it must live. */
+struct heed_grad_witness {
+    heed_status (*not_finite)(struct heed_grad_witness *self, int64_t number, int64_t step);
+};
+
+/* Finds the norm; the result lies where elements do. With scale ≠ 1 elements are first multiplied by it, in
+ * place. With clamp > 0 they are then clamped to ± clamp, in place (NaN stays). */
 struct heed_grad_norm_args {
     heed_dtype dtype;
     int64_t items;
     const struct heed_param_item *item;
     double clamp, scale;
-    double *norm;
-    int64_t *first_bad;
+    struct heed_grad_norm *result;
+    struct heed_grad_witness *witness; /* NULL: a norm that is not finite is no error */
+    int64_t step;                      /* for the witness */
 };
+
+/* How a kernel on the host ends. */
+static inline heed_status heed_grad_norm_found(const struct heed_grad_norm_args *a, double norm,
+                                               int64_t first_bad) {
+    *a->result = (struct heed_grad_norm){norm, first_bad};
+    if (isfinite(norm) || !a->witness) return HEED_OK;
+    return a->witness->not_finite(a->witness, first_bad < 0 ? -1 : a->item[first_bad].number, a->step);
+}
+
+/* The factor that brings a norm to at most max_norm, as PyTorch's clip_grad_norm_; 1 if max_norm ≤ 0. */
+static inline double heed_clip_factor(double norm, double max_norm) {
+    if (!(max_norm > 0)) return 1;
+    const double factor = max_norm / (norm + 1e-6); /* PyTorch's guard against a norm of 0 */
+    return factor < 1 ? factor : 1;
+}
 
 enum heed_update { HEED_UPDATE_SGD, HEED_UPDATE_ADAM, HEED_UPDATE_ADAMW };
 
-/* One step of every item, with gradients multiplied by grad_scale as they are read.
- * SGD: g += decay·p; m = step = 1 ? g : momentum·m + g; p −= rate·(nesterov ? g + momentum·m : m) (PyTorch's
- * order). ADAM: g += decay·p, ADAMW: p −= rate·decay·p; then m = β1·m + (1 − β1)·g, v = β2·v + (1 − β2)·g²,
- * p −= rate / (1 − β1^step) · m / (sqrt(v / (1 − β2^step)) + eps). */
+/* One step of every item, with gradients clipped to max_norm as they are read. A norm that is not finite
+ * changes nothing. SGD: g += decay·p; m = step = 1 ? g : momentum·m + g; p −= rate·(nesterov ? g + momentum·m
+ * : m) (PyTorch's order). ADAM: g += decay·p, ADAMW: p −= rate·decay·p; then m = β1·m + (1 − β1)·g, v = β2·v
+ * + (1 − β2)·g², p −= rate / (1 − β1^step) · m / (sqrt(v / (1 − β2^step)) + eps). */
 struct heed_update_args {
     enum heed_update kind;
     heed_dtype dtype;
     int64_t items;
     const struct heed_param_item *item;
-    double grad_scale;
+    const struct heed_grad_norm *norm; /* of all gradients; lies where elements do */
+    double max_norm;                   /* ≤ 0: none */
     double momentum;
     bool nesterov;
     double beta1, beta2, eps;

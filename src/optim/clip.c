@@ -12,27 +12,6 @@ bool heed_grad_item(heed_tensor param, struct heed_param_item *item) {
     return true;
 }
 
-double heed_grad_norm_run(heed_ctx *ctx, const struct heed_param_item *item, int64_t items, double clamp,
-                          double scale, int64_t *first_bad) {
-    double norm = 0;
-    *first_bad = -1;
-    struct heed_grad_norm_args args = {.dtype = HEED_F32,
-                                       .items = items,
-                                       .item = item,
-                                       .clamp = clamp,
-                                       .scale = scale,
-                                       .norm = &norm,
-                                       .first_bad = first_bad};
-    if (items == 0) return 0;
-    return heed_exec_run(&ctx->exec, HEED_PRIMITIVE_GRAD_NORM, &args) == HEED_OK ? norm : NAN;
-}
-
-double heed_clip_factor(double norm, double max_norm) {
-    if (!(max_norm > 0)) return 1;
-    double factor = max_norm / (norm + 1e-6); /* PyTorch's guard against a norm of 0 */
-    return factor < 1 ? factor : 1;
-}
-
 /* ---- all gradients below a module ---- */
 
 struct gather {
@@ -47,23 +26,38 @@ static bool gather_item(void *arg, const char *name, heed_tensor param) {
     return true;
 }
 
+/* Waits for the norm. NaN after an error. */
+static double norm_of(heed_ctx *ctx, const struct gather *g, double clamp, double scale,
+                      struct heed_grad_norm *result) {
+    const struct heed_grad_norm_args args = {.dtype = HEED_F32,
+                                             .items = g->items,
+                                             .item = g->item,
+                                             .clamp = clamp,
+                                             .scale = scale,
+                                             .result = result};
+    struct heed_grad_norm found;
+    if (heed_exec_run(&ctx->exec, HEED_PRIMITIVE_GRAD_NORM, &args) != HEED_OK) return NAN;
+    return heed_elements_read(&ctx->exec, &found, result, sizeof found) == HEED_OK ? found.norm : NAN;
+}
+
 /* The norm after clamping; clipped to max_norm. NaN after an error. */
 static double clip(heed_module *module, double clamp, double max_norm) {
     heed_ctx *ctx = module->ctx;
     size_t tensors = (size_t)heed_param_tensors(module);
     struct gather g = {.item = heed_block_new(ctx->exec.memory, tensors * sizeof *g.item)};
-    if (!g.item) {
+    struct heed_grad_norm *result = heed_block_new(ctx->exec.elements, sizeof *result);
+    double norm = NAN;
+    if (g.item && result) {
+        heed_param_walk(module, gather_item, &g);
+        norm = norm_of(ctx, &g, clamp, 1, result);
+        double factor = heed_clip_factor(norm, max_norm);
+        if (isfinite(norm) && factor < 1 && isnan(norm_of(ctx, &g, 0, factor, result))) norm = NAN;
+    } else {
         heed_fail(ctx, HEED_ERROR_MEMORY, "clip_grad", "out of memory");
-        return NAN;
     }
-    heed_param_walk(module, gather_item, &g);
-    int64_t first_bad;
-    double norm = heed_grad_norm_run(ctx, g.item, g.items, clamp, 1, &first_bad);
-    double factor = heed_clip_factor(norm, max_norm), unused = 0;
-    if (isfinite(norm) && factor < 1)
-        unused = heed_grad_norm_run(ctx, g.item, g.items, 0, factor, &first_bad);
     heed_block_free(ctx->exec.memory, g.item);
-    return isnan(unused) ? unused : norm;
+    heed_block_free(ctx->exec.elements, result);
+    return norm;
 }
 
 static double clip_inside(heed_module *module, double clamp, double max_norm) {

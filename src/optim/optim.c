@@ -49,7 +49,7 @@ static bool add_param(void *arg, const char *name, heed_tensor tensor) {
     memcpy(f->name, name, bytes);
     bool decays = optim->plan.kind != HEED_UPDATE_ADAMW || tensor.node->view.rank >= 2;
     optim->param[optim->params++] = (struct heed_optim_param){
-        .tensor = tensor, .name = f->name, .rate_scale = 1, .decay_scale = decays ? 1 : 0};
+        .tensor = tensor, .name = f->name, .last = -1, .rate_scale = 1, .decay_scale = decays ? 1 : 0};
     f->name += bytes;
     return true;
 }
@@ -89,6 +89,7 @@ static bool make_buffers(heed_optim *optim) {
     optim->gradients = zeroed_storage(ctx, bytes);
     if (adam || optim->plan.momentum != 0) optim->moment1 = zeroed_storage(ctx, bytes);
     if (adam) optim->moment2 = zeroed_storage(ctx, bytes);
+    optim->norm = zeroed_storage(ctx, sizeof(struct heed_grad_norm));
     if (heed_failed(ctx)) return false;
     for (int64_t i = 0; i < optim->params; i++)
         heed_node_rehome_grad(optim->param[i].tensor.node, optim->gradients, optim->param[i].offset);
@@ -101,10 +102,9 @@ static bool make_tables(heed_optim *optim, heed_module *module) {
     heed_param_walk(module, count_names, &name_bytes);
     optim->param = heed_block_zeroed(memory, params * sizeof *optim->param);
     optim->item = heed_block_zeroed(memory, params * sizeof *optim->item);
-    optim->item_param = heed_block_zeroed(memory, params * sizeof *optim->item_param);
     optim->updates = heed_block_zeroed(memory, params * sizeof *optim->updates);
     optim->names = heed_block_new(memory, name_bytes);
-    if (!optim->param || !optim->item || !optim->item_param || !optim->updates || !optim->names) {
+    if (!optim->param || !optim->item || !optim->updates || !optim->names) {
         heed_fail(optim->ctx, HEED_ERROR_MEMORY, heed_optim_kind(optim), "out of memory");
         return false;
     }
@@ -119,6 +119,7 @@ static heed_optim *make(heed_module *module, const struct heed_optim_plan *plan)
         heed_fail(ctx, HEED_ERROR_MEMORY, kinds[plan->kind], "out of memory");
         return &inert_optim;
     }
+    optim->witness.not_finite = heed_optim_not_finite;
     optim->ctx = ctx;
     optim->plan = *plan;
     ctx->modules++;
@@ -140,12 +141,13 @@ void heed_optim_free(heed_optim *optim) {
     heed_ctx *ctx = optim->ctx;
     if (!heed_enter(ctx)) return;
     struct heed_memory *memory = ctx->exec.memory;
+    heed_elements_wait(&ctx->exec);      /* which may have to tell of a bad gradient */
     heed_storage_drop(optim->gradients); /* lives on in the parameters */
     heed_storage_drop(optim->moment1);
     heed_storage_drop(optim->moment2);
+    heed_storage_drop(optim->norm);
     heed_block_free(memory, optim->param);
     heed_block_free(memory, optim->item);
-    heed_block_free(memory, optim->item_param);
     heed_block_free(memory, optim->updates);
     heed_block_free(memory, optim->names);
     heed_block_free(memory, optim);
@@ -185,7 +187,12 @@ heed_status heed_optim_group(heed_optim *optim, const char *pattern, double rate
 /* ---- asking ---- */
 
 double heed_optim_grad_norm(const heed_optim *optim) {
-    return optim ? optim->norm : 0;
+    if (!optim || !optim->ctx) return 0;
+    struct heed_grad_norm found;
+    if (!heed_enter(optim->ctx)) return (double)NAN;
+    heed_status status = heed_elements_read(&optim->ctx->exec, &found, optim->norm->data, sizeof found);
+    heed_leave(optim->ctx);
+    return status == HEED_OK ? found.norm : (double)NAN;
 }
 
 int64_t heed_optim_steps(const heed_optim *optim) {
@@ -220,7 +227,9 @@ bool heed_optim_is_of(const heed_optim *optim, const heed_module *module) {
 /* ---- state, for checkpoints ---- */
 
 void heed_optim_steps_set(heed_optim *optim, int64_t steps) {
-    if (optim && optim->ctx) optim->steps = steps;
+    if (!optim || !optim->ctx) return;
+    optim->steps = steps;
+    for (int64_t i = 0; i < optim->params; i++) optim->param[i].last = -1;
 }
 
 static int64_t moments(const heed_optim *optim) {

@@ -6,6 +6,8 @@
  * and its moments at the same distances in the optimiser's flat buffers, so that what lies side by side as
  * parameters also does as gradients.
  * - Each parameter counts its own updates, as it may have been frozen for a while.
+ * - Where kernels run behind the host, a gradient that is not finite is known late. No weight has changed
+ * since: updates look at the norm and at the device's errors. What the host counted since is taken back then.
  * - The state is what another run needs to go on with the same bits: the named tensors below and the number
  * of steps. Hyper-parameters are the program's. */
 #ifndef HEED_SRC_OPTIM_OPTIM_H
@@ -55,6 +57,7 @@ struct heed_optim_param {
     heed_tensor tensor;
     const char *name; /* full; the optimiser's copy */
     size_t offset;    /* in bytes, in each flat buffer */
+    int64_t last;     /* the step of its last update, −1: none */
     double rate_scale, decay_scale;
 };
 
@@ -68,16 +71,16 @@ struct heed_optim_plan {
 };
 
 struct heed_optim {
-    heed_ctx *ctx; /* NULL for the static inert optimiser */
+    struct heed_grad_witness witness; /* first: it is told of bad gradients, and finds the optimiser */
+    heed_ctx *ctx;                    /* NULL for the static inert optimiser */
     struct heed_optim_plan plan;
     int64_t params;
     struct heed_optim_param *param;
-    struct heed_param_item *item; /* params of them: room for one step */
-    int64_t *item_param;          /* the parameter of each item */
+    struct heed_param_item *item; /* params of them: room for one step; the number is the parameter's */
     char *names;
     int32_t *updates;                                   /* one per parameter */
     struct heed_storage *gradients, *moment1, *moment2; /* flat; moments NULL where the kind has none */
-    double norm;
+    struct heed_storage *norm;                          /* struct heed_grad_norm of the last step */
     int64_t steps;
 };
 
@@ -90,14 +93,10 @@ bool heed_optim_in(heed_ctx *ctx, const char *where, const char *name, double va
 
 /* ---- gradients as work for the primitives ---- */
 
+/* Makes an error of a norm that is not finite, for the optimiser that `witness` is of. */
+heed_status heed_optim_not_finite(struct heed_grad_witness *witness, int64_t number, int64_t step);
+
 /* The item of a parameter that has a gradient and is not frozen; false if it has none. */
 bool heed_grad_item(heed_tensor param, struct heed_param_item *item);
-
-/* Runs GRAD_NORM. Returns its norm; first_bad as there. NaN after an error. */
-double heed_grad_norm_run(heed_ctx *ctx, const struct heed_param_item *item, int64_t items, double clamp,
-                          double scale, int64_t *first_bad);
-
-/* The factor that brings a norm to at most max_norm, as PyTorch's clip_grad_norm_; 1 if max_norm ≤ 0. */
-double heed_clip_factor(double norm, double max_norm);
 
 #endif

@@ -1,8 +1,6 @@
 /* One update of all parameters that have a gradient. */
 #include "optim/optim.h"
 
-#include <math.h>
-
 static bool params_live(heed_optim *optim) {
     for (int64_t i = 0; i < optim->params; i++) {
         const struct heed_optim_param *param = &optim->param[i];
@@ -29,7 +27,8 @@ static int64_t gather(heed_optim *optim, double rate) {
         item->moment2 = moment_at(optim->moment2, param);
         item->rate = rate * param->rate_scale;
         item->decay = optim->plan.weight_decay * param->decay_scale;
-        optim->item_param[items++] = i;
+        item->number = i;
+        items++;
     }
     return items;
 }
@@ -37,62 +36,83 @@ static int64_t gather(heed_optim *optim, double rate) {
 /* Gradients are used once: whatever comes next starts anew. */
 static void consume(heed_optim *optim, int64_t items) {
     for (int64_t i = 0; i < items; i++)
-        optim->param[optim->item_param[i]].tensor.node->flags &= ~(unsigned)HEED_NODE_GRAD_FULL;
+        optim->param[optim->item[i].number].tensor.node->flags &= ~(unsigned)HEED_NODE_GRAD_FULL;
 }
 
-static bool norm_is_finite(heed_optim *optim, int64_t items) {
-    int64_t bad;
-    double norm = heed_grad_norm_run(optim->ctx, optim->item, items, optim->plan.clip_value, 1, &bad);
-    if (heed_failed(optim->ctx)) return false;
-    optim->norm = norm;
-    if (isfinite(norm)) return true;
-    const char *name =
-        bad >= 0 && bad < items ? optim->param[optim->item_param[bad]].name : "all parameters together";
-    heed_fail(optim->ctx, HEED_ERROR_NUMERIC, heed_optim_kind(optim),
-              "gradient of %s is not finite at step %lld", name, (long long)optim->steps);
-    return false;
+/* ---- the norm ---- */
+
+/* Takes back what was counted from a step on whose updates changed nothing. */
+static void forget_steps_from(heed_optim *optim, int64_t step) {
+    for (int64_t i = 0; i < optim->params; i++) {
+        struct heed_optim_param *param = &optim->param[i];
+        if (param->last < step) continue;
+        const int64_t updates = param->last - step + 1;
+        optim->updates[i] -= updates < optim->updates[i] ? (int32_t)updates : optim->updates[i];
+        param->last = step - 1;
+    }
+    optim->steps = step;
+}
+
+heed_status heed_optim_not_finite(struct heed_grad_witness *witness, int64_t number, int64_t step) {
+    heed_optim *optim = (heed_optim *)witness;
+    const bool known = number >= 0 && number < optim->params;
+    const char *name = known ? optim->param[number].name : "all parameters together";
+    forget_steps_from(optim, step);
+    return heed_fail(optim->ctx, HEED_ERROR_NUMERIC, heed_optim_kind(optim),
+                     "gradient of %s is not finite at step %lld", name, (long long)step);
+}
+
+static bool find_norm(heed_optim *optim, int64_t items) {
+    const struct heed_grad_norm_args args = {.dtype = HEED_F32,
+                                             .items = items,
+                                             .item = optim->item,
+                                             .clamp = optim->plan.clip_value,
+                                             .scale = 1,
+                                             .result = optim->norm->data,
+                                             .witness = &optim->witness,
+                                             .step = optim->steps};
+    return heed_exec_run(&optim->ctx->exec, HEED_PRIMITIVE_GRAD_NORM, &args) == HEED_OK;
 }
 
 /* ---- updating ---- */
 
 static void swap(heed_optim *optim, int64_t a, int64_t b) {
     struct heed_param_item item = optim->item[a];
-    int64_t param = optim->item_param[a];
     optim->item[a] = optim->item[b];
-    optim->item_param[a] = optim->item_param[b];
     optim->item[b] = item;
-    optim->item_param[b] = param;
 }
 
 /* Moves the items of as many updates as the first to the front; returns how many they are. */
 static int64_t same_updates_first(heed_optim *optim, int64_t first, int64_t items) {
-    int32_t updates = optim->updates[optim->item_param[first]];
+    int32_t updates = optim->updates[optim->item[first].number];
     int64_t end = first;
     for (int64_t i = first; i < items; i++)
-        if (optim->updates[optim->item_param[i]] == updates) swap(optim, i, end++);
+        if (optim->updates[optim->item[i].number] == updates) swap(optim, i, end++);
     return end - first;
 }
 
-static bool update(heed_optim *optim, int64_t first, int64_t items, double grad_scale) {
+static bool update(heed_optim *optim, int64_t first, int64_t items) {
     const struct heed_optim_plan *plan = &optim->plan;
     const struct heed_update_args args = {
         .kind = plan->kind,
         .dtype = HEED_F32,
         .items = items,
         .item = optim->item + first,
-        .grad_scale = grad_scale,
+        .norm = optim->norm->data,
+        .max_norm = plan->clip_norm,
         .momentum = plan->momentum,
         .nesterov = plan->nesterov,
         .beta1 = plan->beta1,
         .beta2 = plan->beta2,
         .eps = plan->eps,
-        .step = (int64_t)optim->updates[optim->item_param[first]] + 1,
+        .step = (int64_t)optim->updates[optim->item[first].number] + 1,
     };
     if (heed_exec_run(&optim->ctx->exec, HEED_PRIMITIVE_UPDATE, &args) != HEED_OK) return false;
     for (int64_t i = first; i < first + items; i++) {
-        int64_t param = optim->item_param[i];
-        if (optim->updates[param] < INT32_MAX) optim->updates[param]++;
-        heed_node_wrote(optim->param[param].tensor.node);
+        int64_t number = optim->item[i].number;
+        if (optim->updates[number] < INT32_MAX) optim->updates[number]++;
+        optim->param[number].last = optim->steps;
+        heed_node_wrote(optim->param[number].tensor.node);
     }
     return true;
 }
@@ -100,11 +120,10 @@ static bool update(heed_optim *optim, int64_t first, int64_t items, double grad_
 static void step(heed_optim *optim, double rate) {
     if (!params_live(optim)) return;
     int64_t items = gather(optim, rate);
-    bool going = norm_is_finite(optim, items);
-    double grad_scale = heed_clip_factor(optim->norm, optim->plan.clip_norm);
+    bool going = find_norm(optim, items);
     for (int64_t first = 0, count; going && first < items; first += count) {
         count = same_updates_first(optim, first, items);
-        going = update(optim, first, count, grad_scale);
+        going = update(optim, first, count);
     }
     consume(optim, items);
     if (going) optim->steps++;

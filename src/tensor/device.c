@@ -40,6 +40,11 @@ heed_status heed_elements_read(struct heed_exec *exec, void *host, const void *f
     return HEED_OK;
 }
 
+heed_status heed_elements_wait(struct heed_exec *exec) {
+    const struct heed_remote *remote = &exec->remote;
+    return remote->device ? remote->device->sync(remote->self) : HEED_OK;
+}
+
 double heed_elements_load(struct heed_exec *exec, const struct heed_view *v, int64_t offset) {
     union {
         float f32;

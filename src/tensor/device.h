@@ -41,6 +41,9 @@ heed_status heed_elements_copy(struct heed_exec *exec, void *to, const void *fro
 heed_status heed_elements_write(struct heed_exec *exec, void *to, const void *host, size_t bytes);
 heed_status heed_elements_read(struct heed_exec *exec, void *host, const void *from, size_t bytes);
 
+/* Waits for all that the device was asked to do, which may have to tell of an error. */
+heed_status heed_elements_wait(struct heed_exec *exec);
+
 /* One element of a view as a double; NaN after an error. */
 double heed_elements_load(struct heed_exec *exec, const struct heed_view *v, int64_t offset);
 

@@ -98,13 +98,12 @@ static heed_status norm_forward(struct heed_exec *exec, const void *args, void *
     find_starts(a->item, a->items, start);
     heed_threads_run(exec->threads, tiles, norm_tile, &job);
     double total = 0;
-    *a->first_bad = -1;
+    int64_t first_bad = -1;
     for (int64_t tile = 0; tile < tiles; tile++) {
         total += job.squares[tile];
-        if (*a->first_bad < 0) *a->first_bad = job.first_bad[tile];
+        if (first_bad < 0) first_bad = job.first_bad[tile];
     }
-    *a->norm = sqrt(total);
-    return HEED_OK;
+    return heed_grad_norm_found(a, sqrt(total), first_bad);
 }
 
 const struct heed_kernel heed_cpu_grad_norm = {
@@ -120,14 +119,14 @@ struct step_job {
     const struct heed_update_args *args;
     const struct heed_update_vectors *vectors;
     const struct start *start;
-    double correction1, correction2;
+    double grad_scale, correction1, correction2;
 };
 
 static void step_sgd(const struct step_job *job, const struct heed_param_item *item,
                      const struct part *part) {
     const struct heed_update_args *a = job->args;
     const struct heed_sgd o = {
-        .grad_scale = (float)a->grad_scale,
+        .grad_scale = (float)job->grad_scale,
         .rate = (float)item->rate,
         .decay = (float)item->decay,
         .momentum = (float)a->momentum,
@@ -144,7 +143,7 @@ static void step_adam(const struct step_job *job, const struct heed_param_item *
     const struct heed_update_args *a = job->args;
     const bool decoupled = a->kind == HEED_UPDATE_ADAMW;
     const struct heed_adam o = {
-        .grad_scale = (float)a->grad_scale,
+        .grad_scale = (float)job->grad_scale,
         .decay = decoupled ? 0.0f : (float)item->decay,
         .shrink = decoupled ? (float)(item->rate * item->decay) : 0.0f,
         .beta1 = (float)a->beta1,
@@ -190,8 +189,15 @@ static heed_status step_forward(struct heed_exec *exec, const void *args, void *
     (void)saved;
     const struct heed_update_args *a = args;
     const int64_t tiles = heed_cpu_tiles(count_elements(a->item, a->items), HEED_CPU_GRAIN);
-    struct step_job job = {a, heed_update_vectors(exec->isa), scratch, 1 - pow(a->beta1, (double)a->step),
-                           1 - pow(a->beta2, (double)a->step)};
+    if (!isfinite(a->norm->norm)) return HEED_OK;
+    struct step_job job = {
+        .args = a,
+        .vectors = heed_update_vectors(exec->isa),
+        .start = scratch,
+        .grad_scale = heed_clip_factor(a->norm->norm, a->max_norm),
+        .correction1 = 1 - pow(a->beta1, (double)a->step),
+        .correction2 = 1 - pow(a->beta2, (double)a->step),
+    };
     find_starts(a->item, a->items, scratch);
     heed_threads_run(exec->threads, tiles, step_tile, &job);
     return HEED_OK;
