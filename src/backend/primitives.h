@@ -23,6 +23,13 @@
 #include "tensor/philox.h"
 #include "tensor/view.h"
 
+/* Before functions that kernels of devices call too. */
+#ifdef __CUDACC__
+#define HEED_EVERYWHERE __host__ __device__
+#else
+#define HEED_EVERYWHERE
+#endif
+
 /* X(NAME, word for messages, argument struct) */
 #define HEED_PRIMITIVE_LIST(X)                                                                               \
     X(COPY, "copy", heed_copy_args)                                                                          \
@@ -425,7 +432,7 @@ static inline heed_status heed_grad_norm_found(const struct heed_grad_norm_args 
 }
 
 /* The factor that brings a norm to at most max_norm, as PyTorch's clip_grad_norm_; 1 if max_norm ≤ 0. */
-static inline double heed_clip_factor(double norm, double max_norm) {
+HEED_EVERYWHERE static inline double heed_clip_factor(double norm, double max_norm) {
     if (!(max_norm > 0)) return 1;
     const double factor = max_norm / (norm + 1e-6); /* PyTorch's guard against a norm of 0 */
     return factor < 1 ? factor : 1;

@@ -26,6 +26,8 @@ static heed_status report(struct heed_exec *exec, const struct cuda_fault_word *
     case CUDA_FAULT_TARGET:
         return heed_host->fail(exec, HEED_ERROR_ARGUMENT, primitive, "target %lld is not in 0 to %lld",
                                word->detail[0], word->detail[1] - 1);
+    case CUDA_FAULT_GRADIENT:
+        return word->witness->not_finite(word->witness, word->detail[0], word->detail[1]);
     }
     return HEED_OK;
 }

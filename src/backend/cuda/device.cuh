@@ -45,8 +45,9 @@ enum { HEED_WARP = 32 };
 /* Errors that kernels find; what `detail` holds, each says. */
 enum cuda_fault {
     CUDA_FAULT_NONE,
-    CUDA_FAULT_INDEX,  /* detail: the index, the number of things there are */
-    CUDA_FAULT_TARGET, /* detail: the class, the number of classes */
+    CUDA_FAULT_INDEX,    /* detail: the index, the number of things there are */
+    CUDA_FAULT_TARGET,   /* detail: the class, the number of classes */
+    CUDA_FAULT_GRADIENT, /* detail: what the witness is told */
     CUDA_FAULTS
 };
 
@@ -55,6 +56,7 @@ struct cuda_fault_word {
     unsigned fault; /* enum cuda_fault */
     unsigned primitive;
     long long detail[2];
+    struct heed_grad_witness *witness; /* in host memory */
 };
 
 struct cuda_device {
@@ -94,19 +96,21 @@ static inline bool cuda_is_float(heed_dtype dtype, struct heed_why *why) {
 /* ---- in kernels ---- */
 
 #ifndef HEED_EMULATED
-/* Keeps a fault if it is the first. */
-static __device__ inline void cuda_raise(struct cuda_fault_word *word, enum cuda_fault fault,
+/* Keeps a fault if it is the first, and says whether it is. */
+static __device__ inline bool cuda_raise(struct cuda_fault_word *word, enum cuda_fault fault,
                                          enum heed_primitive primitive, long long a, long long b) {
-    if (atomicCAS(&word->fault, (unsigned)CUDA_FAULT_NONE, (unsigned)fault) != CUDA_FAULT_NONE) return;
+    if (atomicCAS(&word->fault, (unsigned)CUDA_FAULT_NONE, (unsigned)fault) != CUDA_FAULT_NONE) return false;
     word->primitive = (unsigned)primitive;
     word->detail[0] = a;
     word->detail[1] = b;
+    return true;
 }
 #else
-static inline void cuda_raise(struct cuda_fault_word *word, enum cuda_fault fault,
+static inline bool cuda_raise(struct cuda_fault_word *word, enum cuda_fault fault,
                               enum heed_primitive primitive, long long a, long long b) {
-    if (word->fault != CUDA_FAULT_NONE) return;
-    *word = {(unsigned)fault, (unsigned)primitive, {a, b}};
+    if (word->fault != CUDA_FAULT_NONE) return false;
+    *word = {(unsigned)fault, (unsigned)primitive, {a, b}, NULL};
+    return true;
 }
 #endif
 
@@ -146,6 +150,7 @@ static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
     X(DROPOUT, dropout)                                                                                      \
     X(FILL, fill)                                                                                            \
     X(GATHER, gather)                                                                                        \
+    X(GRAD_NORM, grad_norm)                                                                                  \
     X(LINEAR, linear)                                                                                        \
     X(MATMUL, matmul)                                                                                        \
     X(NORM, norm)                                                                                            \
@@ -155,6 +160,7 @@ static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
     X(ROTARY, rotary)                                                                                        \
     X(SOFTMAX, softmax)                                                                                      \
     X(UNARY, unary)                                                                                          \
+    X(UPDATE, update)                                                                                        \
     X(WHERE, where)
 
 #define HEED_CUDA_DECLARE(primitive, name) extern const struct heed_kernel heed_cuda_##name;
