@@ -1,7 +1,7 @@
 /* y = a op b, and the gradients of sums, products, quotients and powers. Memory traffic in f32: 12 bytes an
  * element forward, 9 for comparisons, less what repeats; backward for each gradient 8 bytes (sums), 12 or 16.
  */
-#include "backend/cuda/sum.cuh"
+#include "backend/cuda/fold.cuh"
 
 /* ---- terms ---- */
 

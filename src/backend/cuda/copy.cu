@@ -4,8 +4,8 @@
  * What lies side by side in both is copied by packs (map.cuh), unless it changes dtype; contiguous views of
  * one dtype by the device's own copy. Where the neighbours of x are not those of y, as in a transpose, tiles
  * of TILE × TILE elements go through shared memory, so that reads and writes both run along lines. With
- * `add`, where y repeats, it is a sum (sum.cuh). */
-#include "backend/cuda/sum.cuh"
+ * `add`, where y repeats, it is a sum (fold.cuh). */
+#include "backend/cuda/fold.cuh"
 
 /* ---- conversion ---- */
 
@@ -151,7 +151,7 @@ template <typename T> static void start_copying(struct heed_exec *exec, const st
 template <typename T>
 static void start_adding(struct heed_exec *exec, const struct heed_copy_args *a, void *scratch) {
     const struct heed_view *const views[] = {&a->x};
-    if (cuda_sum_terms(&a->y.view) == 1 && start_tiles<T>(exec, a)) return;
+    if (cuda_is_map(&a->y.view) && start_tiles<T>(exec, a)) return;
     cuda_gradient(exec, copied<T, T>{static_cast<const T *>(a->x.data)}, views, &a->y, scratch);
 }
 

@@ -15,7 +15,7 @@ template <typename T> struct loss_job {
     int64_t rows, classes;
     const T *x;
     const int32_t *target;
-    int32_t ignored;
+    int64_t ignored;
     T smoothing;
     row_look<T> *look; /* of each row; NULL: nobody wants it */
 };
@@ -54,7 +54,7 @@ static __device__ inline T row_loss(const loss_job<T> &j, const row_look<T> &loo
 template <typename T, int N>
 static __global__ void row_losses(loss_job<T> j, T *loss, struct cuda_fault_word *fault, int group) {
     for (cuda_rows at(j.rows, group); at.more(); at.next()) {
-        const int32_t target = at.inside() ? j.target[at.row] : j.ignored;
+        const int64_t target = at.inside() ? j.target[at.row] : j.ignored;
         const bool counts = target != j.ignored, exists = target >= 0 && target < j.classes;
         const T *x = j.x + at.row * j.classes;
         row_sum<T> all = joined<T>::none();
@@ -108,7 +108,7 @@ static __global__ void row_gradients(loss_job<T> j, const T *factor, const T *dy
     const T scale = *dy * *factor, everywhere = j.smoothing / (T)j.classes;
     for (cuda_rows at(j.rows, group); at.more(); at.next()) {
         if (!at.inside()) continue;
-        const int32_t target = j.target[at.row];
+        const int64_t target = j.target[at.row];
         const row_look<T> look = j.look[at.row];
         const bool counts = target != j.ignored && look.maximum != -(T)INFINITY;
         const T *x = j.x + at.row * j.classes;

@@ -14,7 +14,8 @@ heed_status cuda_check(struct heed_exec *exec, enum heed_primitive primitive, cu
 }
 
 /* What a kernel raised, in words. */
-static heed_status report(struct heed_exec *exec, const struct cuda_fault_word *word) {
+static heed_status report(struct cuda_device *device, const struct cuda_fault_word *word) {
+    struct heed_exec *exec = device->exec;
     const enum heed_primitive primitive = (enum heed_primitive)word->primitive;
     switch ((enum cuda_fault)word->fault) {
     case CUDA_FAULT_NONE:
@@ -26,8 +27,10 @@ static heed_status report(struct heed_exec *exec, const struct cuda_fault_word *
     case CUDA_FAULT_TARGET:
         return heed_host->fail(exec, HEED_ERROR_ARGUMENT, primitive, "target %lld is not in 0 to %lld",
                                word->detail[0], word->detail[1] - 1);
-    case CUDA_FAULT_GRADIENT:
-        return word->witness->not_finite(word->witness, word->detail[0], word->detail[1]);
+    case CUDA_FAULT_GRADIENT: {
+        const struct cuda_watched_norm *norm = &device->norm[word->detail[1]];
+        return norm->witness->not_finite(norm->witness, word->detail[0], norm->step);
+    }
     }
     return HEED_OK;
 }
@@ -39,9 +42,10 @@ static heed_status device_sync(void *self) {
         cudaMemcpyAsync(&word, device->fault, sizeof word, cudaMemcpyDeviceToHost, device->stream);
     if (status == cudaSuccess) status = cudaStreamSynchronize(device->stream);
     if (status != cudaSuccess) return cuda_check(device->exec, HEED_PRIMITIVE_COPY, status);
+    device->norms = 0;
     if (word.fault == CUDA_FAULT_NONE) return HEED_OK;
     status = cudaMemsetAsync(device->fault, 0, sizeof word, device->stream);
-    const heed_status reported = report(device->exec, &word);
+    const heed_status reported = report(device, &word);
     return status == cudaSuccess ? reported : cuda_check(device->exec, HEED_PRIMITIVE_COPY, status);
 }
 
@@ -49,6 +53,16 @@ heed_status cuda_started(struct heed_exec *exec, enum heed_primitive primitive) 
     const heed_status status = cuda_check(exec, primitive, cudaGetLastError());
     if (status != HEED_OK || !cuda_of(exec)->blocking) return status;
     return device_sync(cuda_of(exec));
+}
+
+heed_status cuda_watch_norm(struct heed_exec *exec, struct heed_grad_witness *witness, int64_t step,
+                            int *ticket) {
+    struct cuda_device *device = cuda_of(exec);
+    const heed_status status = device->norms == CUDA_WATCHED_NORMS ? device_sync(device) : HEED_OK;
+    if (status != HEED_OK) return status;
+    *ticket = device->norms++;
+    device->norm[*ticket] = {witness, step};
+    return HEED_OK;
 }
 
 /* ---- opening ---- */

@@ -3,9 +3,12 @@
  *
  * device.cu    the device: memory, copies, the error word
  * backend.cu   the table of kernels, and the plugin's entry
- * walk.cuh     positions of strided views
- * map.cuh      kernels that compute an element from elements; sum.cuh: gradients of them that repeat
- * unary.cuh    functions of one number; philox.cuh: random numbers
+ * walk.cuh     positions of strided views; pack.cuh: elements that are loaded together
+ * map.cuh      kernels that compute an element from elements
+ * reduce.cuh   what threads of a group know together, and rows for groups
+ * fold.cuh     sums and other reductions over dimensions; gradients that repeat
+ * unary.cuh    functions of one number; philox.cuh: random numbers; softmax.cuh: normalisers
+ * items.cuh    lists of parameters for one launch
  * NAME.cu      one primitive, or one family of them, each: the kernels with their formula and memory traffic,
  * when they apply, and their rows of the table
  *
@@ -47,7 +50,7 @@ enum cuda_fault {
     CUDA_FAULT_NONE,
     CUDA_FAULT_INDEX,    /* detail: the index, the number of things there are */
     CUDA_FAULT_TARGET,   /* detail: the class, the number of classes */
-    CUDA_FAULT_GRADIENT, /* detail: what the witness is told */
+    CUDA_FAULT_GRADIENT, /* detail: the number of the first bad item, the ticket of the norm */
     CUDA_FAULTS
 };
 
@@ -56,8 +59,15 @@ struct cuda_fault_word {
     unsigned fault; /* enum cuda_fault */
     unsigned primitive;
     long long detail[2];
-    struct heed_grad_witness *witness; /* in host memory */
 };
+
+/* A norm of gradients that the host has not waited for, and who is to be told if it is not finite. */
+struct cuda_watched_norm {
+    struct heed_grad_witness *witness;
+    int64_t step;
+};
+
+enum { CUDA_WATCHED_NORMS = 64 };
 
 struct cuda_device {
     struct heed_exec *exec;
@@ -66,6 +76,8 @@ struct cuda_device {
     struct cuda_fault_word *fault; /* in device memory */
     int processors;                /* streaming multiprocessors */
     bool blocking;                 /* HEED_CUDA_BLOCKING=1: wait after every kernel, for debugging */
+    struct cuda_watched_norm norm[CUDA_WATCHED_NORMS]; /* since the host waited last */
+    int norms;
     char name[256];
 };
 
@@ -82,6 +94,11 @@ heed_status cuda_check(struct heed_exec *exec, enum heed_primitive primitive, cu
 /* After the kernels of a primitive were started. */
 heed_status cuda_started(struct heed_exec *exec, enum heed_primitive primitive);
 
+/* A ticket for a norm that is about to be found. The host does not run further ahead than there are tickets.
+ */
+heed_status cuda_watch_norm(struct heed_exec *exec, struct heed_grad_witness *witness, int64_t step,
+                            int *ticket);
+
 /* Starts a kernel on the context's stream. */
 #define CUDA_RUN(exec, kernel, grid, block, shared, ...)                                                     \
     HEED_START(kernel, grid, block, shared, cuda_of(exec)->stream, __VA_ARGS__)
@@ -95,24 +112,14 @@ static inline bool cuda_is_float(heed_dtype dtype, struct heed_why *why) {
 
 /* ---- in kernels ---- */
 
-#ifndef HEED_EMULATED
-/* Keeps a fault if it is the first, and says whether it is. */
-static __device__ inline bool cuda_raise(struct cuda_fault_word *word, enum cuda_fault fault,
+/* Keeps a fault if it is the first. */
+static __device__ inline void cuda_raise(struct cuda_fault_word *word, enum cuda_fault fault,
                                          enum heed_primitive primitive, long long a, long long b) {
-    if (atomicCAS(&word->fault, (unsigned)CUDA_FAULT_NONE, (unsigned)fault) != CUDA_FAULT_NONE) return false;
+    if (atomicCAS(&word->fault, (unsigned)CUDA_FAULT_NONE, (unsigned)fault) != CUDA_FAULT_NONE) return;
     word->primitive = (unsigned)primitive;
     word->detail[0] = a;
     word->detail[1] = b;
-    return true;
 }
-#else
-static inline bool cuda_raise(struct cuda_fault_word *word, enum cuda_fault fault,
-                              enum heed_primitive primitive, long long a, long long b) {
-    if (word->fault != CUDA_FAULT_NONE) return false;
-    *word = {(unsigned)fault, (unsigned)primitive, {a, b}, NULL};
-    return true;
-}
-#endif
 
 /* ---- shapes of launches ---- */
 

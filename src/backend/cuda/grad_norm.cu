@@ -24,7 +24,7 @@ struct joined {
 /* What elements become before they are squared. */
 template <typename T> struct limits {
     T scale, clamp;
-    bool change;
+    unsigned change;
 };
 
 template <typename T> static __device__ inline T limited(const limits<T> &l, T g) {
@@ -63,10 +63,9 @@ static __global__ void chunk_squares(const cuda_item *item, int64_t items, int64
     }
 }
 
-/* By one block. */
+/* By one block. A ticket below 0 is none. */
 static __global__ void norm_of(const cuda_item *item, int64_t chunks, const found *of_chunk,
-                               struct heed_grad_norm *result, struct cuda_fault_word *fault,
-                               struct heed_grad_witness *witness, int64_t step) {
+                               struct heed_grad_norm *result, struct cuda_fault_word *fault, int ticket) {
     found all = {0, NOBODY};
     for (int64_t chunk = threadIdx.x; chunk < chunks; chunk += CUDA_BLOCK)
         all = joined::join(all, of_chunk[chunk]);
@@ -74,10 +73,9 @@ static __global__ void norm_of(const cuda_item *item, int64_t chunks, const foun
     if (threadIdx.x != 0) return;
     const bool bad = all.bad != NOBODY;
     *result = {std::sqrt(all.squares), bad ? all.bad : -1};
-    if (!witness || std::isfinite(all.squares)) return;
-    const bool first = cuda_raise(fault, CUDA_FAULT_GRADIENT, HEED_PRIMITIVE_GRAD_NORM,
-                                  bad ? item[all.bad].number : -1, step);
-    if (first) fault->witness = witness;
+    if (ticket >= 0 && !std::isfinite(all.squares))
+        cuda_raise(fault, CUDA_FAULT_GRADIENT, HEED_PRIMITIVE_GRAD_NORM, bad ? item[all.bad].number : -1,
+                   ticket);
 }
 
 /* ---- the kernel ---- */
@@ -94,24 +92,27 @@ static void sizes(const struct heed_exec *, const void *arguments, struct heed_s
 }
 
 template <typename T>
-static void run(struct heed_exec *exec, const struct heed_grad_norm_args *a, const struct cuda_item *item) {
-    const int64_t chunks = cuda_chunks(a->item, a->items);
-    const limits<T> l = {(T)a->scale, a->clamp > 0 ? (T)a->clamp : (T)INFINITY,
-                         a->scale != 1 || a->clamp > 0};
-    struct found *of_chunk = reinterpret_cast<struct found *>(const_cast<cuda_item *>(item) + a->items);
+static void start_chunks(struct heed_exec *exec, const struct heed_grad_norm_args *a,
+                         const struct cuda_item *item, int64_t chunks, struct found *of_chunk) {
+    limits<T> l = {(T)a->scale, a->clamp > 0 ? (T)a->clamp : (T)INFINITY, 0};
+    l.change = a->scale != 1 || a->clamp > 0;
     if (chunks > 0)
         CUDA_RUN(exec, chunk_squares<T>, cuda_row_blocks(exec, chunks, CUDA_BLOCK), CUDA_BLOCK, 0, item,
                  a->items, chunks, l, of_chunk);
-    CUDA_RUN(exec, norm_of, 1, CUDA_BLOCK, 0, item, chunks, of_chunk, a->result, cuda_of(exec)->fault,
-             a->witness, a->step);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *scratch) {
     const struct heed_grad_norm_args *a = static_cast<const struct heed_grad_norm_args *>(arguments);
+    const int64_t chunks = cuda_chunks(a->item, a->items);
     struct cuda_item *item = static_cast<struct cuda_item *>(scratch);
-    const heed_status status = cuda_items_send(exec, HEED_PRIMITIVE_GRAD_NORM, a->item, a->items, item);
+    struct found *of_chunk = reinterpret_cast<struct found *>(item + a->items);
+    int ticket = -1;
+    heed_status status = a->witness ? cuda_watch_norm(exec, a->witness, a->step, &ticket) : HEED_OK;
+    if (status == HEED_OK) status = cuda_items_send(exec, HEED_PRIMITIVE_GRAD_NORM, a->item, a->items, item);
     if (status != HEED_OK) return status;
-    (a->dtype == HEED_F64 ? run<double> : run<float>)(exec, a, item);
+    (a->dtype == HEED_F64 ? start_chunks<double> : start_chunks<float>)(exec, a, item, chunks, of_chunk);
+    CUDA_RUN(exec, norm_of, 1, CUDA_BLOCK, 0, item, chunks, of_chunk, a->result, cuda_of(exec)->fault,
+             ticket);
     return cuda_started(exec, HEED_PRIMITIVE_GRAD_NORM);
 }
 

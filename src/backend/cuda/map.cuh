@@ -12,12 +12,10 @@
 #ifndef HEED_SRC_BACKEND_CUDA_MAP_CUH
 #define HEED_SRC_BACKEND_CUDA_MAP_CUH
 
+#include "backend/cuda/pack.cuh"
 #include "backend/cuda/walk.cuh"
 
 enum { CUDA_PACK = 4 };
-
-/* Neighbours that are loaded and stored as one. */
-template <typename T, int N> struct alignas(sizeof(T) * N) cuda_pack { T at[N]; };
 
 /* ---- terms ---- */
 
@@ -28,7 +26,7 @@ template <int N> struct cuda_spot {
 };
 
 template <typename T, int N> __device__ inline void cuda_load_pack(const T *from, T (&to)[N]) {
-    const cuda_pack<T, N> pack = *reinterpret_cast<const cuda_pack<T, N> *>(from);
+    const cuda_pack<T, N> pack = cuda_load<N>(from);
 #pragma unroll
     for (int j = 0; j < N; j++) to[j] = pack.at[j];
 }
@@ -37,7 +35,7 @@ template <typename T, int N> __device__ inline void cuda_store_pack(T *to, const
     cuda_pack<T, N> pack;
 #pragma unroll
     for (int j = 0; j < N; j++) pack.at[j] = from[j];
-    *reinterpret_cast<cuda_pack<T, N> *>(to) = pack;
+    cuda_store(to, pack);
 }
 
 template <typename T, int N>

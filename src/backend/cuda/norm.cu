@@ -9,7 +9,7 @@
  *
  * saved: mean and r of each row. Bytes for each element, in f32: forward 8, backward 12 for dx and 8 for
  * dweight and dbias. */
-#include "backend/cuda/reduce.cuh"
+#include "backend/cuda/fold.cuh"
 
 template <typename T> struct row_look { T mean, r; };
 
@@ -18,7 +18,7 @@ template <typename T> struct norm_job {
     const T *x, *weight, *bias; /* weight and bias NULL: absent */
     row_look<T> *look;          /* of each row; NULL: nobody wants it */
     T eps;
-    bool rms;
+    unsigned rms;
 };
 
 /* ---- forward ---- */
@@ -38,7 +38,7 @@ template <typename T> struct joined {
 };
 
 template <typename T, int N>
-static __device__ inline moments<T> moments_of(bool rms, const cuda_pack<T, N> &x) {
+static __device__ inline moments<T> moments_of(unsigned rms, const cuda_pack<T, N> &x) {
     moments<T> m = {N, 0, 0};
     if (!rms) {
         for (T number : x.at) m.mean += number;
@@ -220,6 +220,17 @@ static void run_forward(struct heed_exec *exec, const struct heed_norm_args *a, 
     }
 }
 
+/* The sum over chunks, which are few. */
+template <typename T>
+static void sum_chunks(struct heed_exec *exec, int64_t chunks, int64_t n, T *found,
+                       const struct heed_grad_view *g) {
+    if (!heed_has(&g->view)) return;
+    const heed_dtype dtype = g->view.dtype;
+    const struct heed_view from = {found, dtype, 2, {chunks, n}, {2 * n, 1}}, *view[] = {&from};
+    const struct heed_grad_view to = {{g->view.data, dtype, 2, {chunks, n}, {0, 1}}, g->add};
+    cuda_fold<cuda_plus<T>>(exec, cuda_itself<T>{found}, view, &to, 1, NULL);
+}
+
 template <typename T>
 static void sum_columns(struct heed_exec *exec, const norm_job<T> &j, const struct heed_norm_args *a,
                         void *scratch) {
@@ -229,8 +240,8 @@ static void sum_columns(struct heed_exec *exec, const norm_job<T> &j, const stru
     if (chunks > 0)
         CUDA_RUN(exec, norm_columns<T>, grid, HEED_WARP * LANES, 0, j, static_cast<const T *>(a->dy.data),
                  found, chunk_rows(j.rows));
-    if (heed_has(&a->dweight.view)) cuda_sum_columns<T>(exec, chunks, j.n, 2 * j.n, found, &a->dweight);
-    if (heed_has(&a->dbias.view)) cuda_sum_columns<T>(exec, chunks, j.n, 2 * j.n, found + j.n, &a->dbias);
+    sum_chunks(exec, chunks, j.n, found, &a->dweight);
+    sum_chunks(exec, chunks, j.n, found + j.n, &a->dbias);
 }
 
 template <typename T>

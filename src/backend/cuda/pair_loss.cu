@@ -4,13 +4,13 @@
  * Blocks sum as many elements as shapes say, then one sums what they found.
  *
  * Bytes for each element, in f32: forward 8, backward 8 and 4 for each gradient. */
-#include "backend/cuda/reduce.cuh"
+#include "backend/cuda/fold.cuh"
 
 template <typename T> struct pair_job {
     int64_t count;
     const T *x, *t;
-    bool bce;
     T factor;
+    unsigned bce;
 };
 
 template <typename T, int N> struct both { cuda_pack<T, N> x, t; };
@@ -21,7 +21,7 @@ template <typename T, int N> static __device__ inline both<T, N> load_both(const
 
 /* ---- forward ---- */
 
-template <typename T> static __device__ inline T pair_loss(bool bce, T x, T t) {
+template <typename T> static __device__ inline T pair_loss(unsigned bce, T x, T t) {
     if (bce) return std::fmax(x, (T)0) - x * t + std::log1p(std::exp(-std::fabs(x)));
     return (x - t) * (x - t);
 }
@@ -35,7 +35,7 @@ template <typename T, int N> static __global__ void part_losses(pair_job<T> j, i
         [&](int64_t, const both<T, N> &b) {
             for (int k = 0; k < N; k++) loss += pair_loss(j.bce, b.x.at[k], b.t.at[k]);
         });
-    loss = cuda_join<cuda_sum<T>>(loss, CUDA_BLOCK);
+    loss = cuda_join<cuda_plus<T>>(loss, CUDA_BLOCK);
     if (threadIdx.x == 0) found[blockIdx.x] = loss;
 }
 
@@ -86,7 +86,7 @@ static void sizes(const struct heed_exec *, const void *arguments, struct heed_s
 template <typename T> static pair_job<T> job_of(const struct heed_pair_loss_args *a) {
     const int64_t count = heed_view_count(&a->x);
     const T factor = (T)(a->reduction == HEED_REDUCE_MEAN && count > 0 ? 1 / (double)count : 1);
-    return {count, static_cast<const T *>(a->x.data), static_cast<const T *>(a->t.data), a->bce, factor};
+    return {count, static_cast<const T *>(a->x.data), static_cast<const T *>(a->t.data), factor, a->bce};
 }
 
 template <typename T>
@@ -99,7 +99,9 @@ static void run_forward(struct heed_exec *exec, const struct heed_pair_loss_args
     } else if (parts > 0) {
         CUDA_RUN(exec, (part_losses<T, 1>), (unsigned)parts, CUDA_BLOCK, 0, j, part, found);
     }
-    cuda_sum_all<T>(exec, parts, found, j.factor, static_cast<T *>(a->y.data));
+    const struct heed_view of_parts = {found, a->y.dtype, 1, {parts}, {1}}, *view[] = {&of_parts};
+    const struct heed_grad_view y = {{a->y.data, a->y.dtype, 1, {parts}, {0}}, false};
+    cuda_fold<cuda_plus<T>>(exec, cuda_itself<T>{found}, view, &y, j.factor, NULL);
 }
 
 template <typename T, int N>

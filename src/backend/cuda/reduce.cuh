@@ -9,7 +9,7 @@
 
 /* ---- reductions ---- */
 
-template <typename T> struct cuda_sum {
+template <typename T> struct cuda_plus {
     static __device__ inline T none() {
         return 0;
     }
@@ -19,7 +19,7 @@ template <typename T> struct cuda_sum {
 };
 
 /* The larger of two numbers; NaN wins. */
-template <typename T> struct cuda_max {
+template <typename T> struct cuda_larger {
     static __device__ inline T none() {
         return -(T)INFINITY;
     }
@@ -100,15 +100,5 @@ static inline int cuda_group(int64_t steps) {
 static inline unsigned cuda_row_blocks(const struct heed_exec *exec, int64_t rows, int group) {
     return cuda_blocks(exec, rows * group);
 }
-
-/* ---- sums that several primitives end with; kernels of reduce.cu, for float and double ---- */
-
-/* y = factor · Σ of `count` numbers. */
-template <typename T> void cuda_sum_all(struct heed_exec *exec, int64_t count, const T *x, T factor, T *y);
-
-/* The sum of each column of a matrix of so many rows and columns, whose rows lie `stride` apart. */
-template <typename T>
-void cuda_sum_columns(struct heed_exec *exec, int64_t rows, int64_t columns, int64_t stride, const T *x,
-                      const struct heed_grad_view *y);
 
 #endif

@@ -1,6 +1,6 @@
 /* y = op(x, c) and dx = dy · d op(x, c) / dx. Memory traffic in f32: 8 bytes an element forward; 12 backward,
  * 8 where dy is all it reads, and 4 more to add. */
-#include "backend/cuda/sum.cuh"
+#include "backend/cuda/fold.cuh"
 #include "backend/cuda/unary.cuh"
 
 /* ---- terms ---- */

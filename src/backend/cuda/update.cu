@@ -14,17 +14,17 @@ struct step_job {
     const struct heed_grad_norm *norm;
     double max_norm;
     double rate_factor; /* what rates are multiplied by */
-    bool decoupled;     /* AdamW */
-    bool first, nesterov;
     double momentum, beta1, beta2, eps;
-    double correction; /* of the second moment */
+    double correction;  /* of the second moment */
+    unsigned decoupled; /* AdamW */
+    unsigned first, nesterov;
 };
 
 /* ---- some elements ---- */
 
 template <typename T> struct sgd {
     T grad_scale, rate, decay, momentum;
-    bool first, nesterov;
+    unsigned first, nesterov;
 };
 
 template <typename T> struct adam {

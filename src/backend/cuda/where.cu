@@ -1,6 +1,6 @@
 /* y = condition ? a : b; each gradient gets dy where it was chosen. Memory traffic in f32: 13 bytes an
  * element forward, less what repeats, and 9 for each gradient. */
-#include "backend/cuda/sum.cuh"
+#include "backend/cuda/fold.cuh"
 
 /* ---- terms: what is not chosen is selected away, so its NaN goes nowhere ---- */
 
