@@ -17,6 +17,9 @@
 #define HEED_SRC_BACKEND_CUDA_ATTENTION_CUH
 
 #include "backend/cuda/attention_mask.cuh"
+#if CUSTOM_STAGES
+#include "backend/cuda/stage.cuh"
+#endif
 
 enum {
     CUDA_TILE = 32,          /* queries, and keys, of a tile: a row of cells is a warp */
@@ -35,6 +38,14 @@ template <typename T> struct cuda_stage {
     enum heed_stage_kind kind;
     cuda_heads<const T> tensor;
     T cap;
+    int param; /* the first of a user's stage */
+};
+
+/* A parameter of a user's stage: what query q and key k see begins at data + q·stride[2] + k·stride[3] of
+ * their head. */
+template <typename T> struct cuda_stage_param {
+    const T *data;
+    int64_t stride[4];
 };
 
 /* One problem, or one of packed sequences. Rows (statistics, lse, delta) are [batch, heads, queries] with
@@ -51,6 +62,7 @@ template <typename T> struct cuda_attention {
     const T *dlse;
     int stages;
     cuda_stage<T> stage[HEED_MAX_STAGES];
+    cuda_stage_param<T> param[HEED_MAX_STAGE_PARAMS];
     heed_normalizer normalizer;
     struct cuda_mask mask;
     uint32_t threshold; /* of dropout; 65536: none */
@@ -74,6 +86,30 @@ template <typename T> static __device__ inline int64_t kv_head_of(const cuda_att
     return head / (p.heads / p.kv_heads);
 }
 
+/* ---- what may be known (choice.cuh) ---- */
+
+template <typename T> static __device__ inline heed_normalizer normalizer_of(const cuda_attention<T> &p) {
+    return CHOSEN(HEED_CHOSEN_NORMALIZER, p.normalizer);
+}
+
+template <typename T> static __device__ inline int stage_count(const cuda_attention<T> &p) {
+    return CHOSEN(HEED_CHOSEN_STAGES, p.stages);
+}
+
+template <typename T>
+static __device__ inline enum heed_stage_kind stage_kind(const cuda_attention<T> &p, int i) {
+    return CHOSEN((enum heed_stage_kind)CHOSEN_AT(HEED_CHOSEN_STAGE_KINDS, i), p.stage[i].kind);
+}
+
+/* Slices of the width of queries and keys, and of values. */
+template <typename T> static __device__ inline int64_t width_slices(const cuda_attention<T> &p) {
+    return CHOSEN(HEED_CHOSEN_SLICES, (p.width + CUDA_SLICE - 1) / CUDA_SLICE);
+}
+
+template <typename T> static __device__ inline int64_t value_slices(const cuda_attention<T> &p) {
+    return CHOSEN(HEED_CHOSEN_VALUE_SLICES, (p.value_width + CUDA_SLICE - 1) / CUDA_SLICE);
+}
+
 /* ---- a tile ---- */
 
 /* Where a tile lies. */
@@ -88,9 +124,10 @@ template <typename T> struct cuda_tile {
         right[CUDA_TILE][CUDA_SLICE + 1]; /* slices of the operands of a product */
     T s[CUDA_TILE][CUDA_TILE + 1];        /* scores, weights */
     T g[CUDA_TILE][CUDA_TILE + 1];        /* their gradients */
-    T slope[CUDA_TILE][CUDA_TILE + 1];    /* of the score in scale·q·k (or later) */
-    unsigned seen[CUDA_TILE];             /* bit c: key c of the row is visible */
-    T row[3][CUDA_TILE];                  /* what each row needs */
+    /* of the score in scale·q·k (or later); where there is a user's stage, scale·q·k itself */
+    T slope[CUDA_TILE][CUDA_TILE + 1];
+    unsigned seen[CUDA_TILE]; /* bit c: key c of the row is visible */
+    T row[3][CUDA_TILE];      /* what each row needs */
     int cover;
 };
 
@@ -117,14 +154,15 @@ static __device__ inline int thread_column() {
     return (int)threadIdx.x % 16;
 }
 
-/* to = rows of a · rows of b, over a width: scores, or the gradient of weights. */
+/* to = rows of a · rows of b, over a width of so many slices: scores, or the gradient of weights. */
 template <typename T>
 static __device__ inline void tile_products(cuda_tile<T> *t, const T *a, int64_t a_row, int nq, const T *b,
-                                            int64_t b_row, int nk, int64_t width, T factor,
+                                            int64_t b_row, int nk, int64_t width, int64_t slices, T factor,
                                             T (*to)[CUDA_TILE + 1]) {
     T sum[4][2] = {};
 #pragma unroll 1
-    for (int64_t first = 0; first < width; first += CUDA_SLICE) {
+    for (int64_t slice = 0; slice < slices; slice++) {
+        const int64_t first = slice * CUDA_SLICE;
         __syncthreads(); /* the slices before have been read */
         load_rows(a, a_row, nq, first, width, t->left);
         load_rows(b, b_row, nk, first, width, t->right);
@@ -153,33 +191,94 @@ template <typename T> static __device__ inline T minus_infinity() {
     return -(T)INFINITY;
 }
 
+/* A cell of the score matrix. */
+struct cuda_place {
+    int64_t batch, head, q, k;
+};
+
+#if CUSTOM_STAGES
+/* What a user's stage is given. */
+template <typename T>
+static __device__ inline heed_cell cell_of(const cuda_attention<T> &p, const cuda_place &at, int stage) {
+    heed_cell cell = {p.first_batch + at.batch, at.head, at.q, at.k, p.queries, p.keys, {}};
+#pragma unroll
+    for (int i = 0; i < HEED_STAGE_MAX_PARAMS; i++) {
+        if (i >= CHOSEN_AT(HEED_CHOSEN_PARAMS, stage)) break;
+        const cuda_stage_param<T> &x = p.param[p.stage[stage].param + i];
+        cell.param[i] =
+            x.data + at.batch * x.stride[0] + at.head * x.stride[1] + at.q * x.stride[2] + at.k * x.stride[3];
+    }
+    return cell;
+}
+#endif
+
+/* A score through one stage. slope: its derivative, of the user's stages 1. */
+template <typename T>
+static __device__ inline T through_stage(const cuda_attention<T> &p, const cuda_place &at, int i, T s,
+                                         T *slope) {
+    const cuda_stage<T> &stage = p.stage[i];
+    const enum heed_stage_kind kind = stage_kind(p, i);
+    const int64_t *stride = stage.tensor.stride;
+    *slope = T(1);
+    if (kind == HEED_STAGE_SOFTCAP) {
+        const T a = tanh(s / stage.cap);
+        *slope = T(1) - a * a;
+        return stage.cap * a;
+    }
+#if CUSTOM_STAGES
+    if (kind == HEED_STAGE_CUSTOM) return user_forward(i, s, cell_of(p, at, i));
+#endif
+    const T *x = stage.tensor.data + at.batch * stride[0] + at.head * stride[1];
+    return s + (kind == HEED_STAGE_BIAS ? x[at.q * stride[2] + at.k * stride[3]]
+                                        : x[(at.k - at.q + p.queries - 1) * stride[3]]);
+}
+
 /* A score through all stages. slope: d score / d what it was before stage `from`. */
 template <typename T>
-static __device__ inline T through_stages(const cuda_attention<T> &p, int64_t batch, int64_t head, int64_t q,
-                                          int64_t k, int from, T s, T *slope) {
+static __device__ inline T through_stages(const cuda_attention<T> &p, const cuda_place &at, int from, T s,
+                                          T *slope) {
     *slope = T(1);
-    for (int i = 0; i < p.stages; i++) {
-        const cuda_stage<T> &stage = p.stage[i];
-        const int64_t *stride = stage.tensor.stride;
-        const T *x = stage.tensor.data + batch * stride[0] + head * stride[1];
-        if (stage.kind == HEED_STAGE_BIAS) {
-            s += x[q * stride[2] + k * stride[3]];
-        } else if (stage.kind == HEED_STAGE_DISTANCE) {
-            s += x[(k - q + p.queries - 1) * stride[3]];
-        } else {
-            const T a = tanh(s / stage.cap);
-            s = stage.cap * a;
-            if (i >= from) *slope *= T(1) - a * a;
-        }
+    UNROLL_CHOSEN
+    for (int i = 0; i < stage_count(p); i++) {
+        T own;
+        s = through_stage(p, at, i, s, &own);
+        if (i >= from) *slope *= own;
     }
     return s;
+}
+
+/* The gradient of a score before stage `from`, of that of the final one. `kept` is what tile_scores left in
+ * t->slope. */
+template <typename T>
+static __device__ inline T back_through_stages(const cuda_attention<T> &p, const cuda_place &at, int from,
+                                               T kept, T gradient) {
+    (void)p, (void)at, (void)from;
+#if CUSTOM_STAGES
+    T before[HEED_CHOSEN_STAGES], slope[HEED_CHOSEN_STAGES], s = kept;
+#pragma unroll
+    for (int i = 0; i < HEED_CHOSEN_STAGES; i++) {
+        before[i] = s;
+        s = through_stage(p, at, i, s, &slope[i]);
+    }
+    const heed_sums none = {-1, nullptr, 0, 0};
+#pragma unroll
+    for (int i = HEED_CHOSEN_STAGES - 1; i >= 0; i--) {
+        if (i < from) continue;
+        gradient = stage_kind(p, i) == HEED_STAGE_CUSTOM
+                       ? user_backward(i, before[i], gradient, cell_of(p, at, i), none)
+                       : gradient * slope[i];
+    }
+    return gradient;
+#else
+    return gradient * kept;
+#endif
 }
 
 /* Whether a tile has anything to do: false where it is proven that no cell is visible. All threads call it.
  */
 template <typename T>
 static __device__ inline bool tile_is_seen(const cuda_attention<T> &p, const cuda_box &box, cuda_tile<T> *t) {
-    if (p.mask.count == 0) {
+    if (mask_count(p.mask) == 0) {
         if (threadIdx.x == 0) t->cover = HEED_COVER_ALL;
     } else if (threadIdx.x == 0) {
         t->cover = cuda_mask_covers(p.mask, p.first_batch + box.batch, box.head, box.q0, box.q0 + box.nq,
@@ -200,17 +299,18 @@ static __device__ inline bool tile_scores(const cuda_attention<T> &p, const cuda
     }
     tile_products(t, at_row(p.q, box.batch, box.head, box.q0), p.q.stride[2], box.nq,
                   at_row(p.k, box.batch, kv_head_of(p, box.head), box.k0), p.k.stride[2], box.nk, p.width,
-                  p.scale, t->s);
+                  width_slices(p), p.scale, t->s);
     const int c = threadIdx.x % CUDA_TILE;
     for (int r = threadIdx.x / CUDA_TILE; r < CUDA_TILE; r += CUDA_TILE_THREADS / CUDA_TILE) {
         const int64_t q = box.q0 + r, k = box.k0 + c;
         T s = minus_infinity<T>(), slope = T(0);
+        const T product = t->s[r][c];
         if (r < box.nq && c < box.nk &&
             (t->cover == HEED_COVER_ALL ||
              cuda_mask_allows(p.mask, p.first_batch + box.batch, box.head, q, k)))
-            s = through_stages(p, box.batch, box.head, q, k, from, t->s[r][c], &slope);
+            s = through_stages(p, {box.batch, box.head, q, k}, from, product, &slope);
         t->s[r][c] = s;
-        t->slope[r][c] = slope;
+        t->slope[r][c] = CUSTOM_STAGES ? product : slope;
         const unsigned word = __ballot_sync(0xffffffffu, s != minus_infinity<T>());
         if (c == 0) t->seen[r] = word;
     }
@@ -223,7 +323,7 @@ static __device__ inline bool tile_scores(const cuda_attention<T> &p, const cuda
 /* What dropout multiplies a weight with: 0 or the scale. */
 template <typename T>
 static __device__ inline T keep_factor(const cuda_attention<T> &p, const cuda_box &box, int r, int c) {
-    if (p.threshold >= 65536) return T(1);
+    if (!CHOSEN(HEED_CHOSEN_DROPS, p.threshold < 65536)) return T(1);
     const uint32_t q = (uint32_t)(box.q0 + r), k = (uint32_t)(box.k0 + c);
     const uint32_t line = (uint32_t)((p.first_batch + box.batch) * p.heads + box.head);
     const uint32_t counter[4] = {q, 16 * (k >> 7) + ((k & 31) >> 1), line, p.random.call};
@@ -295,15 +395,15 @@ static __device__ inline void store_block(T *y, int64_t y_row, int rows, int64_t
 
 /* ---- gradients of scores ---- */
 
-/* Of a tile whose scores are there: t->s becomes the weights after dropout, t->g the gradient of the scores
- * times t->slope. Needs the statistics and delta. */
+/* Of a tile whose scores are there (made with the same `from`): t->s becomes the weights after dropout, t->g
+ * the gradient of the scores before stage `from`. Needs the statistics and delta. */
 template <typename T>
-static __device__ inline void tile_gradients(const cuda_attention<T> &p, const cuda_box &box,
+static __device__ inline void tile_gradients(const cuda_attention<T> &p, const cuda_box &box, int from,
                                              cuda_tile<T> *t) {
     if (p.dy.data) {
         tile_products(t, at_row(p.dy, box.batch, box.head, box.q0), p.dy.stride[2], box.nq,
                       at_row(p.v, box.batch, kv_head_of(p, box.head), box.k0), p.v.stride[2], box.nk,
-                      p.value_width, T(1), t->g);
+                      p.value_width, value_slices(p), T(1), t->g);
     }
     const int c = threadIdx.x % CUDA_TILE;
     for (int r = threadIdx.x / CUDA_TILE; r < CUDA_TILE; r += CUDA_TILE_THREADS / CUDA_TILE) {
@@ -311,18 +411,19 @@ static __device__ inline void tile_gradients(const cuda_attention<T> &p, const c
         if (t->seen[r] >> c & 1) {
             const int64_t row = row_place(p, box.batch, box.head, box.q0 + r);
             const T score = t->s[r][c], keep = keep_factor(p, box, r, c);
-            const T w = weight_of(p.normalizer, score, p.maximum[row], p.reciprocal[row]);
+            const T w = weight_of(normalizer_of(p), score, p.maximum[row], p.reciprocal[row]);
             T dw = p.dy.data ? t->g[r][c] : T(0);
             if (p.dweights.data) dw += at_row(p.dweights, box.batch, box.head, box.q0 + r)[box.k0 + c];
             dw *= keep;
-            if (p.normalizer == HEED_NORMALIZER_SOFTMAX) {
+            if (normalizer_of(p) == HEED_NORMALIZER_SOFTMAX) {
                 gradient = w * (dw - p.delta[row]);
-            } else if (p.normalizer == HEED_NORMALIZER_SIGMOID) {
+            } else if (normalizer_of(p) == HEED_NORMALIZER_SIGMOID) {
                 gradient = dw * w * (T(1) - w);
             } else {
                 gradient = score > T(0) ? dw : T(0);
             }
-            gradient *= t->slope[r][c];
+            const cuda_place at = {box.batch, box.head, box.q0 + r, box.k0 + c};
+            gradient = back_through_stages(p, at, from, t->slope[r][c], gradient);
             weight = w * keep;
         }
         t->s[r][c] = weight;
@@ -331,6 +432,14 @@ static __device__ inline void tile_gradients(const cuda_attention<T> &p, const c
     __syncthreads();
 }
 
+/* The weights of chosen rows and the sums of columns; lists in device memory, NULL: all. */
+template <typename T> struct cuda_chosen {
+    T *chosen, *columns; /* [batch, heads, queries, keys], [batch, heads, keys]; NULL: not asked for */
+    const int32_t *head_list, *query_list;
+    int64_t heads, queries;
+};
+
+#ifndef HEED_CHOSEN
 /* ---- launches (each in its file) ---- */
 
 template <typename T> heed_status cuda_attention_forward(struct heed_exec *exec, const cuda_attention<T> &p);
@@ -351,12 +460,6 @@ heed_status cuda_attention_score_sums(struct heed_exec *exec, const cuda_attenti
 template <typename T>
 heed_status cuda_attention_sink_sums(struct heed_exec *exec, const cuda_attention<T> &p, T *sums);
 
-/* The weights of chosen rows and the sums of columns; lists in device memory, NULL: all. */
-template <typename T> struct cuda_chosen {
-    T *chosen, *columns; /* [batch, heads, queries, keys], [batch, heads, keys]; NULL: not asked for */
-    const int32_t *head_list, *query_list;
-    int64_t heads, queries;
-};
 template <typename T>
 heed_status cuda_attention_chosen(struct heed_exec *exec, const cuda_attention<T> &p,
                                   const cuda_chosen<T> &chosen);
@@ -369,5 +472,7 @@ static inline dim3 cuda_attention_grid(int64_t tiles, int64_t columns, int64_t p
 static inline int64_t cuda_tiles(int64_t rows) {
     return (rows + CUDA_TILE - 1) / CUDA_TILE;
 }
+
+#endif /* HEED_CHOSEN */
 
 #endif

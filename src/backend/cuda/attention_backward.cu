@@ -30,8 +30,7 @@ static __global__ void delta_of_output(const __grid_constant__ cuda_attention<T>
 }
 
 /* Adds Σ over keys of weight · dweights. */
-template <typename T>
-static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     delta_of_weights(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
     cuda_tile<T> *t = shared;
@@ -49,7 +48,7 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
         for (int c = part; c < CUDA_TILE; c += 4) {
             if (!(t->seen[r] >> c & 1)) continue;
             const int64_t row = row_place(p, box.batch, box.head, box.q0 + r);
-            sum += weight_of(p.normalizer, t->s[r][c], p.maximum[row], p.reciprocal[row]) *
+            sum += weight_of(normalizer_of(p), t->s[r][c], p.maximum[row], p.reciprocal[row]) *
                    keep_factor(p, box, r, c) *
                    at_row(p.dweights, box.batch, box.head, box.q0 + r)[box.k0 + c];
         }
@@ -59,22 +58,9 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
     if (part == 0 && r < box.nq) p.delta[row_place(p, box.batch, box.head, box.q0 + r)] += sum;
 }
 
-template <typename T> heed_status cuda_attention_delta(struct heed_exec *exec, const cuda_attention<T> &p) {
-    const int64_t rows = p.batch * p.heads * p.queries;
-    if (rows == 0) return HEED_OK;
-    const cuda_heads<const T> y = {p.y.data, {p.y.stride[0], p.y.stride[1], p.y.stride[2], p.y.stride[3]}};
-    CUDA_RUN(exec, delta_of_output<T>, cuda_blocks(exec, rows * HEED_WARP), CUDA_BLOCK, 0, p, y);
-    if (p.dweights.data) {
-        CUDA_RUN(exec, delta_of_weights<T>, cuda_attention_grid(cuda_tiles(p.queries), 1, p.batch * p.heads),
-                 CUDA_TILE_THREADS, 0, p);
-    }
-    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
-}
-
 /* ---- queries ---- */
 
-template <typename T>
-static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     backward_queries(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
     cuda_tile<T> *t = shared;
@@ -89,7 +75,7 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
     for (box.k0 = 0; box.k0 < p.keys; box.k0 += CUDA_TILE) {
         box.nk = tile_part(p.keys, box.k0);
         if (!tile_scores(p, box, 0, t)) continue;
-        tile_gradients(p, box, t);
+        tile_gradients(p, box, 0, t);
         add_products<T, false>(t, t->g, at_row(p.k, box.batch, kv_head_of(p, box.head), box.k0),
                                p.k.stride[2], box.nk, column, p.width, sum);
         __syncthreads();
@@ -101,8 +87,7 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
 /* ---- keys ---- */
 
 /* All query heads of a group, in order. */
-template <typename T>
-static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     backward_keys(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
     cuda_tile<T> *t = shared;
@@ -120,7 +105,7 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
         for (box.q0 = 0; box.q0 < p.queries; box.q0 += CUDA_TILE) {
             box.nq = tile_part(p.queries, box.q0);
             if (!tile_scores(p, box, 0, t)) continue;
-            tile_gradients(p, box, t);
+            tile_gradients(p, box, 0, t);
             if (dk)
                 add_products<T, true>(t, t->g, at_row(p.q, box.batch, box.head, box.q0), p.q.stride[2],
                                       box.nq, column, p.width, sum_k);
@@ -136,6 +121,26 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
     if (p.dv.data)
         store_block(at_row(p.dv, box.batch, kv_head, box.k0), p.dv.stride[2], box.nk, column, p.value_width,
                     T(1), p.add_dv, sum_v);
+}
+
+/* ---- starting them ---- */
+
+#ifdef HEED_CHOSEN
+CHOSEN_KERNEL(delta_of_weights)
+CHOSEN_KERNEL(backward_queries)
+CHOSEN_KERNEL(backward_keys)
+#else
+
+template <typename T> heed_status cuda_attention_delta(struct heed_exec *exec, const cuda_attention<T> &p) {
+    const int64_t rows = p.batch * p.heads * p.queries;
+    if (rows == 0) return HEED_OK;
+    const cuda_heads<const T> y = {p.y.data, {p.y.stride[0], p.y.stride[1], p.y.stride[2], p.y.stride[3]}};
+    CUDA_RUN(exec, delta_of_output<T>, cuda_blocks(exec, rows * HEED_WARP), CUDA_BLOCK, 0, p, y);
+    if (p.dweights.data) {
+        CUDA_RUN(exec, delta_of_weights<T>, cuda_attention_grid(cuda_tiles(p.queries), 1, p.batch * p.heads),
+                 CUDA_TILE_THREADS, 0, p);
+    }
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 
 template <typename T>
@@ -158,3 +163,4 @@ template heed_status cuda_attention_delta(struct heed_exec *, const cuda_attenti
 template heed_status cuda_attention_delta(struct heed_exec *, const cuda_attention<double> &);
 template heed_status cuda_attention_backward(struct heed_exec *, const cuda_attention<float> &);
 template heed_status cuda_attention_backward(struct heed_exec *, const cuda_attention<double> &);
+#endif

@@ -44,7 +44,7 @@ template <typename T>
 static __device__ inline void weigh(const cuda_attention<T> &p, const cuda_box &box, cuda_tile<T> *t) {
     const int c = threadIdx.x % CUDA_TILE;
     for (int r = threadIdx.x / CUDA_TILE; r < CUDA_TILE; r += CUDA_TILE_THREADS / CUDA_TILE)
-        t->s[r][c] = weight_of(p.normalizer, t->s[r][c], T(0), T(1)) * keep_factor(p, box, r, c);
+        t->s[r][c] = weight_of(normalizer_of(p), t->s[r][c], T(0), T(1)) * keep_factor(p, box, r, c);
     if (threadIdx.x < CUDA_TILE) t->row[2][threadIdx.x] = T(1);
     __syncthreads();
 }
@@ -59,7 +59,7 @@ static __device__ inline void finish_rows(const cuda_attention<T> &p, const cuda
         const int64_t row = row_place(p, box.batch, box.head, box.q0 + r);
         T base = t->row[0][r], sum = t->row[1][r], rescale = T(1), reciprocal = T(0),
           lse = minus_infinity<T>();
-        if (p.normalizer != HEED_NORMALIZER_SOFTMAX) {
+        if (normalizer_of(p) != HEED_NORMALIZER_SOFTMAX) {
             base = T(0);
             reciprocal = T(1);
         } else if (sum != T(0)) {
@@ -85,8 +85,7 @@ static __device__ inline void finish_rows(const cuda_attention<T> &p, const cuda
     __syncthreads();
 }
 
-template <typename T>
-static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     forward(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
     cuda_tile<T> *t = shared;
@@ -106,7 +105,7 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
     for (box.k0 = 0; box.k0 < p.keys; box.k0 += CUDA_TILE) {
         box.nk = tile_part(p.keys, box.k0);
         if (!tile_scores(p, box, 0, t)) continue;
-        if (p.normalizer == HEED_NORMALIZER_SOFTMAX) {
+        if (normalizer_of(p) == HEED_NORMALIZER_SOFTMAX) {
             online_softmax(p, box, t);
         } else {
             weigh(p, box, t);
@@ -132,18 +131,10 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
                 false, sum);
 }
 
-template <typename T> heed_status cuda_attention_forward(struct heed_exec *exec, const cuda_attention<T> &p) {
-    if (p.batch * p.heads * p.queries == 0) return HEED_OK;
-    CUDA_RUN(exec, forward<T>, cuda_attention_grid(cuda_tiles(p.queries), p.value_width, p.batch * p.heads),
-             CUDA_TILE_THREADS, 0, p);
-    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
-}
-
 /* ---- weights ---- */
 
 /* One tile of the matrix of weights, after dropout. */
-template <typename T>
-static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     weights(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
     cuda_tile<T> *t = shared;
@@ -161,18 +152,10 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
         if (c >= box.nk) continue;
         at_row(p.weights, box.batch, box.head, box.q0 + r)[box.k0 + c] =
             seen && (t->seen[r] >> c & 1)
-                ? weight_of(p.normalizer, t->s[r][c], p.maximum[row], p.reciprocal[row]) *
+                ? weight_of(normalizer_of(p), t->s[r][c], p.maximum[row], p.reciprocal[row]) *
                       keep_factor(p, box, r, c)
                 : T(0);
     }
-}
-
-template <typename T> heed_status cuda_attention_weights(struct heed_exec *exec, const cuda_attention<T> &p) {
-    if (p.batch * p.heads * p.queries * p.keys == 0) return HEED_OK;
-    const dim3 grid((unsigned)cuda_tiles(p.queries), (unsigned)cuda_tiles(p.keys),
-                    (unsigned)(p.batch * p.heads));
-    CUDA_RUN(exec, weights<T>, grid, CUDA_TILE_THREADS, 0, p);
-    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 
 /* ---- some weights, and sums of columns ---- */
@@ -185,16 +168,15 @@ static __device__ inline T weight_of_cell(const cuda_attention<T> &p, int64_t ba
     const T *a = at_row(p.q, batch, head, q), *b = at_row(p.k, batch, kv_head_of(p, head), k);
     T s = T(0), slope;
     for (int64_t i = 0; i < p.width; i++) s += a[i] * b[i];
-    s = through_stages(p, batch, head, q, k, 0, s * p.scale, &slope);
+    s = through_stages(p, {batch, head, q, k}, 0, s * p.scale, &slope);
     const int64_t row = row_place(p, batch, head, q);
-    return s == minus_infinity<T>()
-               ? T(0)
-               : weight_of(p.normalizer, s, p.maximum[row], p.reciprocal[row]) * keep_factor(p, box, 0, 0);
+    return s == minus_infinity<T>() ? T(0)
+                                    : weight_of(normalizer_of(p), s, p.maximum[row], p.reciprocal[row]) *
+                                          keep_factor(p, box, 0, 0);
 }
 
 /* A thread owns a key of a chosen head: it goes over the chosen queries in order. */
-template <typename T>
-static __global__ void chosen_columns(const __grid_constant__ cuda_attention<T> p, const cuda_chosen<T> w) {
+ATTENTION_KERNEL chosen_columns(const __grid_constant__ cuda_attention<T> p, const cuda_chosen<T> w) {
     const int64_t all = p.batch * w.heads * p.keys;
     for (int64_t i = CUDA_FIRST; i < all; i += CUDA_STEP) {
         const int64_t k = i % p.keys, line = i / p.keys, batch = line / w.heads;
@@ -207,6 +189,29 @@ static __global__ void chosen_columns(const __grid_constant__ cuda_attention<T> 
         }
         if (w.columns) w.columns[i] = sum;
     }
+}
+
+/* ---- starting them ---- */
+
+#ifdef HEED_CHOSEN
+CHOSEN_KERNEL(forward)
+CHOSEN_KERNEL(weights)
+CHOSEN_KERNEL(chosen_columns)
+#else
+
+template <typename T> heed_status cuda_attention_forward(struct heed_exec *exec, const cuda_attention<T> &p) {
+    if (p.batch * p.heads * p.queries == 0) return HEED_OK;
+    CUDA_RUN(exec, forward<T>, cuda_attention_grid(cuda_tiles(p.queries), p.value_width, p.batch * p.heads),
+             CUDA_TILE_THREADS, 0, p);
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+}
+
+template <typename T> heed_status cuda_attention_weights(struct heed_exec *exec, const cuda_attention<T> &p) {
+    if (p.batch * p.heads * p.queries * p.keys == 0) return HEED_OK;
+    const dim3 grid((unsigned)cuda_tiles(p.queries), (unsigned)cuda_tiles(p.keys),
+                    (unsigned)(p.batch * p.heads));
+    CUDA_RUN(exec, weights<T>, grid, CUDA_TILE_THREADS, 0, p);
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 
 template <typename T>
@@ -226,3 +231,4 @@ template heed_status cuda_attention_chosen(struct heed_exec *, const cuda_attent
                                            const cuda_chosen<float> &);
 template heed_status cuda_attention_chosen(struct heed_exec *, const cuda_attention<double> &,
                                            const cuda_chosen<double> &);
+#endif

@@ -5,7 +5,10 @@
 #ifndef HEED_SRC_BACKEND_CUDA_ATTENTION_MASK_CUH
 #define HEED_SRC_BACKEND_CUDA_ATTENTION_MASK_CUH
 
+#include "backend/cuda/choice.cuh"
+#ifndef HEED_CHOSEN
 #include "backend/cuda/device.cuh"
+#endif
 
 enum cuda_mask_kind {
     CUDA_MASK_DISTANCE,
@@ -36,11 +39,13 @@ struct cuda_mask_node {
     int64_t size[2][4], stride[2][4];
 };
 
+#ifndef HEED_CHOSEN
 /* How many nodes the program of a mask has, 0 for none; −1 if a kind is not known here, or it is too deep. */
 int cuda_mask_count(const struct heed_bound_mask *mask, struct heed_why *why);
 
 /* Writes the program; for packed sequences that of sequence `batch`. */
 void cuda_mask_flatten(const struct heed_bound_mask *mask, int64_t batch, struct cuda_mask_node *nodes);
+#endif
 
 /* A mask for kernels. */
 struct cuda_mask {
@@ -48,6 +53,14 @@ struct cuda_mask {
     int count;
     int64_t queries, keys; /* of the whole problem */
 };
+
+static __device__ inline int mask_count(const struct cuda_mask &m) {
+    return CHOSEN(HEED_CHOSEN_MASKS, m.count);
+}
+
+static __device__ inline enum cuda_mask_kind mask_kind(const struct cuda_mask &m, int i) {
+    return CHOSEN((enum cuda_mask_kind)CHOSEN_AT(HEED_CHOSEN_MASK_KINDS, i), m.node[i].kind);
+}
 
 /* ---- Philox4x32-10 (tensor/philox.c) ---- */
 
@@ -116,9 +129,10 @@ static __device__ inline bool mask_random(const struct cuda_mask_node &n, int64_
     return (own >> (16 * (k & 1)) & 0xffff) < (uint32_t)n.number[HEED_RANDOM_THRESHOLD];
 }
 
-static __device__ inline bool mask_leaf(const struct cuda_mask &m, const struct cuda_mask_node &n,
-                                        int64_t batch, int64_t head, int64_t q, int64_t k) {
-    switch (n.kind) {
+static __device__ inline bool mask_leaf(const struct cuda_mask &m, int i, int64_t batch, int64_t head,
+                                        int64_t q, int64_t k) {
+    const struct cuda_mask_node &n = m.node[i];
+    switch (mask_kind(m, i)) {
     case CUDA_MASK_DISTANCE: {
         const int64_t distance = k - q - mask_shift(m, n);
         return distance >= n.number[HEED_DISTANCE_LOW] && distance <= n.number[HEED_DISTANCE_HIGH];
@@ -163,15 +177,16 @@ static __device__ inline bool mask_leaf(const struct cuda_mask &m, const struct 
 static __device__ inline bool cuda_mask_allows(const struct cuda_mask &m, int64_t batch, int64_t head,
                                                int64_t q, int64_t k) {
     unsigned stack = 1; /* the top is bit 0 */
-    for (int i = 0; i < m.count; i++) {
-        const struct cuda_mask_node &n = m.node[i];
-        if (n.kind == CUDA_MASK_NOT) {
+    UNROLL_CHOSEN
+    for (int i = 0; i < mask_count(m); i++) {
+        const enum cuda_mask_kind kind = mask_kind(m, i);
+        if (kind == CUDA_MASK_NOT) {
             stack ^= 1;
-        } else if (n.kind == CUDA_MASK_AND || n.kind == CUDA_MASK_OR) {
+        } else if (kind == CUDA_MASK_AND || kind == CUDA_MASK_OR) {
             const unsigned b = stack & 1, a = stack >> 1 & 1;
-            stack = (stack >> 2 << 1) | (n.kind == CUDA_MASK_AND ? a & b : a | b);
+            stack = (stack >> 2 << 1) | (kind == CUDA_MASK_AND ? a & b : a | b);
         } else {
-            stack = stack << 1 | (mask_leaf(m, n, batch, head, q, k) ? 1u : 0u);
+            stack = stack << 1 | (mask_leaf(m, i, batch, head, q, k) ? 1u : 0u);
         }
     }
     return stack & 1;
@@ -185,10 +200,10 @@ static __device__ inline heed_cover cover_between(int64_t least, int64_t most, i
 }
 
 /* Of queries q0 … q1 − 1 and keys k0 … k1 − 1, which are not empty. */
-static __device__ inline heed_cover leaf_covers(const struct cuda_mask &m, const struct cuda_mask_node &n,
-                                                int64_t batch, int64_t head, int64_t q0, int64_t q1,
-                                                int64_t k0, int64_t k1) {
-    switch (n.kind) {
+static __device__ inline heed_cover leaf_covers(const struct cuda_mask &m, int i, int64_t batch, int64_t head,
+                                                int64_t q0, int64_t q1, int64_t k0, int64_t k1) {
+    const struct cuda_mask_node &n = m.node[i];
+    switch (mask_kind(m, i)) {
     case CUDA_MASK_DISTANCE: {
         const int64_t shift = mask_shift(m, n);
         return cover_between(k0 - (q1 - 1) - shift, k1 - 1 - q0 - shift, n.number[HEED_DISTANCE_LOW],
@@ -219,20 +234,21 @@ static __device__ inline heed_cover join_covers(heed_cover a, heed_cover b, heed
 static __device__ inline heed_cover cuda_mask_covers(const struct cuda_mask &m, int64_t batch, int64_t head,
                                                      int64_t q0, int64_t q1, int64_t k0, int64_t k1) {
     uint64_t stack = HEED_COVER_ALL;
-    for (int i = 0; i < m.count; i++) {
-        const struct cuda_mask_node &n = m.node[i];
+    UNROLL_CHOSEN
+    for (int i = 0; i < mask_count(m); i++) {
+        const enum cuda_mask_kind kind = mask_kind(m, i);
         const heed_cover b = (heed_cover)(stack & 3), a = (heed_cover)(stack >> 2 & 3);
-        if (n.kind == CUDA_MASK_NOT) {
+        if (kind == CUDA_MASK_NOT) {
             const heed_cover other = b == HEED_COVER_NONE  ? HEED_COVER_ALL
                                      : b == HEED_COVER_ALL ? HEED_COVER_NONE
                                                            : HEED_COVER_SOME;
             stack = stack >> 2 << 2 | (uint64_t)other;
-        } else if (n.kind == CUDA_MASK_AND) {
+        } else if (kind == CUDA_MASK_AND) {
             stack = stack >> 4 << 2 | (uint64_t)join_covers(a, b, HEED_COVER_NONE, HEED_COVER_ALL);
-        } else if (n.kind == CUDA_MASK_OR) {
+        } else if (kind == CUDA_MASK_OR) {
             stack = stack >> 4 << 2 | (uint64_t)join_covers(a, b, HEED_COVER_ALL, HEED_COVER_NONE);
         } else {
-            stack = stack << 2 | (uint64_t)leaf_covers(m, n, batch, head, q0, q1, k0, k1);
+            stack = stack << 2 | (uint64_t)leaf_covers(m, i, batch, head, q0, q1, k0, k1);
         }
     }
     return (heed_cover)(stack & 3);

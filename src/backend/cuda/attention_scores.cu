@@ -10,8 +10,7 @@
 /* ---- by cell ---- */
 
 /* gradient has strides of 0 where it is shared. */
-template <typename T>
-static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     sum_cells(const __grid_constant__ cuda_attention<T> p, int stage, const cuda_heads<T> gradient,
               bool add) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
@@ -35,7 +34,7 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
 #pragma unroll 1
         for (box.head = first_head; box.head < end_head; box.head++) {
             if (!tile_scores(p, box, stage + 1, t)) continue;
-            tile_gradients(p, box, t);
+            tile_gradients(p, box, stage + 1, t);
 #pragma unroll
             for (int i = 0; i < ROWS; i++) sum[i] += t->g[first_row + i * STEP][c];
             __syncthreads();
@@ -54,10 +53,7 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
 
 /* A thread of the first warp sums a column, or a row. */
 template <typename T, bool KEYS>
-static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
-    sum_lines(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
-    HEED_SHARED(cuda_tile<T>, shared, 1);
-    cuda_tile<T> *t = shared;
+static __device__ inline void sum_lines(const cuda_attention<T> &p, int stage, cuda_tile<T> *t, T *sums) {
     cuda_box box = {};
     box.batch = blockIdx.z / p.heads;
     box.head = blockIdx.z % p.heads;
@@ -71,7 +67,7 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
         box.nq = tile_part(p.queries, box.q0);
         box.nk = tile_part(p.keys, box.k0);
         if (!tile_scores(p, box, stage + 1, t)) continue;
-        tile_gradients(p, box, t);
+        tile_gradients(p, box, stage + 1, t);
         if (threadIdx.x < CUDA_TILE)
             for (int i = 0; i < CUDA_TILE; i++) sum += KEYS ? t->g[i][threadIdx.x] : t->g[threadIdx.x][i];
         __syncthreads();
@@ -80,12 +76,23 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
         sums[(box.batch * p.heads + box.head) * count + own + threadIdx.x] = sum;
 }
 
+ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+    sum_keys(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
+    HEED_SHARED(cuda_tile<T>, shared, 1);
+    sum_lines<T, true>(p, stage, shared, sums);
+}
+
+ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+    sum_queries(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
+    HEED_SHARED(cuda_tile<T>, shared, 1);
+    sum_lines<T, false>(p, stage, shared, sums);
+}
+
 /* ---- by distance ---- */
 
 /* Distances own … own + 31, counted from that of the last query to the first key. For a tile of queries these
  * lie in two tiles of keys side by side. */
-template <typename T>
-static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     sum_distances(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
     cuda_tile<T> *t = shared;
@@ -108,7 +115,7 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
             box.k0 = k0;
             box.nk = (int)(end - k0);
             if (!tile_scores(p, box, stage + 1, t)) continue;
-            tile_gradients(p, box, t);
+            tile_gradients(p, box, stage + 1, t);
             if (threadIdx.x < CUDA_TILE) {
                 for (int r = 0; r < box.nq; r++) {
                     const int64_t c = first + threadIdx.x + r - box.k0;
@@ -120,29 +127,6 @@ static __global__ void __launch_bounds__(CUDA_TILE_THREADS, 1)
     }
     if (threadIdx.x < CUDA_TILE && own + threadIdx.x < count)
         sums[(box.batch * p.heads + box.head) * count + own + threadIdx.x] = sum;
-}
-
-template <typename T>
-heed_status cuda_attention_score_sums(struct heed_exec *exec, const cuda_attention<T> &p, int stage,
-                                      enum cuda_sum how, cuda_heads<T> gradient, bool add) {
-    const int64_t pairs = p.batch * p.heads;
-    if (how == CUDA_SUM_CELL) {
-        const int64_t owners =
-            (gradient.stride[0] == 0 ? 1 : p.batch) * (gradient.stride[1] == 0 ? 1 : p.heads);
-        const dim3 grid((unsigned)cuda_tiles(p.queries), (unsigned)cuda_tiles(p.keys), (unsigned)owners);
-        if (owners * p.queries * p.keys > 0)
-            CUDA_RUN(exec, sum_cells<T>, grid, CUDA_TILE_THREADS, 0, p, stage, gradient, add);
-    } else if (how == CUDA_SUM_KEY && pairs * p.keys > 0) {
-        CUDA_RUN(exec, (sum_lines<T, true>), cuda_attention_grid(cuda_tiles(p.keys), 1, pairs),
-                 CUDA_TILE_THREADS, 0, p, stage, gradient.data);
-    } else if (how == CUDA_SUM_QUERY && pairs * p.queries > 0) {
-        CUDA_RUN(exec, (sum_lines<T, false>), cuda_attention_grid(cuda_tiles(p.queries), 1, pairs),
-                 CUDA_TILE_THREADS, 0, p, stage, gradient.data);
-    } else if (how == CUDA_SUM_DISTANCE && pairs * p.queries * p.keys > 0) {
-        CUDA_RUN(exec, sum_distances<T>, cuda_attention_grid(cuda_tiles(p.queries + p.keys - 1), 1, pairs),
-                 CUDA_TILE_THREADS, 0, p, stage, gradient.data);
-    }
-    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 
 /* ---- the sink ---- */
@@ -159,6 +143,38 @@ template <typename T> static __global__ void sink_sums(const __grid_constant__ c
     }
 }
 
+/* ---- starting them ---- */
+
+#ifdef HEED_CHOSEN
+CHOSEN_KERNEL(sum_cells)
+CHOSEN_KERNEL(sum_keys)
+CHOSEN_KERNEL(sum_queries)
+CHOSEN_KERNEL(sum_distances)
+#else
+
+template <typename T>
+heed_status cuda_attention_score_sums(struct heed_exec *exec, const cuda_attention<T> &p, int stage,
+                                      enum cuda_sum how, cuda_heads<T> gradient, bool add) {
+    const int64_t pairs = p.batch * p.heads;
+    if (how == CUDA_SUM_CELL) {
+        const int64_t owners =
+            (gradient.stride[0] == 0 ? 1 : p.batch) * (gradient.stride[1] == 0 ? 1 : p.heads);
+        const dim3 grid((unsigned)cuda_tiles(p.queries), (unsigned)cuda_tiles(p.keys), (unsigned)owners);
+        if (owners * p.queries * p.keys > 0)
+            CUDA_RUN(exec, sum_cells<T>, grid, CUDA_TILE_THREADS, 0, p, stage, gradient, add);
+    } else if (how == CUDA_SUM_KEY && pairs * p.keys > 0) {
+        CUDA_RUN(exec, sum_keys<T>, cuda_attention_grid(cuda_tiles(p.keys), 1, pairs), CUDA_TILE_THREADS, 0,
+                 p, stage, gradient.data);
+    } else if (how == CUDA_SUM_QUERY && pairs * p.queries > 0) {
+        CUDA_RUN(exec, sum_queries<T>, cuda_attention_grid(cuda_tiles(p.queries), 1, pairs),
+                 CUDA_TILE_THREADS, 0, p, stage, gradient.data);
+    } else if (how == CUDA_SUM_DISTANCE && pairs * p.queries * p.keys > 0) {
+        CUDA_RUN(exec, sum_distances<T>, cuda_attention_grid(cuda_tiles(p.queries + p.keys - 1), 1, pairs),
+                 CUDA_TILE_THREADS, 0, p, stage, gradient.data);
+    }
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+}
+
 template <typename T>
 heed_status cuda_attention_sink_sums(struct heed_exec *exec, const cuda_attention<T> &p, T *sums) {
     const int64_t rows = p.batch * p.heads * p.queries;
@@ -173,3 +189,4 @@ template heed_status cuda_attention_score_sums(struct heed_exec *, const cuda_at
                                                enum cuda_sum, cuda_heads<double>, bool);
 template heed_status cuda_attention_sink_sums(struct heed_exec *, const cuda_attention<float> &, float *);
 template heed_status cuda_attention_sink_sums(struct heed_exec *, const cuda_attention<double> &, double *);
+#endif

@@ -3,6 +3,7 @@
  *
  * device.cu    the device: memory, copies, the error word
  * backend.cu   the table of kernels, and the plugin's entry
+ * kernel.cuh   the language of kernels, and what of heed they see
  * walk.cuh     positions of strided views; pack.cuh: elements that are loaded together
  * map.cuh      kernels that compute an element from elements
  * reduce.cuh   what threads of a group know together, and rows for groups
@@ -14,52 +15,17 @@
  *
  * All work of a context goes to one stream, in order; the host waits only to read. A kernel that finds an
  * error (an index out of range, say) raises the context's error word, which the host looks at when it waits;
- * kernels of optimisers look at it too and then change nothing.
- *
- * The same sources are compiled by nvcc and, with HEED_EMULATED, by the host's compiler against an emulation
- * of kernels on the CPU (tests/cuda/emulated). So kernels use the macros below for what the emulation must
- * see. */
+ * kernels of optimisers look at it too and then change nothing. */
 #ifndef HEED_SRC_BACKEND_CUDA_DEVICE_CUH
 #define HEED_SRC_BACKEND_CUDA_DEVICE_CUH
 
-#ifdef HEED_EMULATED
-#include "emulated/runtime.h"
-#else
-#include <cuda_runtime.h>
-/* kernel<<<grid, block, bytes of dynamic shared memory, stream>>>(…) */
-#define HEED_START(kernel, grid, block, shared, stream, ...)                                                 \
-    kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
-/* An array of a block's threads: HEED_SHARED(float, name, 256). */
-#define HEED_SHARED(type, name, count) __shared__ type name[count]
-/* The dynamic shared memory, aligned to 16 bytes. */
-#define HEED_DYNAMIC_SHARED(type, name)                                                                      \
-    extern __shared__ __align__(16) unsigned char heed_dynamic_shared[];                                     \
-    type *name = reinterpret_cast<type *>(heed_dynamic_shared)
-#endif
+#include "backend/cuda/kernel.cuh"
 
 extern "C" {
 #include "backend/plugin.h"
 }
 
-enum { HEED_WARP = 32 };
-
 /* ---- the device of a context ---- */
-
-/* Errors that kernels find; what `detail` holds, each says. */
-enum cuda_fault {
-    CUDA_FAULT_NONE,
-    CUDA_FAULT_INDEX,    /* detail: the index, the number of things there are */
-    CUDA_FAULT_TARGET,   /* detail: the class, the number of classes */
-    CUDA_FAULT_GRADIENT, /* detail: the number of the first bad item, the ticket of the norm */
-    CUDA_FAULTS
-};
-
-/* The error word: of the first fault only. In device memory. */
-struct cuda_fault_word {
-    unsigned fault; /* enum cuda_fault */
-    unsigned primitive;
-    long long detail[2];
-};
 
 /* A norm of gradients that the host has not waited for, and who is to be told if it is not finite. */
 struct cuda_watched_norm {
@@ -110,17 +76,6 @@ static inline bool cuda_is_float(heed_dtype dtype, struct heed_why *why) {
     return false;
 }
 
-/* ---- in kernels ---- */
-
-/* Keeps a fault if it is the first. */
-static __device__ inline void cuda_raise(struct cuda_fault_word *word, enum cuda_fault fault,
-                                         enum heed_primitive primitive, long long a, long long b) {
-    if (atomicCAS(&word->fault, (unsigned)CUDA_FAULT_NONE, (unsigned)fault) != CUDA_FAULT_NONE) return;
-    word->primitive = (unsigned)primitive;
-    word->detail[0] = a;
-    word->detail[1] = b;
-}
-
 /* ---- shapes of launches ---- */
 
 enum { CUDA_BLOCK = 256 };
@@ -131,11 +86,6 @@ static inline unsigned cuda_blocks(const struct heed_exec *exec, int64_t element
     const int64_t most = (int64_t)cuda_of(exec)->processors * 16;
     return (unsigned)(wanted < 1 ? 1 : wanted < most ? wanted : most);
 }
-
-/* for (int64_t i = CUDA_FIRST; i < count; i += CUDA_STEP): all elements, neighbours by neighbouring threads.
- */
-#define CUDA_FIRST ((int64_t)blockIdx.x * blockDim.x + threadIdx.x)
-#define CUDA_STEP ((int64_t)gridDim.x * blockDim.x)
 
 /* Whether kernels compute in this dtype. */
 static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
