@@ -83,3 +83,26 @@ if(heed_cuda_untested)
 else()
     file(REMOVE ${PROJECT_BINARY_DIR}/cuda-untested.txt)
 endif()
+
+# What NVRTC reads when it makes specialised kernels (src/backend/cuda/specialise.cuh), in a source of `target`'s.
+set(HEED_CUDA_EMBEDDED
+    include/heed/base.h include/heed/mask.h include/heed/ops.h include/heed/score.h src/backend/masks.h
+    src/backend/primitives.h src/backend/cuda/attention.cuh src/backend/cuda/attention_backward.cu
+    src/backend/cuda/attention_forward.cu src/backend/cuda/attention_mask.cuh src/backend/cuda/attention_scores.cu
+    src/backend/cuda/choice.cuh src/backend/cuda/kernel.cuh src/backend/cuda/stage.cuh src/backend/cuda/rtc/math.h
+    src/backend/cuda/rtc/stdbool.h src/backend/cuda/rtc/stddef.h src/backend/cuda/rtc/stdint.h
+    src/backend/cuda/rtc/stdio.h src/tensor/philox.h src/tensor/view.h)
+function(heed_cuda_embed target)
+    set(output ${CMAKE_CURRENT_BINARY_DIR}/${target}_sources.cpp)
+    set(arguments "")
+    set(files "")
+    foreach(file ${HEED_CUDA_EMBEDDED})
+        string(REGEX REPLACE "^(include/|src/backend/cuda/rtc/|src/)" "" name ${file})
+        list(APPEND arguments ${name}=${PROJECT_SOURCE_DIR}/${file})
+        list(APPEND files ${PROJECT_SOURCE_DIR}/${file})
+    endforeach()
+    add_custom_command(OUTPUT ${output} DEPENDS ${files} ${PROJECT_SOURCE_DIR}/cmake/embed.cmake
+                       COMMAND ${CMAKE_COMMAND} -DOUTPUT=${output} -P ${PROJECT_SOURCE_DIR}/cmake/embed.cmake ${arguments}
+                       VERBATIM)
+    target_sources(${target} PRIVATE ${output})
+endfunction()

@@ -37,6 +37,27 @@
 DEFINE_WAVE(wave, wave_backward, heed_tile, float, sinf, cosf)
 DEFINE_WAVE(wave_f64, wave_backward_f64, heed_tile_f64, double, sin, cos)
 
+/* The same for the device "cuda", in both types. */
+static const char wave_cuda[] =
+    "enum { CALL, HEAD, QUERY, KEY };\n"
+    "__device__ real forward(real s, const heed_cell &at) {\n"
+    "    const real *call = at.param[CALL], place = (real)((at.query + 2 * at.key) % 5) / 16;\n"
+    "    return s + s * call[0] / 8 + *at.param[HEAD] * sin(s + call[1]) + place +\n"
+    "           *at.param[QUERY] * *at.param[KEY] / 8;\n"
+    "}\n"
+    "__device__ real backward(real s, real g, const heed_cell &at, const heed_sums &sums) {\n"
+    "    const real *call = at.param[CALL], slope = *at.param[HEAD] * cos(s + call[1]);\n"
+    "    sums.add(CALL, 0, g * s / 8);\n"
+    "    sums.add(CALL, 1, g * slope);\n"
+    "    sums.add(HEAD, 0, g * sin(s + call[1]));\n"
+    "    sums.add(QUERY, 0, g * *at.param[KEY] / 8);\n"
+    "    sums.add(KEY, 0, g * *at.param[QUERY] / 8);\n"
+    "    return g * (1 + call[0] / 8 + slope);\n"
+    "}\n";
+static const char ramp_cuda[] = "__device__ real forward(real s, const heed_cell &at) {\n"
+                                "    return s + fabs((real)(at.query - at.key)) / 8;\n"
+                                "}\n";
+
 static void ramp(const heed_tile *t) {
     EACH_CELL(t, r, c)
     t->s[r * t->row_stride + c] += fabsf((float)(t->query + r - t->key - c)) / 8;
@@ -57,11 +78,14 @@ const heed_stage_rule test_wave = {.name = "wave",
                                    .forward = wave,
                                    .backward = wave_backward,
                                    .forward_f64 = wave_f64,
-                                   .backward_f64 = wave_backward_f64};
+                                   .backward_f64 = wave_backward_f64,
+                                   .cuda = wave_cuda};
 const heed_stage_rule test_wave_f32 = {.name = "wave",
                                        .n_aux = 2,
                                        .n_params = WAVE_PARAMS,
                                        .scope = WAVE_SCOPES,
                                        .forward = wave,
-                                       .backward = wave_backward};
-const heed_stage_rule test_ramp = {.name = "ramp", .forward = ramp, .forward_f64 = ramp_f64};
+                                       .backward = wave_backward,
+                                       .cuda = wave_cuda};
+const heed_stage_rule test_ramp = {
+    .name = "ramp", .forward = ramp, .forward_f64 = ramp_f64, .cuda = ramp_cuda};

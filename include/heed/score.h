@@ -156,7 +156,9 @@ typedef struct heed_stage_rule {
                                                         something that has no gradient */
     void (*forward_f64)(const heed_tile_f64 *tile);  /**< the same for f64 tensors; NULL: f32 only */
     void (*backward_f64)(const heed_tile_f64 *tile); /**< likewise */
-    uint64_t reserved[4];                            /**< must be zero */
+    const char *cuda; /**< the same as CUDA source, for the device "cuda"; see below. NULL: the stage is an
+                         error there */
+    uint64_t reserved[3]; /**< must be zero */
 } heed_stage_rule;
 
 /** Adds a stage of one's own. @param rule must live until the step ends; so must its name

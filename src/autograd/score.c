@@ -95,7 +95,7 @@ heed_score *heed_score_softcap(heed_score *score, double cap) {
 static bool rule_is_sound(heed_ctx *ctx, const char *where, const heed_stage_rule *rule, int n_params) {
     if (!rule || !rule->forward) {
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "no forward function given");
-    } else if (!heed_reserved_zero(rule->reserved, 4)) {
+    } else if (!heed_reserved_zero(rule->reserved, 3)) {
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "reserved words of the rule are not zero");
     } else if (rule->n_params != n_params || n_params < 0 || n_params > HEED_STAGE_MAX_PARAMS) {
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d parameters given, the rule has %d (at most %d)",

@@ -426,7 +426,8 @@ struct heed_grad_norm_args {
 /* How a kernel on the host ends. */
 static inline heed_status heed_grad_norm_found(const struct heed_grad_norm_args *a, double norm,
                                                int64_t first_bad) {
-    *a->result = (struct heed_grad_norm){norm, first_bad};
+    const struct heed_grad_norm found = {norm, first_bad};
+    *a->result = found;
     if (isfinite(norm) || !a->witness) return HEED_OK;
     return a->witness->not_finite(a->witness, first_bad < 0 ? -1 : a->item[first_bad].number, a->step);
 }

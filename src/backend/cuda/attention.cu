@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "backend/cuda/attention.cuh"
+#include "backend/cuda/attention_choice.cuh"
 
 extern "C" {
 #include "backend/sequences.h"
@@ -23,8 +23,8 @@ static bool applies(const struct heed_exec *, const void *arguments, struct heed
     if (a->q.size[0] * a->q.size[1] > 65535)
         return refuse(why, "there are more than 65535 pairs of batch and head");
     for (int i = 0; i < a->stages; i++)
-        if (a->stage[i].kind == HEED_STAGE_CUSTOM)
-            return refuse(why, "a stage is a C function of the user's");
+        if (a->stage[i].kind == HEED_STAGE_CUSTOM && !a->stage[i].rule->cuda)
+            return refuse(why, "a stage of the user's has no CUDA source (heed_stage_rule.cuda)");
     return cuda_mask_count(a->mask, why) >= 0;
 }
 
@@ -51,13 +51,33 @@ static size_t mask_bytes(const struct heed_attention_args *a) {
     return count > 0 ? aligned((size_t)count * sizeof(struct cuda_mask_node)) : 0;
 }
 
-/* Of one stage at a time: [batch, heads, the longest line]. */
+/* Numbers that one row or column gathers of the gradient of a user's parameter. */
+static int64_t param_numbers(const struct heed_stage_param *param) {
+    return param->scope == HEED_PER_QUERY || param->scope == HEED_PER_KEY ? 1 : param->tensor.size[3];
+}
+
+/* How many blocks of a pair of batch and head sum the gradient of a user's parameter: those with a tile of
+ * their own where each row has a number, otherwise as few as keep a device busy. */
+static int64_t strips_of(const struct heed_stage_param *param, int64_t pairs, int64_t queries, int64_t keys) {
+    enum { BUSY = 256 };
+    if (param->scope == HEED_PER_KEY) return cuda_tiles(keys);
+    const int64_t tiles = cuda_tiles(queries), enough = (BUSY + pairs - 1) / (pairs > 0 ? pairs : 1);
+    return param->scope == HEED_PER_QUERY || tiles < enough ? tiles : enough;
+}
+
+/* Of one stage or parameter at a time: [batch, heads, the longest line]. */
 static size_t sum_bytes(const struct heed_attention_args *a) {
     const bool packed = heed_is_packed(&a->packed);
     const int64_t queries = packed ? a->packed.most_queries : a->q.size[2],
                   keys = packed ? a->packed.most_keys : a->k.size[2];
     const int64_t pairs = (packed ? 1 : a->q.size[0]) * a->q.size[1];
-    return aligned((size_t)(pairs * (queries + keys + 1)) * heed_dtype_bytes(a->q.dtype));
+    int64_t line = queries + keys + 1;
+    for (int i = 0; i < a->params; i++) {
+        const int64_t own =
+            param_numbers(&a->param[i]) * CUDA_TILE * strips_of(&a->param[i], pairs, queries, keys);
+        if (heed_has(&a->param[i].dtensor.view) && own > line) line = own;
+    }
+    return aligned((size_t)(pairs * line) * heed_dtype_bytes(a->q.dtype));
 }
 
 static void sizes(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {
@@ -72,11 +92,16 @@ static void sizes(const struct heed_exec *, const void *arguments, struct heed_s
 /* The arguments of one of packed sequences, in which it is the only batch entry. */
 static void sequence_args(const struct heed_attention_args *a, int64_t i, struct heed_attention_args *own) {
     heed_sequence_args(a, i, own);
-    struct heed_view *views[2 * HEED_MAX_STAGES + 2] = {&own->sink, &own->dsink.view};
+    struct heed_view *views[2 * (HEED_MAX_STAGES + HEED_MAX_STAGE_PARAMS) + 2] = {&own->sink,
+                                                                                  &own->dsink.view};
     int count = 2;
     for (int j = 0; j < own->stages; j++) {
         views[count++] = &own->stage[j].tensor;
         views[count++] = &own->stage[j].dtensor.view;
+    }
+    for (int j = 0; j < own->params; j++) {
+        views[count++] = &own->param[j].tensor;
+        views[count++] = &own->param[j].dtensor.view;
     }
     for (int j = 0; j < count; j++)
         if (heed_has(views[j])) views[j]->data = heed_view_at(views[j], i * views[j]->stride[0]);
@@ -87,6 +112,13 @@ template <typename T> static cuda_heads<T> heads_of(const struct heed_view *v) {
     h.data = static_cast<T *>(v->data);
     for (int d = 0; d < 4 && d < v->rank; d++) h.stride[d] = v->stride[d];
     return h;
+}
+
+template <typename T> static cuda_stage_param<T> param_of(const struct heed_stage_param *param) {
+    const cuda_heads<const T> all = heads_of<const T>(&param->tensor);
+    return {all.data,
+            {all.stride[0], all.stride[1], param->scope == HEED_PER_QUERY ? all.stride[2] : 0,
+             param->scope == HEED_PER_KEY ? all.stride[3] : 0}};
 }
 
 /* `a` is that of the whole call, or of sequence `first_batch` alone. rows: where the statistics of its first
@@ -124,7 +156,9 @@ static cuda_attention<T> problem_of(const struct heed_attention_args *a, bool pa
         p.stage[i].kind = a->stage[i].kind;
         p.stage[i].tensor = heads_of<const T>(&a->stage[i].tensor);
         p.stage[i].cap = (T)a->stage[i].cap;
+        p.stage[i].param = a->stage[i].param;
     }
+    for (int i = 0; i < a->params; i++) p.param[i] = param_of<T>(&a->param[i]);
     return p;
 }
 
@@ -173,11 +207,12 @@ static void note(struct heed_exec *exec, const struct heed_attention_args *a, bo
 /* ---- forward ---- */
 
 template <typename T>
-static heed_status forward_one(struct heed_exec *exec, const struct heed_attention_args *a,
-                               cuda_attention<T> *p, int64_t batch, void *nodes) {
+static heed_status forward_one(struct heed_exec *exec, const struct cuda_choice *choice,
+                               const struct heed_attention_args *a, cuda_attention<T> *p, int64_t batch,
+                               void *nodes) {
     heed_status status = send_mask(exec, a, batch, nodes, p);
-    if (status == HEED_OK) status = cuda_attention_forward(exec, *p);
-    if (status == HEED_OK && heed_has(&a->weights)) status = cuda_attention_weights(exec, *p);
+    if (status == HEED_OK) status = cuda_attention_forward(exec, choice, *p);
+    if (status == HEED_OK && heed_has(&a->weights)) status = cuda_attention_weights(exec, choice, *p);
     if (status != HEED_OK || !heed_attention_chooses(a)) return status;
     cuda_chosen<T> chosen = {};
     chosen.chosen = static_cast<T *>(a->chosen.data);
@@ -186,23 +221,23 @@ static heed_status forward_one(struct heed_exec *exec, const struct heed_attenti
     chosen.query_list = static_cast<const int32_t *>(a->query_list.data);
     chosen.heads = heed_attention_chosen_count(&a->head_list, p->heads);
     chosen.queries = heed_attention_chosen_count(&a->query_list, p->queries);
-    return cuda_attention_chosen(exec, *p, chosen);
+    return cuda_attention_chosen(exec, choice, *p, chosen);
 }
 
 template <typename T>
-static heed_status forward(struct heed_exec *exec, const struct heed_attention_args *a, char *statistics,
-                           char *nodes) {
+static heed_status forward(struct heed_exec *exec, const struct cuda_choice *choice,
+                           const struct heed_attention_args *a, char *statistics, char *nodes) {
     char *reciprocal = statistics + row_bytes(a);
     if (!heed_is_packed(&a->packed)) {
         cuda_attention<T> p = problem_of<T>(a, false, 0, a->q.size[2], statistics, reciprocal);
-        return forward_one(exec, a, &p, 0, nodes);
+        return forward_one(exec, choice, a, &p, 0, nodes);
     }
     for (int64_t i = 0; i < a->packed.sequences; i++) {
         struct heed_attention_args own;
         const size_t at = (size_t)a->packed.query_starts[i] * sizeof(T);
         sequence_args(a, i, &own);
         cuda_attention<T> p = problem_of<T>(&own, true, i, a->q.size[2], statistics + at, reciprocal + at);
-        const heed_status status = forward_one(exec, &own, &p, i, nodes);
+        const heed_status status = forward_one(exec, choice, &own, &p, i, nodes);
         if (status != HEED_OK) return status;
     }
     return HEED_OK;
@@ -213,9 +248,11 @@ static heed_status attention_forward(struct heed_exec *exec, const void *argumen
     const struct heed_attention_args *a = static_cast<const struct heed_attention_args *>(arguments);
     char *statistics = static_cast<char *>(saved ? saved : scratch);
     char *nodes = static_cast<char *>(scratch) + 2 * row_bytes(a);
+    struct cuda_choice choice;
+    cuda_attention_choose(a, &choice);
     note(exec, a, false, 2 * row_bytes(a) + mask_bytes(a));
-    return a->q.dtype == HEED_F64 ? forward<double>(exec, a, statistics, nodes)
-                                  : forward<float>(exec, a, statistics, nodes);
+    return a->q.dtype == HEED_F64 ? forward<double>(exec, &choice, a, statistics, nodes)
+                                  : forward<float>(exec, &choice, a, statistics, nodes);
 }
 
 /* ---- gradients of scores ---- */
@@ -225,22 +262,33 @@ static heed_status run_kernel(struct heed_exec *exec, enum heed_primitive primit
     return kernel ? heed_host->forward(exec, kernel, args, NULL) : HEED_ERROR_UNSUPPORTED;
 }
 
-/* sums [batch, heads, rows, columns] to a gradient that repeats where they are to be summed further. */
-static heed_status deliver(struct heed_exec *exec, const struct heed_grad_view *gradient, void *sums,
-                           int64_t rows, int64_t columns) {
+/* Sums [batch, heads, rows, columns] to a gradient that repeats where they are to be summed further. */
+struct sums_view {
+    void *data;
+    int64_t rows, columns, row_stride, column_stride, pair_stride;
+};
+
+static heed_status deliver(struct heed_exec *exec, const struct heed_grad_view *gradient,
+                           const struct sums_view &sums) {
     struct heed_copy_args copy = {};
     const struct heed_view *g = &gradient->view;
     struct heed_view *x = &copy.x, *y = &copy.y.view;
     *x = *y = *g;
-    x->data = sums;
-    x->size[2] = y->size[2] = rows;
-    x->size[3] = y->size[3] = columns;
-    x->stride[3] = 1;
-    x->stride[2] = columns;
-    x->stride[1] = rows * columns;
-    x->stride[0] = x->stride[1] * g->size[1];
+    x->data = sums.data;
+    x->size[2] = y->size[2] = sums.rows;
+    x->size[3] = y->size[3] = sums.columns;
+    x->stride[3] = sums.column_stride;
+    x->stride[2] = sums.row_stride;
+    x->stride[1] = sums.pair_stride;
+    x->stride[0] = sums.pair_stride * g->size[1];
     copy.y.add = true;
     return run_kernel(exec, HEED_PRIMITIVE_COPY, &copy);
+}
+
+/* Of a row, or a column, of sums for each pair. */
+static heed_status deliver_line(struct heed_exec *exec, const struct heed_grad_view *gradient, void *sums,
+                                int64_t rows, int64_t columns) {
+    return deliver(exec, gradient, {sums, rows, columns, columns, 1, rows * columns});
 }
 
 /* 0 to each element of a gradient that is not added to. */
@@ -258,8 +306,9 @@ static bool repeats(const struct heed_view *v, int d) {
 }
 
 template <typename T>
-static heed_status stage_gradient(struct heed_exec *exec, const struct heed_attention_args *a,
-                                  const cuda_attention<T> &p, int stage, void *sums) {
+static heed_status stage_gradient(struct heed_exec *exec, const struct cuda_choice *choice,
+                                  const struct heed_attention_args *a, const cuda_attention<T> &p, int stage,
+                                  void *sums) {
     struct heed_grad_view gradient = a->stage[stage].dtensor;
     if (!heed_has(&gradient.view)) return HEED_OK;
     gradient.view.size[0] = p.batch; /* a packed sequence is one entry */
@@ -268,12 +317,46 @@ static heed_status stage_gradient(struct heed_exec *exec, const struct heed_atte
     cuda_heads<T> to = {};
     to.data = static_cast<T *>(sums);
     if (!by_distance && !queries && !keys)
-        return cuda_attention_score_sums(exec, p, stage, CUDA_SUM_CELL, heads_of<T>(&gradient.view), true);
+        return cuda_attention_score_sums(exec, choice, p, stage, CUDA_SUM_CELL, heads_of<T>(&gradient.view),
+                                         true);
     const enum cuda_sum how = by_distance ? CUDA_SUM_DISTANCE : keys ? CUDA_SUM_QUERY : CUDA_SUM_KEY;
-    const heed_status status = cuda_attention_score_sums(exec, p, stage, how, to, false);
+    const heed_status status = cuda_attention_score_sums(exec, choice, p, stage, how, to, false);
     if (status != HEED_OK) return status;
-    if (how == CUDA_SUM_QUERY) return deliver(exec, &gradient, sums, p.queries, 1);
-    return deliver(exec, &gradient, sums, 1, how == CUDA_SUM_KEY ? p.keys : p.queries + p.keys - 1);
+    if (how == CUDA_SUM_QUERY) return deliver_line(exec, &gradient, sums, p.queries, 1);
+    return deliver_line(exec, &gradient, sums, 1, how == CUDA_SUM_KEY ? p.keys : p.queries + p.keys - 1);
+}
+
+/* A thread gathers what its row, or its column, gives to each number of the parameter; the rows of a vector
+ * are then summed. */
+template <typename T>
+static heed_status param_gradient(struct heed_exec *exec, const struct cuda_choice *choice,
+                                  const struct heed_attention_args *a, const cuda_attention<T> &p, int stage,
+                                  int own, void *sums) {
+    const struct heed_stage_param *param = &a->param[a->stage[stage].param + own];
+    struct heed_grad_view gradient = param->dtensor;
+    if (!heed_has(&gradient.view)) return HEED_OK;
+    gradient.view.size[0] = p.batch;
+    const int64_t numbers = param_numbers(param),
+                  strips = strips_of(param, p.batch * p.heads, p.queries, p.keys), lines = strips * CUDA_TILE;
+    const heed_status status = cuda_attention_param_sums(
+        exec, choice, p, {stage, own, param->scope == HEED_PER_KEY, numbers, strips, static_cast<T *>(sums)});
+    if (status != HEED_OK) return status;
+    if (param->scope == HEED_PER_KEY) return deliver(exec, &gradient, {sums, 1, p.keys, 0, 1, lines});
+    const int64_t rows = param->scope == HEED_PER_QUERY ? p.queries : lines;
+    if (param->scope != HEED_PER_QUERY) gradient.view.stride[2] = 0;
+    return deliver(exec, &gradient, {sums, rows, numbers, 1, lines, lines * numbers});
+}
+
+/* Of what a stage adds, or of the parameters of the user's. */
+template <typename T>
+static heed_status stage_gradients(struct heed_exec *exec, const struct cuda_choice *choice,
+                                   const struct heed_attention_args *a, const cuda_attention<T> &p, int stage,
+                                   void *sums) {
+    heed_status status = HEED_OK;
+    if (a->stage[stage].kind != HEED_STAGE_CUSTOM) return stage_gradient(exec, choice, a, p, stage, sums);
+    for (int i = 0; i < a->stage[stage].rule->n_params && status == HEED_OK; i++)
+        status = param_gradient(exec, choice, a, p, stage, i, sums);
+    return status;
 }
 
 template <typename T>
@@ -284,31 +367,34 @@ static heed_status sink_gradient(struct heed_exec *exec, const struct heed_atten
     gradient.view.size[0] = p.batch;
     gradient.view.stride[2] = gradient.view.stride[3] = 0;
     const heed_status status = cuda_attention_sink_sums(exec, p, static_cast<T *>(sums));
-    return status == HEED_OK ? deliver(exec, &gradient, sums, p.queries, 1) : status;
+    return status == HEED_OK ? deliver_line(exec, &gradient, sums, p.queries, 1) : status;
 }
 
 /* ---- backward ---- */
 
 template <typename T>
-static heed_status backward_one(struct heed_exec *exec, const struct heed_attention_args *a,
-                                cuda_attention<T> *p, int64_t batch, void *nodes, void *sums) {
+static heed_status backward_one(struct heed_exec *exec, const struct cuda_choice *choice,
+                                const struct heed_attention_args *a, cuda_attention<T> *p, int64_t batch,
+                                void *nodes, void *sums) {
     heed_status status = send_mask(exec, a, batch, nodes, p);
-    if (status == HEED_OK) status = cuda_attention_delta(exec, *p);
-    if (status == HEED_OK) status = cuda_attention_backward(exec, *p);
-    for (int i = 0; i < a->stages && status == HEED_OK; i++) status = stage_gradient(exec, a, *p, i, sums);
+    if (status == HEED_OK) status = cuda_attention_delta(exec, choice, *p);
+    if (status == HEED_OK) status = cuda_attention_backward(exec, choice, *p);
+    for (int i = 0; i < a->stages && status == HEED_OK; i++)
+        status = stage_gradients(exec, choice, a, *p, i, sums);
     return status == HEED_OK ? sink_gradient(exec, a, *p, sums) : status;
 }
 
 template <typename T>
-static heed_status backward(struct heed_exec *exec, const struct heed_attention_args *a, char *saved,
-                            char *scratch) {
+static heed_status backward(struct heed_exec *exec, const struct cuda_choice *choice,
+                            const struct heed_attention_args *a, char *saved, char *scratch) {
     char *reciprocal = saved + row_bytes(a), *nodes = scratch + row_bytes(a), *sums = nodes + mask_bytes(a);
     heed_status status = clear(exec, &a->dsink);
     for (int i = 0; i < a->stages && status == HEED_OK; i++) status = clear(exec, &a->stage[i].dtensor);
+    for (int i = 0; i < a->params && status == HEED_OK; i++) status = clear(exec, &a->param[i].dtensor);
     if (!heed_is_packed(&a->packed)) {
         cuda_attention<T> p = problem_of<T>(a, false, 0, a->q.size[2], saved, reciprocal);
         add_gradients(a, scratch, &p);
-        return status == HEED_OK ? backward_one(exec, a, &p, 0, nodes, sums) : status;
+        return status == HEED_OK ? backward_one(exec, choice, a, &p, 0, nodes, sums) : status;
     }
     for (int64_t i = 0; i < a->packed.sequences && status == HEED_OK; i++) {
         struct heed_attention_args own;
@@ -316,7 +402,7 @@ static heed_status backward(struct heed_exec *exec, const struct heed_attention_
         sequence_args(a, i, &own);
         cuda_attention<T> p = problem_of<T>(&own, true, i, a->q.size[2], saved + at, reciprocal + at);
         add_gradients(&own, scratch + at, &p);
-        status = backward_one(exec, &own, &p, i, nodes, sums);
+        status = backward_one(exec, choice, &own, &p, i, nodes, sums);
     }
     return status;
 }
@@ -324,10 +410,12 @@ static heed_status backward(struct heed_exec *exec, const struct heed_attention_
 static heed_status attention_backward(struct heed_exec *exec, const void *arguments, void *saved,
                                       void *scratch) {
     const struct heed_attention_args *a = static_cast<const struct heed_attention_args *>(arguments);
+    struct cuda_choice choice;
+    cuda_attention_choose(a, &choice);
     note(exec, a, true, row_bytes(a) + mask_bytes(a) + sum_bytes(a));
     char *statistics = static_cast<char *>(saved), *areas = static_cast<char *>(scratch);
-    return a->q.dtype == HEED_F64 ? backward<double>(exec, a, statistics, areas)
-                                  : backward<float>(exec, a, statistics, areas);
+    return a->q.dtype == HEED_F64 ? backward<double>(exec, &choice, a, statistics, areas)
+                                  : backward<float>(exec, &choice, a, statistics, areas);
 }
 
 const struct heed_kernel heed_cuda_attention = {"cuda", applies, sizes, attention_forward,

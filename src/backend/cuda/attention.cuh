@@ -247,6 +247,18 @@ static __device__ inline T through_stages(const cuda_attention<T> &p, const cuda
     return s;
 }
 
+#if CUSTOM_STAGES
+/* scale·q·k as it comes to a stage. */
+template <typename T>
+static __device__ inline T before_stage(const cuda_attention<T> &p, const cuda_place &at, int stage, T s) {
+    T slope;
+#pragma unroll
+    for (int i = 0; i < HEED_CHOSEN_STAGES; i++)
+        if (i < stage) s = through_stage(p, at, i, s, &slope);
+    return s;
+}
+#endif
+
 /* The gradient of a score before stage `from`, of that of the final one. `kept` is what tile_scores left in
  * t->slope. */
 template <typename T>
@@ -439,13 +451,33 @@ template <typename T> struct cuda_chosen {
     int64_t heads, queries;
 };
 
+/* The gradient of a parameter of a user's stage: which, whether threads own keys and not queries, how many
+ * numbers it has, how many blocks go over the tiles that are owned, and where: number e of line l (of
+ * strips·CUDA_TILE) of a pair is at sums[(pair·numbers + e)·lines + l]. */
+template <typename T> struct cuda_param_sums {
+    int stage, param;
+    bool keys;
+    int64_t numbers, strips;
+    T *sums;
+};
+
 #ifndef HEED_CHOSEN
 /* ---- launches (each in its file) ---- */
 
-template <typename T> heed_status cuda_attention_forward(struct heed_exec *exec, const cuda_attention<T> &p);
-template <typename T> heed_status cuda_attention_weights(struct heed_exec *exec, const cuda_attention<T> &p);
-template <typename T> heed_status cuda_attention_delta(struct heed_exec *exec, const cuda_attention<T> &p);
-template <typename T> heed_status cuda_attention_backward(struct heed_exec *exec, const cuda_attention<T> &p);
+struct cuda_choice; /* attention_choice.cuh */
+
+template <typename T>
+heed_status cuda_attention_forward(struct heed_exec *exec, const struct cuda_choice *choice,
+                                   const cuda_attention<T> &p);
+template <typename T>
+heed_status cuda_attention_weights(struct heed_exec *exec, const struct cuda_choice *choice,
+                                   const cuda_attention<T> &p);
+template <typename T>
+heed_status cuda_attention_delta(struct heed_exec *exec, const struct cuda_choice *choice,
+                                 const cuda_attention<T> &p);
+template <typename T>
+heed_status cuda_attention_backward(struct heed_exec *exec, const struct cuda_choice *choice,
+                                    const cuda_attention<T> &p);
 
 /* How the gradient of a tensor that is added to scores is summed: one owner for each element of `sums`, which
  * is [batch, heads, count]; or, CELL, for each element of the gradient itself. */
@@ -453,16 +485,22 @@ enum cuda_sum { CUDA_SUM_CELL, CUDA_SUM_KEY, CUDA_SUM_QUERY, CUDA_SUM_DISTANCE }
 
 /* Sums of the gradient of scores behind stage `stage`. CELL: to `gradient`, of the tensor's shape. */
 template <typename T>
-heed_status cuda_attention_score_sums(struct heed_exec *exec, const cuda_attention<T> &p, int stage,
-                                      enum cuda_sum how, cuda_heads<T> gradient, bool add);
+heed_status cuda_attention_score_sums(struct heed_exec *exec, const struct cuda_choice *choice,
+                                      const cuda_attention<T> &p, int stage, enum cuda_sum how,
+                                      cuda_heads<T> gradient, bool add);
+
+/* Sums of what the user's stage gives to the gradient of its parameter. */
+template <typename T>
+heed_status cuda_attention_param_sums(struct heed_exec *exec, const struct cuda_choice *choice,
+                                      const cuda_attention<T> &p, const cuda_param_sums<T> &to);
 
 /* −p_sink · delta of each row, to sums [batch, heads, queries]. */
 template <typename T>
 heed_status cuda_attention_sink_sums(struct heed_exec *exec, const cuda_attention<T> &p, T *sums);
 
 template <typename T>
-heed_status cuda_attention_chosen(struct heed_exec *exec, const cuda_attention<T> &p,
-                                  const cuda_chosen<T> &chosen);
+heed_status cuda_attention_chosen(struct heed_exec *exec, const struct cuda_choice *choice,
+                                  const cuda_attention<T> &p, const cuda_chosen<T> &chosen);
 
 static inline dim3 cuda_attention_grid(int64_t tiles, int64_t columns, int64_t pairs) {
     const int64_t chunks = (columns + CUDA_VALUE_COLUMNS - 1) / CUDA_VALUE_COLUMNS;

@@ -6,6 +6,9 @@
  * A block owns a tile of queries (dq) or of keys (dk, dv), and CUDA_VALUE_COLUMNS columns of the result;
  * wider ones make the scores once per CUDA_VALUE_COLUMNS columns. */
 #include "backend/cuda/attention.cuh"
+#ifndef HEED_CHOSEN
+#include "backend/cuda/attention_choice.cuh"
+#endif
 
 /* ---- delta ---- */
 
@@ -131,36 +134,43 @@ CHOSEN_KERNEL(backward_queries)
 CHOSEN_KERNEL(backward_keys)
 #else
 
-template <typename T> heed_status cuda_attention_delta(struct heed_exec *exec, const cuda_attention<T> &p) {
+template <typename T>
+heed_status cuda_attention_delta(struct heed_exec *exec, const struct cuda_choice *choice,
+                                 const cuda_attention<T> &p) {
     const int64_t rows = p.batch * p.heads * p.queries;
     if (rows == 0) return HEED_OK;
     const cuda_heads<const T> y = {p.y.data, {p.y.stride[0], p.y.stride[1], p.y.stride[2], p.y.stride[3]}};
     CUDA_RUN(exec, delta_of_output<T>, cuda_blocks(exec, rows * HEED_WARP), CUDA_BLOCK, 0, p, y);
     if (p.dweights.data) {
-        CUDA_RUN(exec, delta_of_weights<T>, cuda_attention_grid(cuda_tiles(p.queries), 1, p.batch * p.heads),
-                 CUDA_TILE_THREADS, 0, p);
+        ATTENTION_RUN(exec, choice, CUDA_ATTENTION_BACKWARD, delta_of_weights,
+                      cuda_attention_grid(cuda_tiles(p.queries), 1, p.batch * p.heads), CUDA_TILE_THREADS, p);
     }
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 
 template <typename T>
-heed_status cuda_attention_backward(struct heed_exec *exec, const cuda_attention<T> &p) {
+heed_status cuda_attention_backward(struct heed_exec *exec, const struct cuda_choice *choice,
+                                    const cuda_attention<T> &p) {
     const int64_t widest = p.width > p.value_width ? p.width : p.value_width;
     if (p.dq.data && p.batch * p.heads * p.queries > 0) {
-        CUDA_RUN(exec, backward_queries<T>,
-                 cuda_attention_grid(cuda_tiles(p.queries), p.width, p.batch * p.heads), CUDA_TILE_THREADS, 0,
-                 p);
+        ATTENTION_RUN(exec, choice, CUDA_ATTENTION_BACKWARD, backward_queries,
+                      cuda_attention_grid(cuda_tiles(p.queries), p.width, p.batch * p.heads),
+                      CUDA_TILE_THREADS, p);
     }
     if ((p.dk.data || p.dv.data) && p.batch * p.kv_heads * p.keys > 0) {
-        CUDA_RUN(exec, backward_keys<T>,
-                 cuda_attention_grid(cuda_tiles(p.keys), widest, p.batch * p.kv_heads), CUDA_TILE_THREADS, 0,
-                 p);
+        ATTENTION_RUN(exec, choice, CUDA_ATTENTION_BACKWARD, backward_keys,
+                      cuda_attention_grid(cuda_tiles(p.keys), widest, p.batch * p.kv_heads),
+                      CUDA_TILE_THREADS, p);
     }
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 
-template heed_status cuda_attention_delta(struct heed_exec *, const cuda_attention<float> &);
-template heed_status cuda_attention_delta(struct heed_exec *, const cuda_attention<double> &);
-template heed_status cuda_attention_backward(struct heed_exec *, const cuda_attention<float> &);
-template heed_status cuda_attention_backward(struct heed_exec *, const cuda_attention<double> &);
+template heed_status cuda_attention_delta(struct heed_exec *, const struct cuda_choice *,
+                                          const cuda_attention<float> &);
+template heed_status cuda_attention_delta(struct heed_exec *, const struct cuda_choice *,
+                                          const cuda_attention<double> &);
+template heed_status cuda_attention_backward(struct heed_exec *, const struct cuda_choice *,
+                                             const cuda_attention<float> &);
+template heed_status cuda_attention_backward(struct heed_exec *, const struct cuda_choice *,
+                                             const cuda_attention<double> &);
 #endif

@@ -5,6 +5,9 @@
  * visible keys and values, (2·width + 2·columns) operations per cell and 4·(width + columns)/32 bytes from
  * the second-level cache. Wider values make the scores once per CUDA_VALUE_COLUMNS columns. */
 #include "backend/cuda/attention.cuh"
+#ifndef HEED_CHOSEN
+#include "backend/cuda/attention_choice.cuh"
+#endif
 
 /* Scores to unnormalised weights (after dropout), row by row: four threads to a row. t->row: maximum, sum,
  * and what the output so far is multiplied with. */
@@ -199,36 +202,46 @@ CHOSEN_KERNEL(weights)
 CHOSEN_KERNEL(chosen_columns)
 #else
 
-template <typename T> heed_status cuda_attention_forward(struct heed_exec *exec, const cuda_attention<T> &p) {
+template <typename T>
+heed_status cuda_attention_forward(struct heed_exec *exec, const struct cuda_choice *choice,
+                                   const cuda_attention<T> &p) {
     if (p.batch * p.heads * p.queries == 0) return HEED_OK;
-    CUDA_RUN(exec, forward<T>, cuda_attention_grid(cuda_tiles(p.queries), p.value_width, p.batch * p.heads),
-             CUDA_TILE_THREADS, 0, p);
-    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
-}
-
-template <typename T> heed_status cuda_attention_weights(struct heed_exec *exec, const cuda_attention<T> &p) {
-    if (p.batch * p.heads * p.queries * p.keys == 0) return HEED_OK;
-    const dim3 grid((unsigned)cuda_tiles(p.queries), (unsigned)cuda_tiles(p.keys),
-                    (unsigned)(p.batch * p.heads));
-    CUDA_RUN(exec, weights<T>, grid, CUDA_TILE_THREADS, 0, p);
+    ATTENTION_RUN(exec, choice, CUDA_ATTENTION_FORWARD, forward,
+                  cuda_attention_grid(cuda_tiles(p.queries), p.value_width, p.batch * p.heads),
+                  CUDA_TILE_THREADS, p);
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 
 template <typename T>
-heed_status cuda_attention_chosen(struct heed_exec *exec, const cuda_attention<T> &p,
-                                  const cuda_chosen<T> &chosen) {
-    const int64_t all = p.batch * chosen.heads * p.keys;
-    if (all == 0) return HEED_OK;
-    CUDA_RUN(exec, chosen_columns<T>, cuda_blocks(exec, all), CUDA_BLOCK, 0, p, chosen);
+heed_status cuda_attention_weights(struct heed_exec *exec, const struct cuda_choice *choice,
+                                   const cuda_attention<T> &p) {
+    if (p.batch * p.heads * p.queries * p.keys == 0) return HEED_OK;
+    const dim3 grid((unsigned)cuda_tiles(p.queries), (unsigned)cuda_tiles(p.keys),
+                    (unsigned)(p.batch * p.heads));
+    ATTENTION_RUN(exec, choice, CUDA_ATTENTION_FORWARD, weights, grid, CUDA_TILE_THREADS, p);
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 
-template heed_status cuda_attention_forward(struct heed_exec *, const cuda_attention<float> &);
-template heed_status cuda_attention_forward(struct heed_exec *, const cuda_attention<double> &);
-template heed_status cuda_attention_weights(struct heed_exec *, const cuda_attention<float> &);
-template heed_status cuda_attention_weights(struct heed_exec *, const cuda_attention<double> &);
-template heed_status cuda_attention_chosen(struct heed_exec *, const cuda_attention<float> &,
-                                           const cuda_chosen<float> &);
-template heed_status cuda_attention_chosen(struct heed_exec *, const cuda_attention<double> &,
-                                           const cuda_chosen<double> &);
+template <typename T>
+heed_status cuda_attention_chosen(struct heed_exec *exec, const struct cuda_choice *choice,
+                                  const cuda_attention<T> &p, const cuda_chosen<T> &chosen) {
+    const int64_t all = p.batch * chosen.heads * p.keys;
+    if (all == 0) return HEED_OK;
+    ATTENTION_RUN(exec, choice, CUDA_ATTENTION_FORWARD, chosen_columns, cuda_blocks(exec, all), CUDA_BLOCK, p,
+                  chosen);
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+}
+
+template heed_status cuda_attention_forward(struct heed_exec *, const struct cuda_choice *,
+                                            const cuda_attention<float> &);
+template heed_status cuda_attention_forward(struct heed_exec *, const struct cuda_choice *,
+                                            const cuda_attention<double> &);
+template heed_status cuda_attention_weights(struct heed_exec *, const struct cuda_choice *,
+                                            const cuda_attention<float> &);
+template heed_status cuda_attention_weights(struct heed_exec *, const struct cuda_choice *,
+                                            const cuda_attention<double> &);
+template heed_status cuda_attention_chosen(struct heed_exec *, const struct cuda_choice *,
+                                           const cuda_attention<float> &, const cuda_chosen<float> &);
+template heed_status cuda_attention_chosen(struct heed_exec *, const struct cuda_choice *,
+                                           const cuda_attention<double> &, const cuda_chosen<double> &);
 #endif

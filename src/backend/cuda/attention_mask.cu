@@ -59,6 +59,21 @@ int cuda_mask_count(const struct heed_bound_mask *mask, struct heed_why *why) {
     return -1;
 }
 
+static bool add_kinds(const struct heed_bound_mask *mask, int *count, uint64_t *kinds) {
+    const enum cuda_mask_kind kind = kind_of(mask->kind->name);
+    if ((kind == CUDA_MASK_NOT || has_two(kind)) && !add_kinds(mask->a, count, kinds)) return false;
+    if (has_two(kind) && !add_kinds(mask->b, count, kinds)) return false;
+    if (kind == CUDA_MASK_KINDS || *count == 16) return false;
+    *kinds |= (uint64_t)kind << 4 * (*count)++;
+    return true;
+}
+
+int cuda_mask_kinds(const struct heed_bound_mask *mask, uint64_t *kinds) {
+    int count = 0;
+    *kinds = 0;
+    return !mask || add_kinds(mask, &count, kinds) ? count : -1;
+}
+
 /* Of packed sequences the tensor's rows and columns begin with the sequence. */
 static void flatten_tensor(const struct heed_bound_mask *mask, int i, int64_t batch,
                            struct cuda_mask_node *n) {

@@ -43,6 +43,9 @@ struct cuda_mask_node {
 /* How many nodes the program of a mask has, 0 for none; −1 if a kind is not known here, or it is too deep. */
 int cuda_mask_count(const struct heed_bound_mask *mask, struct heed_why *why);
 
+/* The kinds of its nodes, four bits each. Returns how many, 0 for no mask; −1 if they do not fit. */
+int cuda_mask_kinds(const struct heed_bound_mask *mask, uint64_t *kinds);
+
 /* Writes the program; for packed sequences that of sequence `batch`. */
 void cuda_mask_flatten(const struct heed_bound_mask *mask, int64_t batch, struct cuda_mask_node *nodes);
 #endif

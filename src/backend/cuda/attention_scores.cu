@@ -6,6 +6,9 @@
  * entries and heads that share it. Sums of one batch entry and head go to sums [batch, heads, count], from
  * where the sum over those is a copy to a repeated view (COPY). */
 #include "backend/cuda/attention.cuh"
+#ifndef HEED_CHOSEN
+#include "backend/cuda/attention_choice.cuh"
+#endif
 
 /* ---- by cell ---- */
 
@@ -129,6 +132,57 @@ ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
         sums[(box.batch * p.heads + box.head) * count + own + threadIdx.x] = sum;
 }
 
+/* ---- parameters of a user's stage ---- */
+
+/* Gathers what a tile gives to the lines that the threads of the first warp own. */
+template <typename T>
+static __device__ inline void gather_params(const cuda_attention<T> &p, const cuda_param_sums<T> &w,
+                                            const cuda_box &box, const cuda_tile<T> *t, T *own,
+                                            int64_t lines) {
+#if CUSTOM_STAGES
+    const heed_sums sums = {w.param, own, w.numbers, lines};
+#pragma unroll 1
+    for (int i = 0; i < CUDA_TILE; i++) {
+        const int r = w.keys ? i : (int)threadIdx.x, c = w.keys ? (int)threadIdx.x : i;
+        if (!(t->seen[r] >> c & 1)) continue;
+        const cuda_place at = {box.batch, box.head, box.q0 + r, box.k0 + c};
+        user_backward(w.stage, before_stage(p, at, w.stage, t->slope[r][c]), t->g[r][c],
+                      cell_of(p, at, w.stage), sums);
+    }
+#else
+    (void)p, (void)w, (void)box, (void)t, (void)own, (void)lines;
+#endif
+}
+
+/* Only specialised: in general there is no user's stage. */
+ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+    sum_params(const __grid_constant__ cuda_attention<T> p, const __grid_constant__ cuda_param_sums<T> w) {
+    HEED_SHARED(cuda_tile<T>, shared, 1);
+    cuda_tile<T> *t = shared;
+    cuda_box box = {};
+    box.batch = blockIdx.z / p.heads;
+    box.head = blockIdx.z % p.heads;
+    const int64_t owned = w.keys ? p.keys : p.queries, others = w.keys ? p.queries : p.keys;
+    const int64_t lines = w.strips * CUDA_TILE;
+    T *own = w.sums + blockIdx.z * w.numbers * lines + blockIdx.x * CUDA_TILE + threadIdx.x % CUDA_TILE;
+    if (threadIdx.x < CUDA_TILE)
+        for (int64_t e = 0; e < w.numbers; e++) own[e * lines] = T(0);
+#pragma unroll 1
+    for (int64_t mine = (int64_t)blockIdx.x * CUDA_TILE; mine < owned; mine += lines) {
+#pragma unroll 1
+        for (int64_t other = 0; other < others; other += CUDA_TILE) {
+            box.q0 = w.keys ? other : mine;
+            box.k0 = w.keys ? mine : other;
+            box.nq = tile_part(p.queries, box.q0);
+            box.nk = tile_part(p.keys, box.k0);
+            if (!tile_scores(p, box, w.stage + 1, t)) continue;
+            tile_gradients(p, box, w.stage + 1, t);
+            if (threadIdx.x < CUDA_TILE) gather_params(p, w, box, t, own, lines);
+            __syncthreads();
+        }
+    }
+}
+
 /* ---- the sink ---- */
 
 /* Queries that see nothing have a reciprocal of 0 and leave the sink alone. */
@@ -150,28 +204,45 @@ CHOSEN_KERNEL(sum_cells)
 CHOSEN_KERNEL(sum_keys)
 CHOSEN_KERNEL(sum_queries)
 CHOSEN_KERNEL(sum_distances)
+#if CUSTOM_STAGES
+CHOSEN_KERNEL(sum_params)
+#endif
 #else
 
 template <typename T>
-heed_status cuda_attention_score_sums(struct heed_exec *exec, const cuda_attention<T> &p, int stage,
-                                      enum cuda_sum how, cuda_heads<T> gradient, bool add) {
+heed_status cuda_attention_score_sums(struct heed_exec *exec, const struct cuda_choice *choice,
+                                      const cuda_attention<T> &p, int stage, enum cuda_sum how,
+                                      cuda_heads<T> gradient, bool add) {
     const int64_t pairs = p.batch * p.heads;
     if (how == CUDA_SUM_CELL) {
         const int64_t owners =
             (gradient.stride[0] == 0 ? 1 : p.batch) * (gradient.stride[1] == 0 ? 1 : p.heads);
         const dim3 grid((unsigned)cuda_tiles(p.queries), (unsigned)cuda_tiles(p.keys), (unsigned)owners);
         if (owners * p.queries * p.keys > 0)
-            CUDA_RUN(exec, sum_cells<T>, grid, CUDA_TILE_THREADS, 0, p, stage, gradient, add);
+            ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_cells, grid, CUDA_TILE_THREADS, p, stage,
+                          gradient, add);
     } else if (how == CUDA_SUM_KEY && pairs * p.keys > 0) {
-        CUDA_RUN(exec, sum_keys<T>, cuda_attention_grid(cuda_tiles(p.keys), 1, pairs), CUDA_TILE_THREADS, 0,
-                 p, stage, gradient.data);
+        ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_keys,
+                      cuda_attention_grid(cuda_tiles(p.keys), 1, pairs), CUDA_TILE_THREADS, p, stage,
+                      gradient.data);
     } else if (how == CUDA_SUM_QUERY && pairs * p.queries > 0) {
-        CUDA_RUN(exec, sum_queries<T>, cuda_attention_grid(cuda_tiles(p.queries), 1, pairs),
-                 CUDA_TILE_THREADS, 0, p, stage, gradient.data);
+        ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_queries,
+                      cuda_attention_grid(cuda_tiles(p.queries), 1, pairs), CUDA_TILE_THREADS, p, stage,
+                      gradient.data);
     } else if (how == CUDA_SUM_DISTANCE && pairs * p.queries * p.keys > 0) {
-        CUDA_RUN(exec, sum_distances<T>, cuda_attention_grid(cuda_tiles(p.queries + p.keys - 1), 1, pairs),
-                 CUDA_TILE_THREADS, 0, p, stage, gradient.data);
+        ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_distances,
+                      cuda_attention_grid(cuda_tiles(p.queries + p.keys - 1), 1, pairs), CUDA_TILE_THREADS, p,
+                      stage, gradient.data);
     }
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+}
+
+template <typename T>
+heed_status cuda_attention_param_sums(struct heed_exec *exec, const struct cuda_choice *choice,
+                                      const cuda_attention<T> &p, const cuda_param_sums<T> &to) {
+    const dim3 grid((unsigned)to.strips, 1, (unsigned)(p.batch * p.heads));
+    if (to.strips * p.batch * p.heads * to.numbers > 0)
+        ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_params, grid, CUDA_TILE_THREADS, p, to);
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 
@@ -183,10 +254,17 @@ heed_status cuda_attention_sink_sums(struct heed_exec *exec, const cuda_attentio
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 
-template heed_status cuda_attention_score_sums(struct heed_exec *, const cuda_attention<float> &, int,
-                                               enum cuda_sum, cuda_heads<float>, bool);
-template heed_status cuda_attention_score_sums(struct heed_exec *, const cuda_attention<double> &, int,
-                                               enum cuda_sum, cuda_heads<double>, bool);
+template heed_status cuda_attention_score_sums(struct heed_exec *, const struct cuda_choice *,
+                                               const cuda_attention<float> &, int, enum cuda_sum,
+                                               cuda_heads<float>, bool);
+template heed_status cuda_attention_score_sums(struct heed_exec *, const struct cuda_choice *,
+                                               const cuda_attention<double> &, int, enum cuda_sum,
+                                               cuda_heads<double>, bool);
+template heed_status cuda_attention_param_sums(struct heed_exec *, const struct cuda_choice *,
+                                               const cuda_attention<float> &, const cuda_param_sums<float> &);
+template heed_status cuda_attention_param_sums(struct heed_exec *, const struct cuda_choice *,
+                                               const cuda_attention<double> &,
+                                               const cuda_param_sums<double> &);
 template heed_status cuda_attention_sink_sums(struct heed_exec *, const cuda_attention<float> &, float *);
 template heed_status cuda_attention_sink_sums(struct heed_exec *, const cuda_attention<double> &, double *);
 #endif

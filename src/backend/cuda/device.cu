@@ -1,5 +1,5 @@
 /* The CUDA device of a context: memory, copies, waiting, and what went wrong. */
-#include "backend/cuda/device.cuh"
+#include "backend/cuda/specialise.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,6 +103,7 @@ static cudaError_t open_stream(struct cuda_device *device) {
     if (status != cudaSuccess) return status;
     snprintf(device->name, sizeof device->name, "%s", properties.name);
     device->processors = properties.multiProcessorCount;
+    device->architecture = 10 * properties.major + properties.minor;
     status = cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking);
     if (status == cudaSuccess)
         status = cudaMalloc(reinterpret_cast<void **>(&device->fault), sizeof *device->fault);
@@ -114,6 +115,7 @@ static cudaError_t open_stream(struct cuda_device *device) {
 static void device_close(void *self) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
     if (device->stream) cudaStreamSynchronize(device->stream);
+    cuda_special_close(device);
     if (device->fault) cudaFree(device->fault);
     if (device->stream) cudaStreamDestroy(device->stream);
     heed_host->block_free(device->exec->memory, device);
@@ -127,11 +129,12 @@ static void *device_open(struct heed_exec *exec, int ordinal, char *why, size_t 
         snprintf(why, bytes, "out of memory");
         return NULL;
     }
-    const char *blocking = getenv("HEED_CUDA_BLOCKING");
+    const char *blocking = getenv("HEED_CUDA_BLOCKING"), *specialise = getenv("HEED_CUDA_SPECIALISE");
     memset(device, 0, sizeof *device);
     device->exec = exec;
     device->ordinal = ordinal;
     device->blocking = blocking && strcmp(blocking, "1") == 0;
+    device->specialises = !specialise || strcmp(specialise, "0") != 0;
     const cudaError_t status = open_stream(device);
     if (status == cudaSuccess) return device;
     snprintf(why, bytes, "CUDA: %s", cudaGetErrorString(status));
@@ -150,7 +153,9 @@ static size_t device_describe(void *self, char *text, size_t size) {
         snprintf(text, size, "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d\n",
                  device->ordinal, device->name, device->processors, free_bytes >> 20, all_bytes >> 20,
                  runtime, driver);
-    return n > 0 ? (size_t)n : 0;
+    const size_t used = n > 0 ? (size_t)n : 0;
+    return used +
+           cuda_special_describe(device, used < size ? text + used : NULL, used < size ? size - used : 0);
 }
 
 /* ---- memory ---- */

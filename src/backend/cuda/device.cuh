@@ -10,6 +10,8 @@
  * fold.cuh     sums and other reductions over dimensions; gradients that repeat
  * unary.cuh    functions of one number; philox.cuh: random numbers; softmax.cuh: normalisers
  * items.cuh    lists of parameters for one launch
+ * choice.cuh   what kernels may know when they are compiled; specialise.cuh: compiling them at run time, of
+ * hash.cuh, nvrtc.cuh, code_cache.cuh, sources.cuh, rtc/ (headers for NVRTC)
  * NAME.cu      one primitive, or one family of them, each: the kernels with their formula and memory traffic,
  * when they apply, and their rows of the table
  *
@@ -39,9 +41,12 @@ struct cuda_device {
     struct heed_exec *exec;
     int ordinal;
     cudaStream_t stream;
-    struct cuda_fault_word *fault; /* in device memory */
-    int processors;                /* streaming multiprocessors */
-    bool blocking;                 /* HEED_CUDA_BLOCKING=1: wait after every kernel, for debugging */
+    struct cuda_fault_word *fault;  /* in device memory */
+    int processors;                 /* streaming multiprocessors */
+    int architecture;               /* 90: sm_90 */
+    bool specialises;               /* HEED_CUDA_SPECIALISE is not 0 */
+    struct cuda_specials *specials; /* specialise.cuh; NULL: none was asked for yet */
+    bool blocking;                  /* HEED_CUDA_BLOCKING=1: wait after every kernel, for debugging */
     struct cuda_watched_norm norm[CUDA_WATCHED_NORMS]; /* since the host waited last */
     int norms;
     char name[256];

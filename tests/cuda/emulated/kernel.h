@@ -290,4 +290,40 @@ void launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, d
     ::emulated::launch_kernel(#kernel, kernel, ::emulated::extent(grid), ::emulated::extent(block), shared,  \
                               stream, __VA_ARGS__)
 
+/* ---- kernels in a library of their own ---- */
+
+namespace emulated {
+
+/* A kernel as cudaLibraryGetKernel finds it: NAME_entry in the library. */
+struct entry {
+    const char *name;
+    int parameters;
+    const size_t *bytes;                /* of each */
+    void (*run)(const void *arguments); /* one thread, of what cudaLaunchKernel is given */
+};
+
+template <typename... Parameters> struct entry_for {
+    static constexpr size_t bytes[] = {sizeof(Parameters)...};
+
+    template <void (*KERNEL)(Parameters...), size_t... I>
+    static void call(void *const *at, std::index_sequence<I...>) {
+        KERNEL(*static_cast<const Parameters *>(at[I])...);
+    }
+    template <void (*KERNEL)(Parameters...)> static void run(const void *arguments) {
+        call<KERNEL>(static_cast<void *const *>(arguments), std::index_sequence_for<Parameters...>());
+    }
+};
+
+template <auto KERNEL, typename... Parameters>
+constexpr entry entry_of(const char *name, void (*)(Parameters...)) {
+    return {name, (int)sizeof...(Parameters), entry_for<Parameters...>::bytes,
+            entry_for<Parameters...>::template run<KERNEL>};
+}
+
+} // namespace emulated
+
+#define EMULATED_ENTRY(kernel)                                                                               \
+    extern "C" __attribute__((visibility("default"))) const ::emulated::entry kernel##_entry =               \
+        ::emulated::entry_of<kernel>(#kernel, kernel);
+
 #endif

@@ -1,6 +1,7 @@
 #include "emulated/runtime.h"
 
 #include "emulated/control.h"
+#include "emulated/library.h"
 #include "emulated/memory.h"
 
 #include <cstdio>
@@ -10,7 +11,7 @@
 
 using namespace emulated;
 
-enum { DEVICES = 2, VERSION = 13000 };
+enum { DEVICES = 2, VERSION = CUDART_VERSION };
 
 static emulated_control control;
 static cudaError_t last_error; /* of a launch */
@@ -25,10 +26,13 @@ struct emulated_control *heed_emulated(void) {
 
 /* ---- failures ---- */
 
-/* Whether this call is the one that is to fail. */
-static bool fails() {
+namespace emulated {
+
+bool fails() {
     return ++control.calls == control.fail_at;
 }
+
+} // namespace emulated
 
 static void check_stream(const char *who, cudaStream_t stream) {
     if (!streams.count(stream)) fail("%s: %p is no stream", who, static_cast<void *>(stream));
@@ -231,6 +235,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     streams.erase(stream);
     delete reinterpret_cast<char *>(stream);
     const memory_sum left = memory_living();
+    if (streams.empty() && libraries_living())
+        fail("%d libraries are left when the last stream is destroyed", libraries_living());
     if (streams.empty() && left.allocations)
         fail("%zu allocations of %zu bytes are left when the last stream is destroyed", left.allocations,
              left.bytes);

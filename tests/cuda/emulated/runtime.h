@@ -9,6 +9,10 @@
 
 #include "emulated/kernel.h"
 
+#ifndef CUDART_VERSION
+#define CUDART_VERSION 13000
+#endif
+
 #define HEED_START(kernel, grid, block, shared, stream, ...)                                                 \
     EMULATED_LAUNCH(kernel, grid, block, shared, stream, __VA_ARGS__)
 #define HEED_SHARED(type, name, count) EMULATED_SHARED(type, name, count)
@@ -31,6 +35,13 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared,
+                             cudaStream_t stream);
+cudaError_t cudaLibraryLoadData(cudaLibrary_t *library, const void *code, enum cudaJitOption *options,
+                                void **values, unsigned count, enum cudaLibraryOption *library_options,
+                                void **library_values, unsigned library_count);
+cudaError_t cudaLibraryGetKernel(cudaKernel_t *kernel, cudaLibrary_t library, const char *name);
+cudaError_t cudaLibraryUnload(cudaLibrary_t library);
 cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute attribute, int value);
 }
 

@@ -1,0 +1,154 @@
+/* From the arguments of a call to the program of its specialised kernels: the constants of choice.cuh, the
+ * user's stages, and the file of the kernels. */
+#include "backend/cuda/attention_choice.cuh"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- what is chosen ---- */
+
+static const char *name_of(const heed_stage_rule *rule) {
+    return rule->name ? rule->name : "without a name";
+}
+
+bool cuda_attention_has_custom(const struct heed_attention_args *a) {
+    for (int i = 0; i < a->stages; i++)
+        if (a->stage[i].kind == HEED_STAGE_CUSTOM) return true;
+    return false;
+}
+
+static int slices(int64_t width) {
+    return (int)((width + CUDA_SLICE - 1) / CUDA_SLICE);
+}
+
+void cuda_attention_choose(const struct heed_attention_args *a, struct cuda_choice *choice) {
+    static const char *const normalizers[] = {"HEED_NORMALIZER_SOFTMAX", "HEED_NORMALIZER_SIGMOID",
+                                              "HEED_NORMALIZER_RELU"};
+    uint64_t kinds = 0, params = 0, masks = 0;
+    const int mask_count = cuda_mask_kinds(a->mask, &masks);
+    memset(choice, 0, sizeof *choice);
+    choice->possible = mask_count >= 0;
+    for (int i = 0; i < a->stages; i++) {
+        const struct heed_stage *stage = &a->stage[i];
+        kinds |= (uint64_t)stage->kind << 4 * i;
+        if (stage->kind != HEED_STAGE_CUSTOM) continue;
+        params |= (uint64_t)stage->rule->n_params << 4 * i;
+        choice->rule[i] = stage->rule;
+        choice->custom = true;
+    }
+    choice->stages = a->stages;
+    snprintf(
+        choice->constants, sizeof choice->constants,
+        "#define HEED_CHOSEN 1\n#define HEED_CHOSEN_REAL %s\n#define HEED_CHOSEN_STAGES %d\n"
+        "#define HEED_CHOSEN_STAGE_KINDS 0x%llxull\n#define HEED_CHOSEN_CUSTOM %d\n"
+        "#define HEED_CHOSEN_PARAMS 0x%llxull\n#define HEED_CHOSEN_MASKS %d\n"
+        "#define HEED_CHOSEN_MASK_KINDS 0x%llxull\n#define HEED_CHOSEN_NORMALIZER %s\n"
+        "#define HEED_CHOSEN_DROPS %d\n#define HEED_CHOSEN_SLICES %d\n#define HEED_CHOSEN_VALUE_SLICES %d\n",
+        a->q.dtype == HEED_F64 ? "double" : "float", a->stages, (unsigned long long)kinds, choice->custom,
+        (unsigned long long)params, mask_count, (unsigned long long)masks, normalizers[a->normalizer],
+        a->threshold < 65536, slices(a->q.size[3]), slices(a->v.size[3]));
+    choice->hash = cuda_hash_new();
+    cuda_hash_text(&choice->hash, choice->constants);
+    for (int i = 0; i < a->stages; i++) {
+        if (!choice->rule[i]) continue;
+        const char backward = choice->rule[i]->backward != NULL;
+        cuda_hash_add(&choice->hash, &backward, 1);
+        cuda_hash_text(&choice->hash, name_of(choice->rule[i]));
+        cuda_hash_text(&choice->hash, choice->rule[i]->cuda);
+    }
+}
+
+/* ---- the text ---- */
+
+struct writer {
+    char *at;
+    size_t used, size;
+};
+
+static void write(struct writer *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void write(struct writer *w, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    const int n = vsnprintf(w->at ? w->at + w->used : NULL, w->at ? w->size - w->used : 0, format, list);
+    va_end(list);
+    if (n > 0) w->used += (size_t)n;
+}
+
+/* A stage in a namespace of its own. Messages of the compiler count its lines. */
+static void write_stage(struct writer *w, const struct cuda_choice *choice, int i) {
+    write(w, "namespace heed_stage_%d {\n#line 1 \"", i);
+    for (const char *c = name_of(choice->rule[i]); *c; c++)
+        if (*c != '"' && *c != '\\' && (unsigned char)*c >= ' ') write(w, "%c", *c);
+    write(w, "\"\n%s\n}\n#line 1 \"heed.cu\"\n", choice->rule[i]->cuda);
+}
+
+/* A call of each stage, by its number. */
+static void write_calls(struct writer *w, const struct cuda_choice *choice) {
+    write(w, "static __device__ inline real user_forward(int stage, real s, const heed_cell &at) {\n");
+    for (int i = 0; i < choice->stages; i++)
+        if (choice->rule[i]) write(w, "    if (stage == %d) return heed_stage_%d::forward(s, at);\n", i, i);
+    write(w, "    return s;\n}\n"
+             "static __device__ inline real user_backward(int stage, real s, real g, const heed_cell &at, "
+             "const heed_sums &sums) {\n");
+    for (int i = 0; i < choice->stages; i++)
+        if (choice->rule[i] && choice->rule[i]->backward)
+            write(w, "    if (stage == %d) return heed_stage_%d::backward(s, g, at, sums);\n", i, i);
+    write(w, "    return g;\n}\n");
+}
+
+static void write_program(struct writer *w, const struct cuda_choice *choice, enum cuda_attention_part part) {
+    static const char *const files[] = {"forward", "backward", "scores"};
+    write(w, "%s", choice->constants);
+    if (choice->custom) {
+        write(w, "#include \"backend/cuda/stage.cuh\"\n");
+        for (int i = 0; i < choice->stages; i++)
+            if (choice->rule[i]) write_stage(w, choice, i);
+        write_calls(w, choice);
+    }
+    write(w, "#include \"backend/cuda/attention_%s.cu\"\n", files[part]);
+}
+
+char *cuda_attention_text(struct heed_exec *exec, const struct cuda_choice *choice,
+                          enum cuda_attention_part part) {
+    struct writer w = {};
+    write_program(&w, choice, part);
+    w.size = w.used + 1;
+    w.at = static_cast<char *>(heed_host->block_new(exec->memory, w.size));
+    w.used = 0;
+    if (w.at) write_program(&w, choice, part);
+    return w.at;
+}
+
+/* ---- the kernels ---- */
+
+struct wanted {
+    const struct cuda_choice *choice;
+    enum cuda_attention_part part;
+};
+
+static char *text_of(struct heed_exec *exec, const void *self) {
+    const struct wanted *wanted = static_cast<const struct wanted *>(self);
+    return cuda_attention_text(exec, wanted->choice, wanted->part);
+}
+
+/* The stages in words. */
+static heed_status fail(struct heed_exec *exec, const struct cuda_choice *choice, const char *why) {
+    const char *name = "";
+    for (int i = 0; i < choice->stages; i++)
+        if (choice->rule[i]) name = name_of(choice->rule[i]);
+    return heed_host->fail(exec, HEED_ERROR_UNSUPPORTED, HEED_PRIMITIVE_ATTENTION,
+                           "the CUDA source of the stage %.40s cannot be used: %s", name, why);
+}
+
+heed_status cuda_attention_kernel(struct heed_exec *exec, const struct cuda_choice *choice,
+                                  enum cuda_attention_part part, const char *name, cudaKernel_t *kernel) {
+    *kernel = NULL;
+    if (!choice->custom && (!choice->possible || !cuda_special_wanted(exec))) return HEED_OK;
+    const struct wanted wanted = {choice, part};
+    const char *why = "the mask has too many parts";
+    struct cuda_program program = {choice->hash, text_of, &wanted};
+    cuda_hash_add(&program.own, &part, sizeof part);
+    if (choice->possible) *kernel = cuda_special_kernel(exec, &program, name, &why);
+    return *kernel || !choice->custom ? HEED_OK : fail(exec, choice, why);
+}

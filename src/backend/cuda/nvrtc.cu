@@ -1,0 +1,143 @@
+#include "backend/cuda/nvrtc.cuh"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/sources.cuh"
+
+#ifndef HEED_NVRTC_LIBRARY
+#if CUDART_VERSION >= 13000
+#define HEED_NVRTC_LIBRARY "libnvrtc.so.13"
+#else
+#define HEED_NVRTC_LIBRARY "libnvrtc.so.12"
+#endif
+#endif
+
+/* ---- the library ---- */
+
+typedef struct nvrtc_program *program_handle;
+
+/* What is used of it (nvrtc.h, which not every toolkit has): X(result, name, parameters). */
+#define NVRTC_FUNCTIONS(X)                                                                                   \
+    X(int, nvrtcCreateProgram,                                                                               \
+      (program_handle *, const char *text, const char *name, int headers, const char *const *texts,          \
+       const char *const *names))                                                                            \
+    X(int, nvrtcCompileProgram, (program_handle, int options, const char *const *option))                    \
+    X(int, nvrtcDestroyProgram, (program_handle *))                                                          \
+    X(int, nvrtcGetProgramLogSize, (program_handle, size_t * bytes))                                         \
+    X(int, nvrtcGetProgramLog, (program_handle, char *log))                                                  \
+    X(int, nvrtcGetCUBINSize, (program_handle, size_t * bytes))                                              \
+    X(int, nvrtcGetCUBIN, (program_handle, char *image))                                                     \
+    X(const char *, nvrtcGetErrorString, (int result))
+
+enum { NVRTC_SUCCESS = 0 };
+
+struct nvrtc {
+#define MEMBER(result, name, parameters) result(*name) parameters;
+    NVRTC_FUNCTIONS(MEMBER)
+#undef MEMBER
+};
+
+const char *cuda_nvrtc_name() {
+    const char *wish = getenv("HEED_NVRTC");
+    return wish && *wish ? wish : HEED_NVRTC_LIBRARY;
+}
+
+/* It stays loaded. */
+static bool open_nvrtc(struct nvrtc *rtc, char *why) {
+    void *library = dlopen(cuda_nvrtc_name(), RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        snprintf(why, CUDA_WHY_BYTES, "NVRTC is not there: %s", dlerror());
+        return false;
+    }
+#define FIND(result, name, parameters)                                                                       \
+    *reinterpret_cast<void **>(&rtc->name) = dlsym(library, #name);                                          \
+    if (!rtc->name) {                                                                                        \
+        snprintf(why, CUDA_WHY_BYTES, "%s has no %s", cuda_nvrtc_name(), #name);                             \
+        return false;                                                                                        \
+    }
+    NVRTC_FUNCTIONS(FIND)
+#undef FIND
+    return true;
+}
+
+/* ---- a program ---- */
+
+/* The first line that says "error", or the first one. */
+static void first_error(const char *log, char *why) {
+    const char *error = strstr(log, "error");
+    const char *line = error ? error : log;
+    while (line > log && line[-1] != '\n') line--;
+    const size_t bytes = strcspn(line, "\n");
+    snprintf(why, CUDA_WHY_BYTES, "%.*s", (int)(bytes < 1000 ? bytes : 1000), line);
+}
+
+static char *new_log(struct heed_exec *exec, const struct nvrtc *rtc, program_handle program) {
+    size_t bytes = 0;
+    if (rtc->nvrtcGetProgramLogSize(program, &bytes) != NVRTC_SUCCESS) return NULL;
+    char *log = static_cast<char *>(heed_host->block_new(exec->memory, bytes + 1));
+    if (!log) return NULL;
+    memset(log, 0, bytes + 1);
+    if (bytes > 0) rtc->nvrtcGetProgramLog(program, log);
+    return log;
+}
+
+static bool take_image(struct heed_exec *exec, const struct nvrtc *rtc, program_handle program,
+                       struct cuda_image *image, char *why) {
+    int result = rtc->nvrtcGetCUBINSize(program, &image->size);
+    if (result == NVRTC_SUCCESS) {
+        image->bytes = heed_host->block_new(exec->memory, image->size);
+        if (!image->bytes) {
+            snprintf(why, CUDA_WHY_BYTES, "no memory for %zu bytes of code", image->size);
+            return false;
+        }
+        result = rtc->nvrtcGetCUBIN(program, static_cast<char *>(image->bytes));
+    }
+    if (result == NVRTC_SUCCESS) return true;
+    snprintf(why, CUDA_WHY_BYTES, "NVRTC: %s", rtc->nvrtcGetErrorString(result));
+    if (image->bytes) heed_host->block_free(exec->memory, image->bytes);
+    *image = {};
+    return false;
+}
+
+static bool compile(struct heed_exec *exec, const struct nvrtc *rtc, program_handle program, int architecture,
+                    struct cuda_image *image, char *why, char **log) {
+    char target[40];
+    snprintf(target, sizeof target, "--gpu-architecture=sm_%d", architecture);
+    /* Declarations of the host's are read too: unused, and no matter. */
+    const char *const option[] = {target, "--std=c++17", "--device-as-default-execution-space",
+                                  "--diag-suppress=20044", "--ptxas-options=-v"};
+    const int result = rtc->nvrtcCompileProgram(program, log ? 5 : 4, option);
+    char *text = result != NVRTC_SUCCESS || log ? new_log(exec, rtc, program) : NULL;
+    if (result != NVRTC_SUCCESS) {
+        if (text && *text)
+            first_error(text, why);
+        else
+            snprintf(why, CUDA_WHY_BYTES, "NVRTC: %s", rtc->nvrtcGetErrorString(result));
+    }
+    if (log)
+        *log = text;
+    else if (text)
+        heed_host->block_free(exec->memory, text);
+    return result == NVRTC_SUCCESS && take_image(exec, rtc, program, image, why);
+}
+
+bool cuda_nvrtc_compile(struct heed_exec *exec, const char *program, int architecture,
+                        struct cuda_image *image, char *why, char **log) {
+    struct nvrtc rtc;
+    program_handle handle = NULL;
+    *image = {};
+    if (log) *log = NULL;
+    if (!open_nvrtc(&rtc, why)) return false;
+    const int result = rtc.nvrtcCreateProgram(&handle, program, "heed.cu", cuda_source_count,
+                                              cuda_source_text, cuda_source_name);
+    if (result != NVRTC_SUCCESS) {
+        snprintf(why, CUDA_WHY_BYTES, "NVRTC: %s", rtc.nvrtcGetErrorString(result));
+        return false;
+    }
+    const bool done = compile(exec, &rtc, handle, architecture, image, why, log);
+    rtc.nvrtcDestroyProgram(&handle);
+    return done;
+}

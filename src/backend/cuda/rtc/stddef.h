@@ -1,0 +1,1 @@
+/* For NVRTC: it knows size_t. */

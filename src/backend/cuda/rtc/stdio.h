@@ -1,0 +1,2 @@
+/* For NVRTC: files are only named. */
+typedef struct heed_no_file FILE;

@@ -1,0 +1,14 @@
+/* What the emulated runtime's own files share of libraries of kernels. */
+#ifndef HEED_TESTS_CUDA_EMULATED_LIBRARY_H
+#define HEED_TESTS_CUDA_EMULATED_LIBRARY_H
+
+namespace emulated {
+
+/* Counts a call that may fail; whether it is the one that is to. */
+bool fails();
+
+int libraries_living();
+
+} // namespace emulated
+
+#endif
