@@ -291,13 +291,14 @@ static heed_status deliver_line(struct heed_exec *exec, const struct heed_grad_v
     return deliver(exec, gradient, {sums, rows, columns, columns, 1, rows * columns});
 }
 
-/* 0 to each element of a gradient that is not added to. */
+/* 0 to each element of a gradient that is not added to. It has them even where it repeats no times: a vector
+ * by key of a problem without queries, for instance. */
 static heed_status clear(struct heed_exec *exec, const struct heed_grad_view *gradient) {
     struct heed_fill_args fill = {};
     if (!heed_has(&gradient->view) || gradient->add) return HEED_OK;
     fill.y = gradient->view;
     for (int d = 0; d < fill.y.rank; d++)
-        if (fill.y.stride[d] == 0 && fill.y.size[d] > 1) fill.y.size[d] = 1;
+        if (fill.y.stride[d] == 0) fill.y.size[d] = 1;
     return run_kernel(exec, HEED_PRIMITIVE_FILL, &fill);
 }
 
@@ -310,7 +311,7 @@ static heed_status stage_gradient(struct heed_exec *exec, const struct cuda_choi
                                   const struct heed_attention_args *a, const cuda_attention<T> &p, int stage,
                                   void *sums) {
     struct heed_grad_view gradient = a->stage[stage].dtensor;
-    if (!heed_has(&gradient.view)) return HEED_OK;
+    if (!heed_has(&gradient.view) || p.queries * p.keys == 0) return HEED_OK;
     gradient.view.size[0] = p.batch; /* a packed sequence is one entry */
     const bool by_distance = a->stage[stage].kind == HEED_STAGE_DISTANCE;
     const bool queries = repeats(&gradient.view, 2), keys = repeats(&gradient.view, 3);
@@ -334,7 +335,7 @@ static heed_status param_gradient(struct heed_exec *exec, const struct cuda_choi
                                   int own, void *sums) {
     const struct heed_stage_param *param = &a->param[a->stage[stage].param + own];
     struct heed_grad_view gradient = param->dtensor;
-    if (!heed_has(&gradient.view)) return HEED_OK;
+    if (!heed_has(&gradient.view) || p.queries * p.keys == 0) return HEED_OK;
     gradient.view.size[0] = p.batch;
     const int64_t numbers = param_numbers(param),
                   strips = strips_of(param, p.batch * p.heads, p.queries, p.keys), lines = strips * CUDA_TILE;

@@ -82,7 +82,7 @@ cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **a
                              cudaStream_t stream) {
     const entry *e = static_cast<const entry *>(kernel);
     if (!may_launch(e->name, stream)) return cudaErrorLaunchOutOfResources;
-    for (int i = 0; i < e->parameters; i++) check_parameter(e->name, i, arguments[i], e->bytes[i]);
+    e->check(e->name, arguments);
     enter();
     launch_run({e->name, grid, block, shared, shared_allowed(kernel), e->run, arguments});
     leave();

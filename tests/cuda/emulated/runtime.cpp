@@ -104,6 +104,8 @@ const char *cudaGetErrorString(cudaError_t status) {
         return "out of memory";
     case cudaErrorInvalidDevice:
         return "invalid device ordinal";
+    case cudaErrorInvalidKernelImage:
+        return "device kernel image is invalid";
     default:
         return "a failure that a test asked for";
     }
