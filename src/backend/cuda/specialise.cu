@@ -8,7 +8,11 @@
 
 /* ---- what is there ---- */
 
-enum { CUDA_SPECIALS = 64 };
+/* Programs that a context keeps. */
+#ifndef HEED_CUDA_SPECIALS
+#define HEED_CUDA_SPECIALS 64
+#endif
+enum { CUDA_SPECIALS = HEED_CUDA_SPECIALS };
 
 /* A program that was asked for. */
 struct special {
@@ -157,8 +161,8 @@ size_t cuda_special_describe(const struct cuda_device *device, char *text, size_
     else
         n = snprintf(
             text, size,
-            "specialised kernels for sm_%d: %d compiled, %d read from disk, %d of %d in memory%s%s\n",
-            device->architecture, all->compiled, all->from_disk, all->count, (int)CUDA_SPECIALS,
+            "specialised kernels for sm_%d: %d compiled, %d read from disk, %d in memory, %d dropped%s%s\n",
+            device->architecture, all->compiled, all->from_disk, all->count, all->dropped,
             all->why[0] ? "; the general ones run where not: " : "", all->why);
     return n > 0 ? (size_t)n : 0;
 }

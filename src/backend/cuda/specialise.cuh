@@ -1,7 +1,7 @@
 /* Kernels that are compiled when they are first needed, with what is known then.
  *
  * A program is known by a hash of the architecture, of the embedded sources and of its own text. It is looked
- * for in the context (at most CUDA_SPECIALS, the one longest unused makes room), then on disk
+ * for in the context (at most 64, the one longest unused makes room), then on disk
  * (code_cache.cuh), then compiled (nvrtc.cuh). What cannot be had is remembered as that, with the reason. */
 #ifndef HEED_SRC_BACKEND_CUDA_SPECIALISE_CUH
 #define HEED_SRC_BACKEND_CUDA_SPECIALISE_CUH

@@ -1,10 +1,14 @@
 /* NVRTC's functions, by the host's compiler: a program becomes a shared object of kernels for the emulation
  * (library.cpp). The sources that it includes are those it is given; the system's headers are the host's own.
- */
+ *
+ * With HEED_TEST_NVRTC naming NVIDIA's library, every program is first compiled by that, with the options
+ * that it is given, for every target: an error there is an error here, and so is a kernel that needs a stack,
+ * or spills registers. */
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -19,6 +23,8 @@ struct nvrtc_program {
 };
 
 enum { SUCCESS = 0, INVALID_OPTION = 5, COMPILATION = 6 };
+
+static const char ARCHITECTURE[] = "--gpu-architecture=sm_";
 
 namespace fs = std::filesystem;
 
@@ -73,6 +79,100 @@ static int build(nvrtc_program *p, const fs::path &folder) {
     return done ? SUCCESS : COMPILATION;
 }
 
+/* ---- NVIDIA's ---- */
+
+struct real_nvrtc {
+    typedef void *handle;
+    int (*nvrtcCreateProgram)(handle *, const char *, const char *, int, const char *const *,
+                              const char *const *);
+    int (*nvrtcCompileProgram)(handle, int, const char *const *);
+    int (*nvrtcDestroyProgram)(handle *);
+    int (*nvrtcGetProgramLogSize)(handle, size_t *);
+    int (*nvrtcGetProgramLog)(handle, char *);
+    int (*nvrtcGetCUBINSize)(handle, size_t *);
+};
+
+static void need(bool there, const char *what) {
+    if (there) return;
+    fprintf(stderr, "emulated CUDA: HEED_TEST_NVRTC: %s\n", what);
+    abort();
+}
+
+static const real_nvrtc *real() {
+    static real_nvrtc rtc;
+    const char *path = getenv("HEED_TEST_NVRTC");
+    if (!path || rtc.nvrtcCreateProgram) return path ? &rtc : nullptr;
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    need(library != nullptr, path);
+#define FIND(name)                                                                                           \
+    *reinterpret_cast<void **>(&rtc.name) = dlsym(library, #name);                                           \
+    need(rtc.name != nullptr, #name)
+    FIND(nvrtcCompileProgram);
+    FIND(nvrtcDestroyProgram);
+    FIND(nvrtcGetProgramLogSize);
+    FIND(nvrtcGetProgramLog);
+    FIND(nvrtcGetCUBINSize);
+    FIND(nvrtcCreateProgram);
+#undef FIND
+    return &rtc;
+}
+
+/* What the assembler says of kernels, or their functions, that touch local memory; empty if none does. */
+static std::string local_memory(const std::string &log) {
+    std::istringstream lines(log);
+    int functions = 0;
+    for (std::string line, name; std::getline(lines, line);) {
+        const size_t at = line.find("Function properties for "), bytes = line.find(" bytes stack frame");
+        if (at != std::string::npos) name = line.substr(at + strlen("Function properties for "));
+        if (bytes == std::string::npos) continue;
+        functions++;
+        if (line.find(" 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads") == std::string::npos)
+            return "error: " + name + ": " + line.substr(line.find_first_of("0123456789"));
+    }
+    return functions ? "" : "error: nothing is said of the kernels' memory";
+}
+
+/* The log is that of a target that fails. */
+static bool compile_for(const real_nvrtc *rtc, nvrtc_program *p, const std::vector<const char *> &option) {
+    std::vector<const char *> names, texts;
+    real_nvrtc::handle handle = nullptr;
+    size_t bytes = 0, image = 0;
+    for (size_t i = 0; i < p->name.size(); i++) {
+        names.push_back(p->name[i].c_str());
+        texts.push_back(p->header[i].c_str());
+    }
+    need(rtc->nvrtcCreateProgram(&handle, p->text.c_str(), "heed.cu", (int)names.size(), texts.data(),
+                                 names.data()) == SUCCESS,
+         "nvrtcCreateProgram");
+    bool done = rtc->nvrtcCompileProgram(handle, (int)option.size(), option.data()) == SUCCESS;
+    rtc->nvrtcGetProgramLogSize(handle, &bytes);
+    std::string log(bytes, ' ');
+    rtc->nvrtcGetProgramLog(handle, &log[0]);
+    log.resize(strlen(log.c_str()));
+    if (done) {
+        log = local_memory(log);
+        done = log.empty() && rtc->nvrtcGetCUBINSize(handle, &image) == SUCCESS && image > 0;
+    }
+    p->log = log;
+    rtc->nvrtcDestroyProgram(&handle);
+    return done;
+}
+
+/* `option` has the architecture in front. */
+static bool compile_for_all(const real_nvrtc *rtc, nvrtc_program *p, int options, const char *const *option) {
+    static const char *const targets[] = {"80", "86", "89", "90", "100", "120"};
+    for (const char *target : targets) {
+        const std::string architecture = std::string(ARCHITECTURE) + target;
+        std::vector<const char *> own(option, option + options);
+        own[0] = architecture.c_str();
+        own.push_back("--ptxas-options=-v");
+        if (!compile_for(rtc, p, own)) return false;
+    }
+    return true;
+}
+
+/* ---- what the library calls ---- */
+
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
 EXPORTED int nvrtcCreateProgram(nvrtc_program **program, const char *text, const char *, int headers,
@@ -87,12 +187,10 @@ EXPORTED int nvrtcCreateProgram(nvrtc_program **program, const char *text, const
     return SUCCESS;
 }
 
-/* The options that it is given are for NVIDIA's compiler; that of the architecture must be there. */
+/* The options are for NVIDIA's compiler; that of the architecture comes first. */
 EXPORTED int nvrtcCompileProgram(nvrtc_program *p, int options, const char *const *option) {
-    bool architecture = false;
-    for (int i = 0; i < options; i++)
-        architecture = architecture || strncmp(option[i], "--gpu-architecture=sm_", 22) == 0;
-    if (!architecture) return INVALID_OPTION;
+    if (options < 1 || strncmp(option[0], ARCHITECTURE, strlen(ARCHITECTURE)) != 0) return INVALID_OPTION;
+    if (real() && !compile_for_all(real(), p, options, option)) return COMPILATION;
     char folder[] = "/tmp/heed-emulated-XXXXXX";
     if (!mkdtemp(folder)) return COMPILATION;
     const int result = build(p, folder);
