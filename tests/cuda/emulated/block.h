@@ -15,84 +15,85 @@
 #include <cstdint>
 #include <vector_types.h>
 
-/* Visible to kernels in libraries of their own (library.cpp). */
-namespace emulated __attribute__((visibility("default"))) {
+/* Specialised kernels, in libraries of their own, use it too. */
+#pragma GCC visibility push(default)
+namespace emulated {
 
-    enum {
-        LANES = 32,
-        MOST_THREADS = 1024,       /* of a block */
-        STATIC_SHARED = 48 * 1024, /* bytes; dynamic shared memory too, unless the kernel was allowed more */
-        MOST_SHARED = 99 * 1024,   /* the least that any of our targets has (sm_86, sm_89, sm_120) */
-    };
+enum {
+    LANES = 32,
+    MOST_THREADS = 1024,       /* of a block */
+    STATIC_SHARED = 48 * 1024, /* bytes; dynamic shared memory too, unless the kernel was allowed more */
+    MOST_SHARED = 99 * 1024,   /* the least that any of our targets has (sm_86, sm_89, sm_120) */
+};
 
-    /* Where in the source a thread waits. As a default argument: where the function with it is called. */
-    struct place {
-        const char *file;
-        int line;
-        static constexpr place here(const char *file = __builtin_FILE(), int line = __builtin_LINE()) {
-            return {file, line};
-        }
-    };
+/* Where in the source a thread waits. As a default argument: where the function with it is called. */
+struct place {
+    const char *file;
+    int line;
+    static constexpr place here(const char *file = __builtin_FILE(), int line = __builtin_LINE()) {
+        return {file, line};
+    }
+};
 
-    /* Ends the process: "emulated CUDA: …", and what kernel, block and thread are running. */
-    [[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
-    [[noreturn]] void fail_at(place at, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Ends the process: "emulated CUDA: …", and what kernel, block and thread are running. */
+[[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+[[noreturn]] void fail_at(place at, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-    /* ---- launching ---- */
+/* ---- launching ---- */
 
-    struct launch {
-        const char *kernel; /* its name, as the source has it */
-        dim3 grid, block;
-        size_t dynamic_shared, most_dynamic_shared; /* asked for and allowed, in bytes */
-        void (*run)(const void *arguments);         /* one thread of it */
-        const void *arguments;
-    };
+struct launch {
+    const char *kernel; /* its name, as the source has it */
+    dim3 grid, block;
+    size_t dynamic_shared, most_dynamic_shared; /* asked for and allowed, in bytes */
+    void (*run)(const void *arguments);         /* one thread of it */
+    const void *arguments;
+};
 
-    /* Runs all threads of all blocks. One kernel runs at a time: the caller sees to that. */
-    void launch_run(const launch &launch);
+/* Runs all threads of all blocks. One kernel runs at a time: the caller sees to that. */
+void launch_run(const launch &launch);
 
-    /* ---- for the running thread ---- */
+/* ---- for the running thread ---- */
 
-    struct thread;
-    extern thread *current; /* NULL while no kernel runs */
-    extern uint3 thread_index;
-    extern uint3 block_index;
-    extern dim3 block_size, grid_size;
+struct thread;
+extern thread *current; /* NULL while no kernel runs */
+extern uint3 thread_index;
+extern uint3 block_index;
+extern dim3 block_size, grid_size;
 
-    /* Waits for all threads of the block; how many of them gave true. All must come to the same place, so
-     * none may have returned. */
-    int barrier(bool counted, place at);
+/* Waits for all threads of the block; how many of them gave true. All must come to the same place, so none
+ * may have returned. */
+int barrier(bool counted, place at);
 
-    /* What the lanes of a warp gave where they met. */
-    struct meeting {
-        unsigned lane;         /* of the caller */
-        unsigned present;      /* those who met: the lanes of the mask that have not returned */
-        const uint64_t *given; /* by lane */
-    };
+/* What the lanes of a warp gave where they met. */
+struct meeting {
+    unsigned lane;         /* of the caller */
+    unsigned present;      /* those who met: the lanes of the mask that have not returned */
+    const uint64_t *given; /* by lane */
+};
 
-    enum class meeting_kind { sync, shuffle, vote };
+enum class meeting_kind { sync, shuffle, vote };
 
-    /* Waits for the lanes that the mask names. Valid until the thread waits again. */
-    meeting meet(unsigned mask, uint64_t given, meeting_kind kind, place at);
+/* Waits for the lanes that the mask names. Valid until the thread waits again. */
+meeting meet(unsigned mask, uint64_t given, meeting_kind kind, place at);
 
-    /* ---- shared memory ---- */
+/* ---- shared memory ---- */
 
-    /* An array in the source. */
-    struct shared_array {
-        const char *name;
-        place at;
-        size_t bytes;
-        unsigned long block; /* the last block that used it */
-        char *memory;
-    };
+/* An array in the source. */
+struct shared_array {
+    const char *name;
+    place at;
+    size_t bytes;
+    unsigned long block; /* the last block that used it */
+    char *memory;
+};
 
-    /* A block's arrays are filled with NaN, with room between them that must still be so when the block ends.
-     */
-    void shared_begin(size_t dynamic_bytes);
-    void *shared_static(shared_array * array);
-    void *shared_dynamic();
-    void shared_end();
+/* A block's arrays are filled with NaN, with room between them that must still be so when the block ends. */
+void shared_begin(size_t dynamic_bytes);
+void *shared_static(shared_array *array);
+void *shared_dynamic();
+void shared_end();
 
-} // namespace )
+} // namespace emulated
+#pragma GCC visibility pop
 
 #endif

@@ -14,7 +14,7 @@ struct emulated_control {
      * 0: none). The caller may set both. */
     int64_t calls, fail_at;
     /* What is alive. */
-    int64_t streams, allocations;
+    int64_t streams, events, allocations;
     int64_t launches; /* so far */
 };
 

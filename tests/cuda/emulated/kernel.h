@@ -10,6 +10,8 @@
 #include "emulated/block.h"
 #include "emulated/math.h"
 #include "emulated/memory.h"
+#include "emulated/twin.h"
+#include "emulated/stream.h"
 
 #include <driver_types.h>
 #include <limits>
@@ -238,97 +240,69 @@ template <typename T> static inline void __stcs(T *to, T value) {
 
 /* ---- launching ---- */
 
-namespace emulated __attribute__((visibility("default"))) {
+namespace emulated {
 
-    /* The runtime's part (runtime.cpp): the bytes of dynamic shared memory that a kernel may have, whether it
-     * is to be started or a test asked for a failure, and whether a parameter has pointers that only the host
-     * can follow. */
-    size_t shared_allowed(const void *kernel);
-    bool may_launch(const char *kernel, cudaStream_t stream);
-    void check_parameter(const char *kernel, int number, const void *parameter, size_t bytes);
+/* The runtime's part (runtime.cpp): the bytes of dynamic shared memory that a kernel may have, whether it is
+ * to be started or a test asked for a failure, and whether a parameter has pointers that only the host can
+ * follow. */
+size_t shared_allowed(const void *kernel);
+bool may_launch(const char *kernel, cudaStream_t stream);
+void check_parameter(const char *kernel, int number, const void *parameter, size_t bytes);
 
-    /* Sizes wider than CUDA's must not lose bits on the way there. */
-    static inline dim3 extent(dim3 size) {
-        return size;
-    }
-    template <typename T, typename = typename std::enable_if<std::is_integral<T>::value>::type>
-    dim3 extent(T size) {
-        if (size < 0 || (uint64_t)size > std::numeric_limits<unsigned>::max())
-            fail("a launch with an extent of %lld", (long long)size);
-        return dim3((unsigned)size);
-    }
+/* Sizes wider than CUDA's must not lose bits on the way there. */
+static inline dim3 extent(dim3 size) {
+    return size;
+}
+template <typename T, typename = typename std::enable_if<std::is_integral<T>::value>::type>
+dim3 extent(T size) {
+    if (size < 0 || (uint64_t)size > std::numeric_limits<unsigned>::max())
+        fail("a launch with an extent of %lld", (long long)size);
+    return dim3((unsigned)size);
+}
 
-    template <typename... Parameters, typename... Arguments>
-    void launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
-                       cudaStream_t stream, const Arguments &...arguments) {
-        struct call {
-            void (*kernel)(Parameters...);
-            std::tuple<Parameters...> parameters;
-        };
-        call it = {kernel, std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)};
-        if (!may_launch(name, stream)) return;
-        std::apply(
-            [name](Parameters &...each) {
-                int number = 0;
-                /* What lies between members is no pointer. */
-                (__builtin_clear_padding(&each), ...);
-                (check_parameter(name, number++, &each, sizeof each), ...);
-            },
-            it.parameters);
-        enter();
-        launch_run({name, grid, block, shared, shared_allowed(reinterpret_cast<const void *>(kernel)),
-                    [](const void *arguments) {
-                        const call *c = static_cast<const call *>(arguments);
+template <typename... Parameters, typename... Arguments>
+void launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+                   cudaStream_t stream, const Arguments &...arguments) {
+    struct call {
+        void (*kernel)(Parameters...);
+        std::tuple<Parameters...> parameters;
+    };
+    call it = {kernel, std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)};
+    if (!may_launch(name, stream)) return;
+    std::apply(
+        [name](Parameters &...each) {
+            int number = 0;
+            /* What lies between members is no pointer. */
+            (__builtin_clear_padding(&each), ...);
+            (check_parameter(name, number++, &each, sizeof each), ...);
+        },
+        it.parameters);
+    const size_t allowed = shared_allowed(reinterpret_cast<const void *>(kernel));
+    stream_do(stream, [=] {
+        launch_run({name, grid, block, shared, allowed,
+                    [](const void *given) {
+                        const call *c = static_cast<const call *>(given);
                         std::apply(c->kernel, c->parameters);
                     },
                     &it});
-        leave();
-    }
-
-} // namespace )
-
-/* kernel<<<grid, block, shared, stream>>>(…) */
-#define EMULATED_LAUNCH(kernel, grid, block, shared, stream, ...)                                            \
-    ::emulated::launch_kernel(#kernel, kernel, ::emulated::extent(grid), ::emulated::extent(block), shared,  \
-                              stream, __VA_ARGS__)
-
-/* ---- kernels in a library of their own ---- */
-
-namespace emulated {
-
-/* A kernel as cudaLibraryGetKernel finds it: NAME_entry in the library. */
-struct entry {
-    const char *name;
-    void (*check)(const char *kernel, void *const *parameters);
-    void (*run)(const void *arguments); /* one thread, of what cudaLaunchKernel is given */
-};
-
-template <typename... Parameters> struct entry_for {
-    template <void (*KERNEL)(Parameters...), size_t... I>
-    static void call(void *const *at, std::index_sequence<I...>) {
-        KERNEL(*static_cast<const Parameters *>(at[I])...);
-    }
-    template <size_t... I> static void check(const char *name, void *const *at, std::index_sequence<I...>) {
-        (__builtin_clear_padding(static_cast<Parameters *>(at[I])), ...);
-        (check_parameter(name, (int)I, at[I], sizeof(Parameters)), ...);
-    }
-    static void check(const char *name, void *const *at) {
-        check(name, at, std::index_sequence_for<Parameters...>());
-    }
-    template <void (*KERNEL)(Parameters...)> static void run(const void *arguments) {
-        call<KERNEL>(static_cast<void *const *>(arguments), std::index_sequence_for<Parameters...>());
-    }
-};
-
-template <auto KERNEL, typename... Parameters>
-constexpr entry entry_of(const char *name, void (*)(Parameters...)) {
-    return {name, entry_for<Parameters...>::check, entry_for<Parameters...>::template run<KERNEL>};
+    });
 }
 
 } // namespace emulated
 
+/* kernel<<<grid, block, shared, stream>>>(…) */
+#ifdef EMULATED_TWINS
+#define EMULATED_LAUNCH(kernel, ...)                                                                         \
+    ((void)::emulated::twin_of<kernel, ::emulated::twin_file(__FILE__)>::added)
+#else
+#define EMULATED_LAUNCH(kernel, grid, block, shared, stream, ...)                                            \
+    ::emulated::launch_kernel(#kernel, kernel, ::emulated::extent(grid), ::emulated::extent(block), shared,  \
+                              stream, __VA_ARGS__)
+#endif
+
+/* Of a kernel in a library of its own: as cudaLibraryGetKernel finds it there (library.cpp). */
 #define EMULATED_ENTRY(kernel)                                                                               \
-    extern "C" __attribute__((visibility("default"))) const ::emulated::entry kernel##_entry =               \
-        ::emulated::entry_of<kernel>(#kernel, kernel);
+    extern "C" __attribute__((visibility("default"))) const ::emulated::twin kernel##_entry =                \
+        ::emulated::twin_with<kernel, decltype(&kernel)>::of(0);
 
 #endif

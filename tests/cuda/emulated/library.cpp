@@ -1,15 +1,21 @@
 /* Kernels that are loaded at run time. Their code is a shared object of the host's, as emulated/nvrtc.cpp
- * makes it: kernel NAME is the emulated::entry NAME_entry there, and all else it needs is in the library with
+ * makes it: kernel NAME is the emulated::twin NAME_entry there, and all else it needs is in the library with
  * the emulation. */
 #include "emulated/library.h"
 #include "emulated/runtime.h"
+#include "emulated/stream.h"
+#include "emulated/twin.h"
 
 #include <cstdio>
 #include <cstdlib>
 #include <dlfcn.h>
 #include <elf.h>
+#include <map>
+#include <memory>
 #include <set>
+#include <string>
 #include <unistd.h>
+#include <vector>
 
 using namespace emulated;
 
@@ -48,6 +54,54 @@ int libraries_living() {
 
 } // namespace emulated
 
+/* ---- kernels by an address ---- */
+
+struct kernel_at {
+    std::string name;
+    const twin *kernel;
+};
+
+static std::map<const void *, kernel_at> &kernels() {
+    static std::map<const void *, kernel_at> all;
+    return all;
+}
+
+namespace emulated {
+
+void kernel_add(const void *function, const char *name, const twin *kernel) {
+    kernels()[function] = {name, kernel};
+}
+
+} // namespace emulated
+
+/* Copies of a kernel's parameters, each where any type may lie. */
+class parameters {
+    static constexpr size_t ALIGNMENT = 64;
+    std::vector<void *> at;
+    void *copies;
+
+  public:
+    parameters(const twin &kernel, void *const *given) : at((size_t)kernel.parameters), copies(NULL) {
+        size_t all = 0;
+        const auto end = [](size_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; };
+        for (int i = 0; i < kernel.parameters; i++) all += end(kernel.bytes[i]);
+        copies = aligned_alloc(ALIGNMENT, all ? all : ALIGNMENT);
+        if (!copies) fail("no memory");
+        char *next = static_cast<char *>(copies);
+        for (int i = 0; i < kernel.parameters; i++, next += end(kernel.bytes[i - 1])) {
+            memcpy(next, given[i], kernel.bytes[i]);
+            at[(size_t)i] = next;
+        }
+    }
+    ~parameters() {
+        free(copies);
+    }
+    parameters(const parameters &) = delete;
+    void *const *list() const {
+        return at.data();
+    }
+};
+
 extern "C" {
 
 cudaError_t cudaLibraryLoadData(cudaLibrary_t *library, const void *code, enum cudaJitOption *, void **,
@@ -66,8 +120,11 @@ cudaError_t cudaLibraryGetKernel(cudaKernel_t *kernel, cudaLibrary_t library, co
     check_library("cudaLibraryGetKernel", library);
     if (fails()) return cudaErrorUnknown;
     snprintf(symbol, sizeof symbol, "%s_entry", name);
-    *kernel = static_cast<cudaKernel_t>(dlsym(library, symbol));
-    return *kernel ? cudaSuccess : cudaErrorSymbolNotFound;
+    const twin *entry = static_cast<const twin *>(dlsym(library, symbol));
+    if (!entry) return cudaErrorSymbolNotFound;
+    kernel_add(entry, name, entry);
+    *kernel = reinterpret_cast<cudaKernel_t>(const_cast<twin *>(entry));
+    return cudaSuccess;
 }
 
 cudaError_t cudaLibraryUnload(cudaLibrary_t library) {
@@ -78,14 +135,19 @@ cudaError_t cudaLibraryUnload(cudaLibrary_t library) {
     return cudaSuccess;
 }
 
-cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared,
+cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void **given, size_t shared,
                              cudaStream_t stream) {
-    const entry *e = static_cast<const entry *>(kernel);
-    if (!may_launch(e->name, stream)) return cudaErrorLaunchOutOfResources;
-    e->check(e->name, arguments);
-    enter();
-    launch_run({e->name, grid, block, shared, shared_allowed(kernel), e->run, arguments});
-    leave();
+    locked lock;
+    const auto found = kernels().find(function);
+    if (found == kernels().end()) fail("%p is no kernel", function);
+    const char *name = found->second.name.c_str();
+    const twin *kernel = found->second.kernel;
+    if (!kernel) fail("no twin of %s", name);
+    if (!may_launch(name, stream)) return cudaErrorLaunchOutOfResources;
+    const auto own = std::make_shared<parameters>(*kernel, given);
+    kernel->check(name, own->list());
+    const size_t allowed = shared_allowed(function);
+    stream_do(stream, [=] { launch_run({name, grid, block, shared, allowed, kernel->run, own->list()}); });
     return cudaSuccess;
 }
 }

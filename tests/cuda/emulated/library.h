@@ -9,6 +9,10 @@ bool fails();
 
 int libraries_living();
 
+/* What cudaLaunchKernel starts where it is given this address. NULL: launching it is an error. */
+struct twin;
+void kernel_add(const void *function, const char *name, const twin *kernel);
+
 } // namespace emulated
 
 #endif

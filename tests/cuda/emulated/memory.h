@@ -9,34 +9,41 @@
 
 #include <cstddef>
 
-namespace emulated __attribute__((visibility("default"))) {
+/* Specialised kernels, in libraries of their own, use it too. */
+#pragma GCC visibility push(default)
+namespace emulated {
 
-    /* What the emulation keeps is one thread's of the host at a time; they nest. */
-    struct locked {
-        locked();
-        ~locked();
-        locked(const locked &) = delete;
-    };
+/* What the emulation keeps is one thread's of the host at a time; they nest. */
+struct locked {
+    locked();
+    ~locked();
+    locked(const locked &) = delete;
+};
 
-    /* NULL when there is none. */
-    void *memory_new(size_t bytes);
-    /* These end the process if it is no such memory; `who` says who asks. */
-    void memory_free(const char *who, void *memory);
-    void memory_check(const char *who, const void *memory, size_t bytes);
-    /* Whether an address is, or was, one of the device. */
-    bool memory_is(const void *address);
+/* NULL when there is none. */
+void *memory_new(size_t bytes);
+/* These end the process if it is no such memory; `who` says who asks. */
+void memory_free(const char *who, void *memory);
+void memory_check(const char *who, const void *memory, size_t bytes);
+/* Whether an address is, or was, one of the device. */
+bool memory_is(const void *address);
 
-    struct memory_sum {
-        size_t allocations, bytes;
-    };
-    memory_sum memory_living();
+/* Memory of the host that the device reads and writes by itself, whenever it comes to it. */
+void *memory_pinned_new(size_t bytes);
+void memory_pinned_free(const char *who, void *memory);
+bool memory_is_pinned(const void *address);
 
-    /* Device memory is open to the calling thread of the host between these two, which nest; other threads
-     * wait.
-     */
-    void enter();
-    void leave();
+struct memory_sum {
+    size_t allocations, bytes;
+};
+memory_sum memory_living();
 
-} // namespace )
+/* Device memory is open to the calling thread of the host between these two, which nest; other threads wait.
+ */
+void enter();
+void leave();
+
+} // namespace emulated
+#pragma GCC visibility pop
 
 #endif
