@@ -77,6 +77,15 @@ if(HEED_CUDA_EMULATED AND HEED_BUILD_TESTS)
     endif()
 endif()
 
+# What compiles specialised kernels (src/backend/cuda/specialise.cuh): only tests need to know where it is.
+if(HEED_CUDA_EMULATED_BUILT)
+    find_file(HEED_NVRTC NAMES libnvrtc.so.13 HINTS ${heed_cuda_roots} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib)
+    mark_as_advanced(HEED_NVRTC)
+    if(NOT HEED_NVRTC)
+        list(APPEND heed_cuda_untested "that NVRTC compiles specialised kernels: there is no libnvrtc.so.13")
+    endif()
+endif()
+
 if(heed_cuda_untested)
     list(JOIN heed_cuda_untested "\n" heed_cuda_untested_text)
     file(WRITE ${PROJECT_BINARY_DIR}/cuda-untested.txt "${heed_cuda_untested_text}\n")

@@ -114,7 +114,7 @@ char *cuda_attention_text(struct heed_exec *exec, const struct cuda_choice *choi
     struct writer w = {};
     write_program(&w, choice, part);
     w.size = w.used + 1;
-    w.at = static_cast<char *>(heed_host->block_new(exec->memory, w.size));
+    w.at = static_cast<char *>(cuda_code_block(exec, w.size));
     w.used = 0;
     if (w.at) write_program(&w, choice, part);
     return w.at;
@@ -149,6 +149,10 @@ heed_status cuda_attention_kernel(struct heed_exec *exec, const struct cuda_choi
     const char *why = "the mask has too many parts";
     struct cuda_program program = {choice->hash, text_of, &wanted};
     cuda_hash_add(&program.own, &part, sizeof part);
+    cuda_of(exec)->starved = false;
     if (choice->possible) *kernel = cuda_special_kernel(exec, &program, name, &why);
+    if (cuda_of(exec)->starved)
+        return heed_host->fail(exec, HEED_ERROR_MEMORY, HEED_PRIMITIVE_ATTENTION,
+                               "no memory for specialised kernels");
     return *kernel || !choice->custom ? HEED_OK : fail(exec, choice, why);
 }

@@ -87,7 +87,7 @@ static bool read_image(struct heed_exec *exec, int file, struct cuda_hash key, s
         header.size == 0 || (uint64_t)status.st_size != header.size + sizeof header)
         return false;
     image->size = (size_t)header.size;
-    image->bytes = heed_host->block_new(exec->memory, image->size);
+    image->bytes = cuda_code_block(exec, image->size);
     if (!image->bytes) return false;
     if (read_all(file, image->bytes, image->size) && cuda_hash_same(check_of(image), header.check))
         return true;

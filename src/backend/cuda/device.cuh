@@ -45,6 +45,7 @@ struct cuda_device {
     int processors;                 /* streaming multiprocessors */
     int architecture;               /* 90: sm_90 */
     bool specialises;               /* HEED_CUDA_SPECIALISE is not 0 */
+    bool starved;                   /* a block for specialised kernels could not be had */
     struct cuda_specials *specials; /* specialise.cuh; NULL: none was asked for yet */
     bool blocking;                  /* HEED_CUDA_BLOCKING=1: wait after every kernel, for debugging */
     struct cuda_watched_norm norm[CUDA_WATCHED_NORMS]; /* since the host waited last */

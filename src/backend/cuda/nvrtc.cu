@@ -77,7 +77,7 @@ static void first_error(const char *log, char *why) {
 static char *new_log(struct heed_exec *exec, const struct nvrtc *rtc, program_handle program) {
     size_t bytes = 0;
     if (rtc->nvrtcGetProgramLogSize(program, &bytes) != NVRTC_SUCCESS) return NULL;
-    char *log = static_cast<char *>(heed_host->block_new(exec->memory, bytes + 1));
+    char *log = static_cast<char *>(cuda_code_block(exec, bytes + 1));
     if (!log) return NULL;
     memset(log, 0, bytes + 1);
     if (bytes > 0) rtc->nvrtcGetProgramLog(program, log);
@@ -88,7 +88,7 @@ static bool take_image(struct heed_exec *exec, const struct nvrtc *rtc, program_
                        struct cuda_image *image, char *why) {
     int result = rtc->nvrtcGetCUBINSize(program, &image->size);
     if (result == NVRTC_SUCCESS) {
-        image->bytes = heed_host->block_new(exec->memory, image->size);
+        image->bytes = cuda_code_block(exec, image->size);
         if (!image->bytes) {
             snprintf(why, CUDA_WHY_BYTES, "no memory for %zu bytes of code", image->size);
             return false;

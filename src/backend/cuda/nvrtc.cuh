@@ -7,6 +7,13 @@
 
 enum { CUDA_WHY_BYTES = 240 };
 
+/* A block of the context's. NULL: there is no memory, which is noted in the device. */
+static inline void *cuda_code_block(struct heed_exec *exec, size_t bytes) {
+    void *block = heed_host->block_new(exec->memory, bytes);
+    if (!block) cuda_of(exec)->starved = true;
+    return block;
+}
+
 /* Code for a device, in memory of the context. */
 struct cuda_image {
     void *bytes;

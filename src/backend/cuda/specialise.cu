@@ -37,8 +37,7 @@ bool cuda_special_wanted(const struct heed_exec *exec) {
 static struct cuda_specials *specials_of(struct heed_exec *exec) {
     struct cuda_device *device = cuda_of(exec);
     if (device->specials) return device->specials;
-    struct cuda_specials *all =
-        static_cast<struct cuda_specials *>(heed_host->block_new(exec->memory, sizeof *all));
+    struct cuda_specials *all = static_cast<struct cuda_specials *>(cuda_code_block(exec, sizeof *all));
     if (!all) return NULL;
     memset(all, 0, sizeof *all);
     const int versions[2] = {device->architecture, CUDART_VERSION};
@@ -117,10 +116,11 @@ static struct special *find(struct heed_exec *exec, struct cuda_specials *all,
     s->key = key;
     if (from_disk(exec, s))
         all->from_disk++;
-    else if (compile(exec, program, s))
+    else if (!cuda_of(exec)->starved && compile(exec, program, s))
         all->compiled++;
     else
         memcpy(all->why, s->why, sizeof all->why);
+    if (cuda_of(exec)->starved) s->key = {}; /* another time there may be memory */
     return s;
 }
 
@@ -128,7 +128,7 @@ cudaKernel_t cuda_special_kernel(struct heed_exec *exec, const struct cuda_progr
                                  const char **why) {
     struct cuda_specials *all = specials_of(exec);
     cudaKernel_t kernel = NULL;
-    *why = "no memory for specialised kernels";
+    *why = "no memory";
     if (!all) return NULL;
     struct special *s = find(exec, all, program);
     s->used = ++all->calls;
