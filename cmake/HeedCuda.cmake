@@ -93,8 +93,7 @@ else()
     file(REMOVE ${PROJECT_BINARY_DIR}/cuda-untested.txt)
 endif()
 
-# What NVRTC reads when it makes specialised kernels (src/backend/cuda/specialise.cuh), in a source of `target`'s; more
-# files as NAME=PATH.
+# What NVRTC reads when it makes specialised kernels (src/backend/cuda/specialise.cuh), in a source of `target`'s.
 set(HEED_CUDA_EMBEDDED
     include/heed/base.h include/heed/mask.h include/heed/ops.h include/heed/score.h src/backend/masks.h
     src/backend/primitives.h src/backend/cuda/attention.cuh src/backend/cuda/attention_backward.cu
@@ -104,8 +103,8 @@ set(HEED_CUDA_EMBEDDED
     src/backend/cuda/rtc/stdio.h src/tensor/philox.h src/tensor/view.h)
 function(heed_cuda_embed target)
     set(output ${CMAKE_CURRENT_BINARY_DIR}/${target}_sources.cpp)
-    set(arguments ${ARGN})
-    list(TRANSFORM ARGN REPLACE "^.*=" "" OUTPUT_VARIABLE files)
+    set(arguments "")
+    set(files "")
     foreach(file ${HEED_CUDA_EMBEDDED})
         string(REGEX REPLACE "^(include/|src/backend/cuda/rtc/|src/)" "" name ${file})
         list(APPEND arguments ${name}=${PROJECT_SOURCE_DIR}/${file})

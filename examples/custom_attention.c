@@ -15,11 +15,13 @@ enum { BATCH = 4, HEADS = 3, LENGTH = 64, WIDTH = 2, FIRST = 12 };
 static const int delays[HEADS] = {2, 5, 8};
 
 static int64_t steps = 400, seed = 1;
+static const char *device = "cpu";
 static bool help;
 
 static const heed_arg args[] = {
     {"steps", HEED_ARG_COUNT, &steps, "training steps (400)"},
     {"seed", HEED_ARG_COUNT, &seed, "of all random numbers (1)"},
+    {"device", HEED_ARG_TEXT, &device, "cpu, ref or cuda (cpu)"},
     {"help", HEED_ARG_FLAG, &help, "this text"},
 };
 enum { ARGS = sizeof args / sizeof *args };
@@ -61,11 +63,27 @@ static void window_backward(const heed_tile *t) {
     t->dparam[0][NARROW] += d_narrow;
 }
 
+/* The same for one score on the device "cuda": heed compiles it there. */
+static const char window_cuda[] =
+    "enum { BACK, NARROW };\n"
+    "__device__ real away(const heed_cell &at) { return (real)(at.key - at.query) + at.param[0][BACK]; }\n"
+    "__device__ real forward(real s, const heed_cell &at) {\n"
+    "    real u = at.param[0][NARROW] * away(at);\n"
+    "    return s - u * u;\n"
+    "}\n"
+    "__device__ real backward(real s, real g, const heed_cell &at, const heed_sums &sums) {\n"
+    "    real u = at.param[0][NARROW] * away(at);\n"
+    "    sums.add(0, BACK, -2 * u * at.param[0][NARROW] * g);\n"
+    "    sums.add(0, NARROW, -2 * u * away(at) * g);\n"
+    "    return g;\n"
+    "}\n";
+
 static const heed_stage_rule window_rule = {.name = "window",
                                             .n_params = 1,
                                             .scope = {HEED_PER_HEAD},
                                             .forward = window_forward,
-                                            .backward = window_backward};
+                                            .backward = window_backward,
+                                            .cuda = window_cuda};
 
 /* Numbers [batch, heads, length, 1] as every head sees them: by position alone, and only what came before. */
 static heed_tensor look_back(heed_tensor numbers, heed_tensor window) {
@@ -136,7 +154,7 @@ int main(int argc, char **argv) {
     if (help)
         return heed_args_help(stdout, "custom_attention", "Trains a score stage of one's own.", ARGS, args) !=
                HEED_OK;
-    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.seed = (uint64_t)seed});
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device, .seed = (uint64_t)seed});
     double error = gradient_error(ctx);
     printf("the gradient differs from a difference quotient by %.1e\n", error);
     heed_module *layer = window_new(ctx);

@@ -37,19 +37,20 @@
 DEFINE_WAVE(wave, wave_backward, heed_tile, float, sinf, cosf)
 DEFINE_WAVE(wave_f64, wave_backward_f64, heed_tile_f64, double, sin, cos)
 
-/* The same for the device "cuda", in both types. */
+/* The same for the device "cuda", in both types. CUDA's sin() would need local memory for large numbers. */
 static const char wave_cuda[] =
     "enum { CALL, HEAD, QUERY, KEY };\n"
+    "__device__ real turns(real x) { return x * (real)0.31830988618379067154; }\n"
     "__device__ real forward(real s, const heed_cell &at) {\n"
     "    const real *call = at.param[CALL], place = (real)((at.query + 2 * at.key) % 5) / 16;\n"
-    "    return s + s * call[0] / 8 + *at.param[HEAD] * sin(s + call[1]) + place +\n"
+    "    return s + s * call[0] / 8 + *at.param[HEAD] * sinpi(turns(s + call[1])) + place +\n"
     "           *at.param[QUERY] * *at.param[KEY] / 8;\n"
     "}\n"
     "__device__ real backward(real s, real g, const heed_cell &at, const heed_sums &sums) {\n"
-    "    const real *call = at.param[CALL], slope = *at.param[HEAD] * cos(s + call[1]);\n"
+    "    const real *call = at.param[CALL], u = turns(s + call[1]), slope = *at.param[HEAD] * cospi(u);\n"
     "    sums.add(CALL, 0, g * s / 8);\n"
     "    sums.add(CALL, 1, g * slope);\n"
-    "    sums.add(HEAD, 0, g * sin(s + call[1]));\n"
+    "    sums.add(HEAD, 0, g * sinpi(u));\n"
     "    sums.add(QUERY, 0, g * *at.param[KEY] / 8);\n"
     "    sums.add(KEY, 0, g * *at.param[QUERY] / 8);\n"
     "    return g * (1 + call[0] / 8 + slope);\n"

@@ -145,6 +145,21 @@ typedef struct heed_tile_f64 {
  * write nothing but s, g, aux and dparam. The result of a cell must not depend on other cells. Cells that the
  * mask hides have s = g = 0 on entry, and what is left there is ignored; what is added to dparam must not
  * count them, which g = 0 sees to where it is a factor.
+ *
+ * On the device "cuda" the functions here cannot be called; `cuda` is what they do, as CUDA source for one
+ * score. It is compiled by NVRTC with heed's own attention, for both element types, when it is first used:
+ *
+ *     __device__ real forward(real s, const heed_cell &at);       // the new score
+ *     __device__ real backward(real s, real g, const heed_cell &at, const heed_sums &sums);
+ *                                                                 // the gradient of s, the score before
+ *
+ * `real` is float or double. backward is there if the rule has one; it is called with the score that forward
+ * was given, so nothing is kept in between (no aux). heed_cell has batch, head, query, key, queries, keys (as
+ * in heed_tile, int64_t) and param[i], what the cell sees of parameter i: a vector, or one number at [0].
+ * sums.add(i, element, value) adds to the gradient of that. The functions are not called for hidden cells.
+ * They may be called any number of times, and what they compute must depend on their arguments only. There
+ * are no `user` pointer and no headers; helpers, enums and constants may be in the source, which is in a
+ * namespace of its own. Its text must not change while the rule lives.
  */
 typedef struct heed_stage_rule {
     const char *name;                                /**< for messages */

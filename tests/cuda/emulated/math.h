@@ -70,6 +70,23 @@ static inline void sincospi(double x, double *sine, double *cosine) {
     *cosine = (negative != swapped ? -1 : 1) * (swapped ? s : c);
 }
 
+static inline double sinpi(double x) {
+    double sine, cosine;
+    sincospi(x, &sine, &cosine);
+    return sine;
+}
+static inline double cospi(double x) {
+    double sine, cosine;
+    sincospi(x, &sine, &cosine);
+    return cosine;
+}
+static inline float sinpi(float x) {
+    return (float)sinpi((double)x);
+}
+static inline float cospi(float x) {
+    return (float)cospi((double)x);
+}
+
 /* ---- bits ---- */
 
 namespace emulated {
