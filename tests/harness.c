@@ -168,6 +168,20 @@ double test_noise(struct test_random *random) {
     return (sum - 2 * 65535.0) * (1.7320508 / 65536); /* of variance 1 */
 }
 
+double test_bf16_value(uint16_t half) {
+    const uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+uint16_t test_bf16(double number) {
+    const float value = (float)number;
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
 heed_tensor test_tensor(heed_ctx *ctx, heed_dtype dtype, uint64_t seed, int rank, const int64_t *sizes) {
     int64_t count = 1;
     for (int i = 0; i < rank; i++) count *= sizes[i];
@@ -176,6 +190,8 @@ heed_tensor test_tensor(heed_ctx *ctx, heed_dtype dtype, uint64_t seed, int rank
     for (int64_t i = 0; i < count; i++) {
         if (dtype == HEED_F64)
             ((double *)data)[i] = test_normal(&random);
+        else if (dtype == HEED_BF16)
+            ((uint16_t *)data)[i] = test_bf16(test_normal(&random));
         else
             ((float *)data)[i] = (float)test_normal(&random);
     }
@@ -200,6 +216,9 @@ double *test_values(heed_tensor t, int64_t *count) {
             break;
         case HEED_F64:
             values[i] = ((double *)raw)[i];
+            break;
+        case HEED_BF16:
+            values[i] = test_bf16_value(((uint16_t *)raw)[i]);
             break;
         case HEED_I32:
             values[i] = ((int32_t *)raw)[i];

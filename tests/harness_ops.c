@@ -158,6 +158,9 @@ static heed_tensor make_leaf(heed_ctx *ctx, const struct op_input *input, heed_d
         case HEED_F64:
             ((double *)raw)[i] = data[i];
             break;
+        case HEED_BF16:
+            ((uint16_t *)raw)[i] = test_bf16(data[i]);
+            break;
         case HEED_I32:
             ((int32_t *)raw)[i] = (int32_t)data[i];
             break;
@@ -172,7 +175,7 @@ static heed_tensor make_leaf(heed_ctx *ctx, const struct op_input *input, heed_d
 }
 
 static bool is_float(heed_dtype dtype) {
-    return dtype == HEED_F32 || dtype == HEED_F64;
+    return dtype == HEED_F32 || dtype == HEED_F64 || dtype == HEED_BF16;
 }
 
 /* ---- one run ---- */
