@@ -227,6 +227,41 @@ START_TEST(gradients_have_the_dtype_of_their_tensor) {
 }
 END_TEST
 
+/* Contributions of several operations to one gradient, of which some are views of the others' memory. */
+static void many_uses(const struct test_device *device) {
+    static double first[6 * 6];
+    heed_ctx *ctx = test_ctx(device);
+    heed_step_begin(ctx, HEED_TRAIN);
+    const heed_tensor x = test_tensor(ctx, HEED_BF16, 1, TEST_SHAPE(6, 6));
+    heed_require_grad(x, true);
+    const heed_tensor index = heed_arange(ctx, HEED_I32, 4);
+    const heed_tensor parts[] = {
+        heed_matmul(x, x), heed_gelu(heed_transpose(x, 0, 1)), heed_mul(x, heed_slice(x, 0, 2, 3, 1)),
+        heed_softmax(heed_add(x, x), -1),
+        heed_layer_norm(x, heed_reshape(heed_slice(x, 0, 1, 2, 1), 1, (int64_t[]){6}), (heed_tensor){0}, 0)};
+    heed_tensor sum = heed_sum(heed_embedding(x, index), HEED_ALL, false);
+    for (int i = 0; i < 5; i++)
+        sum = heed_add(sum, heed_sum(heed_mul(parts[i], test_tensor(ctx, HEED_BF16, 9, TEST_SHAPE(6, 6))),
+                                     HEED_ALL, false));
+    heed_backward(sum);
+    test_ok(ctx);
+    int64_t n;
+    char text[200];
+    double *values = test_values(heed_grad(x), &n);
+    if (strcmp(device->device, "ref") == 0) memcpy(first, values, sizeof first);
+    const bool close = test_close(n, values, first, (struct test_tolerance){0x1p-6, 0x1p-7},
+                                  test_largest(n, first), text, sizeof text);
+    ck_assert_msg(close, "%s: %s", device->device, text);
+    free(values);
+    ck_assert_int_eq(heed_step_end(ctx), HEED_OK);
+    heed_ctx_free(ctx);
+}
+
+START_TEST(gradients_add_up) {
+    on_devices(many_uses); /* ref is the first */
+}
+END_TEST
+
 /* Losses and statistics of bf16 tensors are f32; other results are bf16. */
 static void result_dtypes(const struct test_device *device) {
     heed_ctx *ctx = test_ctx(device);
@@ -289,6 +324,7 @@ int main(void) {
     tcase_add_test(conversions, tensors_are_filled);
     TCase *operations = test_case(suite, "operations");
     tcase_add_test(operations, gradients_have_the_dtype_of_their_tensor);
+    tcase_add_test(operations, gradients_add_up);
     tcase_add_test(operations, losses_and_statistics_are_f32);
     tcase_add_test(operations, dtypes_that_clash);
     return test_main(suite);

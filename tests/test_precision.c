@@ -84,7 +84,8 @@ static void dtypes(const struct test_device *device) {
         test_check(heed_dtype_of(rows[i].t) == rows[i].dtype, "%s is %s and not %s", rows[i].name,
                    heed_dtype_name(heed_dtype_of(rows[i].t)), heed_dtype_name(rows[i].dtype));
     ck_assert_int_eq(heed_dtype_of(w), HEED_F32);
-    ck_assert_uint_eq(heed_fallbacks(ctx), strcmp(device->device, "cpu") == 0 ? 2 : 0); /* those of f64 */
+    const bool is_cpu = strcmp(device->device, "cpu") == 0 && !test_elsewhere();
+    ck_assert_uint_eq(heed_fallbacks(ctx), is_cpu ? 2 : 0); /* those of f64 */
     heed_module_free(dense);
     heed_ctx_free(ctx);
 }
@@ -276,7 +277,7 @@ END_TEST
 
 /* ---- a language model ---- */
 
-enum { VOCABULARY = 24, LENGTH = 32, BATCH = 4, STEPS = 40 };
+enum { VOCABULARY = 24, LENGTH = 24, BATCH = 4, STEPS = 40 };
 
 struct run {
     heed_ctx *ctx;
@@ -292,7 +293,7 @@ static struct run run_new(const struct test_device *device, heed_dtype precision
                                                         .length = LENGTH,
                                                         .layers = 2,
                                                         .heads = 2,
-                                                        .width = 48,
+                                                        .width = 32,
                                                         .dropout = 0.1});
     run.optim = heed_adamw_new(run.gpt, &(heed_adamw_options){.weight_decay = 0.1, .clip_norm = 1});
     test_ok(run.ctx);
@@ -329,7 +330,7 @@ static double run_step(struct run *run) {
     return value;
 }
 
-/* The loss of every step stays within 0.01 of that in f32, on a curve that falls from 3.2 by more than 2; and
+/* The loss of every step stays within 0.01 of that in f32, on a curve that falls from 3.2 by more than 1.5; and
  * the devices within that of each other, since they round the same numbers. */
 START_TEST(training_follows_f32) {
     static const struct test_device devices[] = {{"ref", NULL, 1}, {"cpu", NULL, 2}};
@@ -352,7 +353,7 @@ START_TEST(training_follows_f32) {
             differs = differs || loss[d][1][i] != loss[d][0][i];
         }
         ck_assert(differs);
-        ck_assert_msg(test_small() || loss[d][1][0] - loss[d][1][steps - 1] > 2, "loss from %g to %g",
+        ck_assert_msg(test_small() || loss[d][1][0] - loss[d][1][steps - 1] > 1.5, "loss from %g to %g",
                       loss[d][1][0], loss[d][1][steps - 1]);
     }
 }
@@ -373,6 +374,7 @@ END_TEST
  */
 START_TEST(activations_take_half_the_memory) {
     size_t kept[2];
+    if (test_elsewhere()) return; /* ref keeps products in double */
     for (int low = 0; low < 2; low++) {
         struct run run = run_new(&(struct test_device){"cpu", NULL, 1}, low ? HEED_BF16 : HEED_F32);
         for (int i = 0; i < 2; i++) run_step(&run); /* the first makes the copies of parameters too */

@@ -160,7 +160,7 @@ HEED_PRIMITIVE_LIST(KERNEL)
 
 #define SLOT(name, word, args) [HEED_PRIMITIVE_##name] = slot_##name,
 static const struct heed_backend sim_backend = {
-    .name = "sim", .slot = {HEED_PRIMITIVE_LIST(SLOT)}, .device = &sim_device};
+    .name = "sim", .slot = {HEED_PRIMITIVE_LIST(SLOT)}, .device = &sim_device, .mixed = true};
 
 const struct heed_backend *heed_plugin(const struct heed_services *services) {
     if (services->version != HEED_PLUGIN_VERSION) return NULL;

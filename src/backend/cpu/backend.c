@@ -17,6 +17,7 @@
 
 static const struct heed_backend cpu = {
     .name = "cpu",
+    .mixed = true,
     .slot =
         {
             SLOT2(COPY, heed_cpu_copy),
