@@ -43,6 +43,14 @@ struct test_seeds test_seeds(int64_t full, int64_t small) {
 
 /* ---- devices ---- */
 
+bool test_has_bf16(void) {
+    if (!test_elsewhere()) return true;
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.precision = HEED_BF16});
+    const bool has = heed_error_status(ctx) != HEED_ERROR_UNSUPPORTED;
+    heed_ctx_free(ctx);
+    return has;
+}
+
 bool test_elsewhere(void) {
     return getenv("HEED_TEST_DEVICE") != NULL;
 }

@@ -63,6 +63,9 @@ const char *test_device_name(const struct test_device *device, char *text, size_
  * only those two have then pass at once. */
 bool test_elsewhere(void);
 
+/* Whether what stands for "cpu" computes in bf16. */
+bool test_has_bf16(void);
+
 /* ---- errors ---- */
 
 /* No error is kept. */

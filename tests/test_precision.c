@@ -330,8 +330,8 @@ static double run_step(struct run *run) {
     return value;
 }
 
-/* The loss of every step stays within 0.01 of that in f32, on a curve that falls from 3.2 by more than 1.5; and
- * the devices within that of each other, since they round the same numbers. */
+/* The loss of every step stays within 0.01 of that in f32, on a curve that falls from 3.2 by more than 1.5;
+ * and the devices within that of each other, since they round the same numbers. */
 START_TEST(training_follows_f32) {
     static const struct test_device devices[] = {{"ref", NULL, 1}, {"cpu", NULL, 2}};
     static double loss[2][2][STEPS];
