@@ -275,6 +275,48 @@ START_TEST(gradients_of_parameters_add_up_in_f32) {
 }
 END_TEST
 
+/* Copies lie side by side as the parameters do: the projections of one tensor are one product, as in f32. */
+static void joined(const struct test_device *device) {
+    heed_ctx *ctx = mixed(device);
+    heed_module *mha = heed_mha_new(ctx, &(heed_mha_options){.width = 16, .heads = 2, .rotary = true});
+    const heed_tensor x = test_tensor(ctx, HEED_BF16, 1, TEST_SHAPE(2, 5, 16));
+    const struct heed_last_run *linear = &ctx->exec.last[HEED_PRIMITIVE_LINEAR];
+    const heed_tensor y = heed_forward(mha, x);
+    test_ok(ctx);
+    ck_assert_uint_eq(linear->runs, 2); /* and that of the output */
+    ck_assert_int_eq(heed_dtype_of(y), HEED_BF16);
+    heed_module_free(mha);
+    heed_ctx_free(ctx);
+}
+
+START_TEST(projections_stay_joined) {
+    on_devices(joined);
+}
+END_TEST
+
+/* Making a model, and a step, of which each allocation fails once. */
+static void train_once(heed_ctx *ctx) {
+    const int32_t text[] = {1, 2, 3, 4};
+    heed_module *gpt = heed_gpt_new(
+        ctx, &(heed_gpt_options){
+                 .vocabulary = 5, .length = 4, .layers = 1, .heads = 1, .width = 2, .rotary = true});
+    heed_optim *optim = heed_adamw_new(gpt, NULL);
+    heed_step_begin(ctx, HEED_TRAIN);
+    const heed_tensor x = heed_from(ctx, HEED_I32, TEST_SHAPE(1, 4), text);
+    heed_backward(heed_cross_entropy(heed_forward(gpt, x), x, NULL));
+    heed_optim_step(optim, 0.1);
+    heed_step_end(ctx);
+    heed_optim_free(optim);
+    heed_module_free(gpt);
+}
+
+START_TEST(every_allocation_fails) {
+    setenv("HEED_TEST_PRECISION", "bf16", 1); /* the contexts are made by the harness */
+    ck_assert_int_gt(test_failing_allocations("ref", 1, false, train_once), 100);
+    ck_assert_int_gt(test_failing_allocations("cpu", 3, true, train_once), 100);
+}
+END_TEST
+
 /* ---- a language model ---- */
 
 enum { VOCABULARY = 24, LENGTH = 24, BATCH = 4, STEPS = 40 };
@@ -531,6 +573,8 @@ int main(void) {
     TCase *parameters = test_case(suite, "parameters");
     tcase_add_test(parameters, a_parameter_is_copied_once_a_step);
     tcase_add_test(parameters, gradients_of_parameters_add_up_in_f32);
+    tcase_add_test(parameters, projections_stay_joined);
+    tcase_add_test(parameters, every_allocation_fails);
     TCase *model = test_case(suite, "a language model");
     tcase_add_test(model, training_follows_f32);
     tcase_add_test(model, any_number_of_threads_gives_the_same_bits);
