@@ -150,8 +150,8 @@ struct heed_where_args {
 enum heed_reduce { HEED_REDUCE_OP_SUM, HEED_REDUCE_OP_MEAN, HEED_REDUCE_OP_MAX };
 
 /* y = reduction of x. y and dy are seen in x's shape, with stride 0 in every reduced dimension; their own
- * memory is contiguous. x strided. dx strided, x's shape. Backward has x and y for MAX (gradient divided
- * evenly among equal maxima). Reducing nothing: SUM 0, MEAN NaN; MAX is refused before. */
+ * memory is contiguous. x strided, for MAX of y's dtype. dx strided, x's shape. Backward has x and y for MAX
+ * (gradient divided evenly among equal maxima). Reducing nothing: SUM 0, MEAN NaN; MAX is refused before. */
 struct heed_reduce_args {
     enum heed_reduce op;
     struct heed_view x, y;

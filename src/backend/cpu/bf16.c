@@ -214,8 +214,8 @@ KERNEL(attention, "cpu-bf16", HEED_PRIMITIVE_ATTENTION, heed_cpu_attention)
 
 /* ---- linear ----
  *
- * The product is rounded, and kept in bf16 where the kernel of f32 would keep it in f32; the activation is a
- * primitive of its own then. saved: [rows, out] of bf16, only with an activation. */
+ * The product is kept in y's dtype, and if that is bf16 rounded; the activation is a primitive of its own
+ * then. saved: [rows, out] of that dtype, only with an activation. */
 
 WRAPPED(product, HEED_PRIMITIVE_LINEAR, heed_cpu_linear)
 WRAPPED_BACKWARD(product)
@@ -234,14 +234,14 @@ static bool linear_applies(const struct heed_exec *exec, const void *args, struc
     return product_applies(exec, &product, why);
 }
 
-/* [rows, out] of bf16 at a place. */
+/* [rows, out] of y's dtype at a place. */
 static struct heed_view product_view(const struct heed_linear_args *a, void *data) {
     const int64_t rows = a->x.size[0], out = a->w.size[0];
-    return (struct heed_view){data, HEED_BF16, 2, {rows, out}, {out, 1}};
+    return (struct heed_view){data, a->y.dtype, 2, {rows, out}, {out, 1}};
 }
 
 static size_t product_bytes(const struct heed_linear_args *a) {
-    const size_t bytes = (size_t)a->x.size[0] * (size_t)a->w.size[0] * heed_dtype_bytes(HEED_BF16);
+    const size_t bytes = (size_t)a->x.size[0] * (size_t)a->w.size[0] * heed_dtype_bytes(a->y.dtype);
     return (bytes + HEED_ALIGN - 1) / HEED_ALIGN * HEED_ALIGN;
 }
 
