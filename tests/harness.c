@@ -184,6 +184,12 @@ heed_tensor test_tensor(heed_ctx *ctx, heed_dtype dtype, uint64_t seed, int rank
     return t;
 }
 
+bool test_refused(heed_ctx *ctx) {
+    if (!test_elsewhere() || !heed_failed(ctx) || !strstr(heed_error(ctx), "of the user's")) return false;
+    test_error(ctx, HEED_ERROR_UNSUPPORTED, "attention: ", "a function of the host");
+    return true;
+}
+
 double *test_values(heed_tensor t, int64_t *count) {
     ck_assert_msg(heed_is_valid(t), "no valid tensor: %s", heed_error(heed_context(t)));
     *count = heed_count(t);

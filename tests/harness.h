@@ -65,6 +65,11 @@ bool test_elsewhere(void);
 
 /* ---- errors ---- */
 
+/* Whether a device refused what its kernels cannot do: call a function of the user's on the host, which those
+ * of "cpu" and "ref" can. The error, which says so in one line, is then cleared, and the test has no more to
+ * see there. */
+bool test_refused(heed_ctx *ctx);
+
 /* No error is kept. */
 #define test_ok(ctx) ck_assert_msg(!heed_failed(ctx), "%s", heed_error(ctx))
 

@@ -12,6 +12,7 @@ struct result {
     int64_t count[OP_OUTPUTS];
     double *grad[OP_INPUTS]; /* of the leaf below each input; NULL where none was asked for */
     int64_t grad_count[OP_INPUTS];
+    bool refused; /* then there is nothing else */
 };
 
 /* The table of tolerances: forward and backward, in f32 and f64. */
@@ -219,6 +220,10 @@ static struct result run(heed_ctx *ctx, const struct op_case *row, heed_dtype dt
     }
     test_ok(ctx);
     row->call(row, in, out);
+    if (test_refused(ctx)) {
+        heed_step_end(ctx);
+        return (struct result){.refused = true};
+    }
     ck_assert_msg(!heed_failed(ctx), "%s: %s", row->name, heed_error(ctx));
 
     struct result result = {.outputs = row->outputs ? row->outputs : 1};
@@ -374,6 +379,10 @@ static void against_ref_as(const struct op_case *row, heed_dtype dtype, double *
             test_device_name(&device, name, sizeof name);
             heed_ctx *ctx = test_ctx(&device);
             struct result result = run(ctx, row, dtype, data, RUN_BACKWARD);
+            if (result.refused) {
+                heed_ctx_free(ctx);
+                continue;
+            }
             if (threads == 1) {
                 compare(row, dtype, &result, &expected, name);
                 struct result unrecorded = run(ctx, row, dtype, data, RUN_FORWARD);

@@ -317,20 +317,22 @@ static void build_grad_norm(struct kernel_call *c, int variant) {
                                       .item = c->item,
                                       .clamp = variant % 3 == 1 ? 0.5 : 0,
                                       .scale = variant % 3 == 2 ? 0.3 : 1,
-                                      .norm = new_row(c, HEED_F64, KERNEL_NORMAL, 1),
-                                      .first_bad = new_row(c, HEED_F64, KERNEL_NORMAL, 1)};
+                                      .result = new_row(c, HEED_F64, KERNEL_NORMAL, 2)};
     const struct heed_param_item *last = &c->item[items - 1];
     if (variant % 5 == 4 && last->count > 0) ((float *)last->grad)[last->count / 2] = NAN;
 }
 
 static void build_update(struct kernel_call *c, int variant) {
     struct heed_update_args *a = &c->args.update;
+    struct heed_grad_norm *norm = new_row(c, HEED_F64, KERNEL_NORMAL, 2);
+    *norm = (struct heed_grad_norm){.norm = 2, .first_bad = -1};
     c->primitive = HEED_PRIMITIVE_UPDATE;
     *a = (struct heed_update_args){.kind = (enum heed_update)(variant % 3),
                                    .dtype = HEED_F32,
                                    .items = make_items(c, variant),
                                    .item = c->item,
-                                   .grad_scale = variant % 2 ? 0.7 : 1,
+                                   .norm = norm,
+                                   .max_norm = variant % 2 ? 1.4 : 0,
                                    .momentum = variant % 4 ? 0.9 : 0,
                                    .nesterov = variant % 4 == 1,
                                    .beta1 = 0.9,

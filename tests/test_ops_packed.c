@@ -469,6 +469,10 @@ static struct results run(heed_ctx *ctx, const struct op_case *row, heed_dtype d
     heed_step_begin(ctx, HEED_RECORD | (row->random ? HEED_RANDOM : 0));
     for (int i = 0; i < OP_INPUTS; i++) in[i] = leaf(ctx, dtype, &row->in[i], i);
     call(row, in, out);
+    if (test_refused(ctx)) {
+        heed_step_end(ctx);
+        return results;
+    }
     test_ok(ctx);
     for (int o = 0; o < outputs; o++) results.value[o] = test_values(out[o], &results.count[o]);
     send_back(ctx, out, outputs);
@@ -492,7 +496,7 @@ static void compare(const struct op_case *row, const struct test_device *device,
         if (plain.value[i]) most = fmax(most, test_largest(plain.count[i], plain.value[i]));
     for (int i = 0; i < RESULTS; i++) {
         char text[200], name[64];
-        if (!plain.value[i]) continue;
+        if (!plain.value[i]) continue; /* also where both were refused */
         ck_assert_int_eq(packed.count[i], plain.count[i]);
         const bool close =
             test_close(plain.count[i], packed.value[i], plain.value[i], tolerance, most, text, sizeof text);
@@ -556,7 +560,7 @@ static void attend_once(heed_ctx *ctx) {
 }
 
 START_TEST(every_allocation_may_fail) {
-    ck_assert_int_gt(test_failing_allocations(_i ? "cpu" : "ref", test_size(1, 7), false, attend_once), 40);
+    ck_assert_int_gt(test_failing_allocations(_i ? "cpu" : "ref", test_size(1, 7), false, attend_once), 20);
 }
 END_TEST
 

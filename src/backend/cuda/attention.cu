@@ -243,13 +243,14 @@ static heed_status deliver(struct heed_exec *exec, const struct heed_grad_view *
     return run_kernel(exec, HEED_PRIMITIVE_COPY, &copy);
 }
 
-/* 0 to each element of a gradient that is not added to. */
+/* 0 to each element of a gradient that is not added to. It has them even where it repeats no times: a vector
+ * by key of a problem without queries, for instance. */
 static heed_status clear(struct heed_exec *exec, const struct heed_grad_view *gradient) {
     struct heed_fill_args fill = {};
     if (!heed_has(&gradient->view) || gradient->add) return HEED_OK;
     fill.y = gradient->view;
     for (int d = 0; d < fill.y.rank; d++)
-        if (fill.y.stride[d] == 0 && fill.y.size[d] > 1) fill.y.size[d] = 1;
+        if (fill.y.stride[d] == 0) fill.y.size[d] = 1;
     return run_kernel(exec, HEED_PRIMITIVE_FILL, &fill);
 }
 
@@ -261,7 +262,7 @@ template <typename T>
 static heed_status stage_gradient(struct heed_exec *exec, const struct heed_attention_args *a,
                                   const cuda_attention<T> &p, int stage, void *sums) {
     struct heed_grad_view gradient = a->stage[stage].dtensor;
-    if (!heed_has(&gradient.view)) return HEED_OK;
+    if (!heed_has(&gradient.view) || p.queries * p.keys == 0) return HEED_OK;
     gradient.view.size[0] = p.batch; /* a packed sequence is one entry */
     const bool by_distance = a->stage[stage].kind == HEED_STAGE_DISTANCE;
     const bool queries = repeats(&gradient.view, 2), keys = repeats(&gradient.view, 3);

@@ -10,11 +10,16 @@
  * saved: mean and r of each row. Bytes for each element, in f32: forward 8, backward 12 for dx and 8 for
  * dweight and dbias. */
 #include "backend/cuda/fold.cuh"
+#include "backend/cuda/walk.cuh"
 
 template <typename T> struct row_look { T mean, r; };
 
+/* Where rows begin: in x, whose other dimensions may lie anywhere, and in dx. */
+enum { OF_X, OF_DX, ROW_VIEWS };
+
 template <typename T> struct norm_job {
     int64_t rows, n;
+    cuda_walk<ROW_VIEWS> starts;
     const T *x, *weight, *bias; /* weight and bias NULL: absent */
     row_look<T> *look;          /* of each row; NULL: nobody wants it */
     T eps;
@@ -60,7 +65,9 @@ static __device__ inline cuda_pack<T, N> load_or(const T *from, int64_t i, T oth
 template <typename T, int N> static __global__ void norm(norm_job<T> j, T *y, int group) {
     for (cuda_rows at(j.rows, group); at.more(); at.next()) {
         const int64_t end = at.end(j.n), first = at.lane * N, step = group * N;
-        const T *from = j.x + at.row * j.n;
+        int64_t start[ROW_VIEWS];
+        cuda_walk_to(j.starts, at.row, start);
+        const T *from = j.x + start[OF_X];
         T *to = y + at.row * j.n;
         const auto load = [=](int64_t i) { return cuda_load<N>(from + i); };
         moments<T> all = joined<T>::none();
@@ -95,9 +102,11 @@ template <typename T, int N>
 static __global__ void norm_dx(norm_job<T> j, const T *dy, T *dx, bool add, int group) {
     for (cuda_rows at(j.rows, group); at.more(); at.next()) {
         const int64_t end = at.end(j.n), first = at.lane * N, step = group * N, row = at.row * j.n;
+        int64_t start[ROW_VIEWS];
+        cuda_walk_to(j.starts, at.row, start);
         const row_look<T> look = at.inside() ? j.look[at.row] : row_look<T>{0, 0};
         const auto load = [=](int64_t i) {
-            return both<T, N>{cuda_load<N>(j.x + row + i), cuda_load<N>(dy + row + i)};
+            return both<T, N>{cuda_load<N>(j.x + start[OF_X] + i), cuda_load<N>(dy + row + i)};
         };
         const auto finish = [=](int64_t i, both<T, N> b) {
             const cuda_pack<T, N> weight = load_or<N>(j.weight, i, (T)1);
@@ -120,7 +129,7 @@ static __global__ void norm_dx(norm_job<T> j, const T *dy, T *dx, bool add, int 
         cuda_each(first, end, step, load, [=](int64_t i, const both<T, N> &loaded) {
             both<T, N> b = finish(i, loaded);
             for (int k = 0; k < N; k++) b.g.at[k] = look.r * (b.g.at[k] - mean - b.x.at[k] * slope);
-            cuda_give(dx + row + i, add, b.g);
+            cuda_give(dx + start[OF_DX] + i, add, b.g);
         });
     }
 }
@@ -151,7 +160,9 @@ static __global__ void norm_columns(norm_job<T> j, const T *dy, T *found, int64_
     const int64_t column = (int64_t)blockIdx.x * HEED_WARP + (int)threadIdx.x % HEED_WARP;
     const int64_t first = blockIdx.y * chunk, end = first + chunk < j.rows ? first + chunk : j.rows;
     const auto load = [=](int64_t row) {
-        return both<T, 1>{cuda_load<1>(j.x + row * j.n + column), cuda_load<1>(dy + row * j.n + column)};
+        int64_t start[ROW_VIEWS];
+        cuda_walk_to(j.starts, row, start);
+        return both<T, 1>{cuda_load<1>(j.x + start[OF_X] + column), cuda_load<1>(dy + row * j.n + column)};
     };
     sums<T> all = {0, 0};
     cuda_each(first + lane, column < j.n ? end : 0, LANES, load, [&](int64_t row, const both<T, 1> &b) {
@@ -178,22 +189,45 @@ static bool wants_columns(const struct heed_norm_args *a) {
     return heed_has(&a->dweight.view) || heed_has(&a->dbias.view);
 }
 
+static int64_t length_of(const struct heed_norm_args *a) {
+    return a->x.size[a->x.rank - 1];
+}
+
+/* x without its last dimension. */
+static struct heed_view rows_of(const struct heed_view *x) {
+    struct heed_view rows = *x;
+    if (rows.rank > 0) rows.rank--;
+    return rows;
+}
+
 static void sizes(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {
     const struct heed_norm_args *a = static_cast<const struct heed_norm_args *>(arguments);
+    const struct heed_view rows = rows_of(&a->x);
     const size_t pair = 2 * heed_dtype_bytes(a->x.dtype);
-    sizes->saved = (size_t)a->x.size[0] * pair;
-    if (wants_columns(a)) sizes->backward_scratch = (size_t)(chunks_of(a->x.size[0]) * a->x.size[1]) * pair;
+    sizes->saved = (size_t)heed_view_count(&rows) * pair;
+    if (wants_columns(a))
+        sizes->backward_scratch = (size_t)(chunks_of(heed_view_count(&rows)) * length_of(a)) * pair;
 }
 
 template <typename T> static norm_job<T> job_of(const struct heed_norm_args *a, void *saved) {
-    return {a->x.size[0],
-            a->x.size[1],
+    const struct heed_view x = rows_of(&a->x), dx = rows_of(&a->dx.view), *const view[ROW_VIEWS] = {&x, &dx};
+    return {heed_view_count(&x),
+            length_of(a),
+            cuda_walk_of<ROW_VIEWS>(&x, view),
             static_cast<const T *>(a->x.data),
             static_cast<const T *>(a->weight.data),
             static_cast<const T *>(a->bias.data),
             static_cast<row_look<T> *>(saved),
             (T)a->eps,
             a->rms};
+}
+
+/* Whether rows of x, and of dx, begin where packs do. */
+template <typename T> static bool starts_in_packs(const norm_job<T> &j) {
+    for (int d = 0; d < j.starts.rank; d++)
+        for (int v = 0; v < ROW_VIEWS; v++)
+            if (j.starts.stride[v][d] % cuda_wide<T> != 0) return false;
+    return true;
 }
 
 template <typename T, int N>
@@ -213,7 +247,7 @@ template <typename T>
 static void run_forward(struct heed_exec *exec, const struct heed_norm_args *a, void *saved) {
     const norm_job<T> j = job_of<T>(a, saved);
     if (j.n == 0 || j.rows == 0) return;
-    if (cuda_packs<T>(j.n, a->x.data, a->weight.data, a->bias.data, a->y.data)) {
+    if (starts_in_packs(j) && cuda_packs<T>(j.n, a->x.data, a->weight.data, a->bias.data, a->y.data)) {
         start_rows<T, cuda_wide<T>>(exec, j, a, false);
     } else {
         start_rows<T, 1>(exec, j, a, false);
@@ -249,7 +283,8 @@ static void run_backward(struct heed_exec *exec, const struct heed_norm_args *a,
     const norm_job<T> j = job_of<T>(a, saved);
     if (j.n == 0) return;
     if (heed_has(&a->dx.view) && j.rows > 0) {
-        if (cuda_packs<T>(j.n, a->x.data, a->weight.data, a->dy.data, a->dx.view.data)) {
+        if (starts_in_packs(j) &&
+            cuda_packs<T>(j.n, a->x.data, a->weight.data, a->dy.data, a->dx.view.data)) {
             start_rows<T, cuda_wide<T>>(exec, j, a, true);
         } else {
             start_rows<T, 1>(exec, j, a, true);

@@ -265,11 +265,13 @@ void launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, d
         void (*kernel)(Parameters...);
         std::tuple<Parameters...> parameters;
     };
-    const call it = {kernel, std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)};
+    call it = {kernel, std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)};
     if (!may_launch(name, stream)) return;
     std::apply(
-        [name](const Parameters &...each) {
+        [name](Parameters &...each) {
             int number = 0;
+            /* What lies between members is no pointer. */
+            (__builtin_clear_padding(&each), ...);
             (check_parameter(name, number++, &each, sizeof each), ...);
         },
         it.parameters);
