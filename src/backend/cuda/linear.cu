@@ -10,6 +10,30 @@
  * be another algorithm, and what is recorded has the same bits as what is not. "cuda" applies always. */
 #include "backend/cuda/lt.cuh"
 
+/* ---- the products ---- */
+
+/* z, y, dz and the like. */
+static struct heed_view matrix(void *data, const struct heed_linear_args *a) {
+    const int64_t rows = a->x.size[0], out = a->w.size[0];
+    return {data, a->x.dtype, 2, {rows, out}, {out, 1}};
+}
+
+static struct cuda_product product_z(const struct heed_linear_args *a, const struct heed_view *z) {
+    const struct heed_view wt = cuda_transposed(&a->w);
+    struct cuda_product x = cuda_product_of(&a->x, &wt, z, false);
+    x.bias = a->bias.data;
+    return x;
+}
+
+static struct cuda_product product_dx(const struct heed_linear_args *a, const struct heed_view *dz) {
+    return cuda_product_of(dz, &a->w, &a->dx.view, a->dx.add);
+}
+
+static struct cuda_product product_dw(const struct heed_linear_args *a, const struct heed_view *dz) {
+    const struct heed_view dzt = cuda_transposed(dz);
+    return cuda_product_of(&dzt, &a->x, &a->dw.view, a->dw.add);
+}
+
 /* ---- scratch and what is saved ---- */
 
 enum : size_t { ALIGN = 64 };
@@ -42,16 +66,26 @@ struct room {
 static struct room forward_room(const struct heed_exec *exec, const struct heed_linear_args *a) {
     struct room room;
     room.sums = room.workspace = fuses_gelu(exec, a) ? aligned(z_bytes(a)) : 0;
-    room.bytes = room.workspace + cuda_lt_workspace_bytes(a->x.dtype, a->x.size[0] * a->w.size[0]);
+    const struct cuda_product z = product_z(a, &a->y);
+    room.bytes = room.workspace + cuda_lt_workspace_bytes(&z);
     return room;
 }
 
 static struct room backward_room(const struct heed_linear_args *a) {
-    const int64_t rows = a->x.size[0], in = a->x.size[1], out = a->w.size[0];
+    const struct heed_view dz = matrix(NULL, a);
+    size_t dx_bytes = 0, dw_bytes = 0;
+    if (heed_has(&a->dx.view)) {
+        const struct cuda_product dx = product_dx(a, &dz);
+        dx_bytes = cuda_lt_workspace_bytes(&dx);
+    }
+    if (heed_has(&a->dw.view)) {
+        const struct cuda_product dw = product_dw(a, &dz);
+        dw_bytes = cuda_lt_workspace_bytes(&dw);
+    }
     struct room room;
     room.sums = aligned(z_bytes(a));
-    room.workspace = room.sums + aligned((size_t)out * heed_dtype_bytes(a->x.dtype));
-    room.bytes = room.workspace + cuda_lt_workspace_bytes(a->x.dtype, (rows > out ? rows : out) * in);
+    room.workspace = room.sums + aligned((size_t)a->w.size[0] * heed_dtype_bytes(a->x.dtype));
+    room.bytes = room.workspace + (dx_bytes > dw_bytes ? dx_bytes : dw_bytes);
     return room;
 }
 
@@ -60,11 +94,6 @@ static void sizes_lt(const struct heed_exec *exec, const void *arguments, struct
     sizes->saved = z_bytes(a);
     sizes->forward_scratch = forward_room(exec, a).bytes;
     sizes->backward_scratch = backward_room(a).bytes;
-}
-
-static struct heed_view matrix(void *data, const struct heed_linear_args *a) {
-    const int64_t rows = a->x.size[0], out = a->w.size[0];
-    return {data, a->x.dtype, 2, {rows, out}, {out, 1}};
 }
 
 /* ---- other kernels of the device ---- */
@@ -106,13 +135,6 @@ static heed_status multiply(struct heed_exec *exec, const struct cuda_product *x
                      : cuda_product_run(exec, HEED_PRIMITIVE_LINEAR, x);
 }
 
-static struct cuda_product product_of(const struct heed_linear_args *a, const struct heed_view *z) {
-    const struct heed_view wt = cuda_transposed(&a->w);
-    struct cuda_product x = cuda_product_of(&a->x, &wt, z, false);
-    x.bias = a->bias.data;
-    return x;
-}
-
 static heed_status product_and_activation(struct heed_exec *exec, const struct heed_linear_args *a,
                                           void *saved, void *workspace) {
     const bool activated = a->activation != HEED_ACTIVATION_NONE;
@@ -120,7 +142,7 @@ static heed_status product_and_activation(struct heed_exec *exec, const struct h
     unary.op = heed_activation_unary(a->activation);
     unary.y = a->y;
     unary.x = activated && saved ? matrix(saved, a) : a->y;
-    const struct cuda_product x = product_of(a, &unary.x);
+    const struct cuda_product x = product_z(a, &unary.x);
     const heed_status status = multiply(exec, &x, workspace);
     return status == HEED_OK && activated ? activate(exec, &unary, false) : status;
 }
@@ -133,7 +155,7 @@ static heed_status forward_lt(struct heed_exec *exec, const void *arguments, voi
     const struct heed_linear_args *a = static_cast<const struct heed_linear_args *>(arguments);
     void *workspace = static_cast<char *>(scratch) + forward_room(exec, a).workspace;
     if (fuses_gelu(exec, a)) {
-        const struct cuda_product fused = product_of(a, &a->y);
+        const struct cuda_product fused = product_z(a, &a->y);
         bool done;
         const heed_status status = cuda_lt_run(exec, HEED_PRIMITIVE_LINEAR, &fused, CUDA_LT_GELU,
                                                saved ? saved : scratch, workspace, &done);
@@ -183,12 +205,11 @@ static heed_status gradients(struct heed_exec *exec, const struct heed_linear_ar
     bool summed = false;
     heed_status status = HEED_OK;
     if (heed_has(&a->dx.view)) {
-        const struct cuda_product dx = cuda_product_of(dz, &a->w, &a->dx.view, a->dx.add);
+        const struct cuda_product dx = product_dx(a, dz);
         status = multiply(exec, &dx, workspace);
     }
     if (status == HEED_OK && heed_has(&a->dw.view)) {
-        const struct heed_view dzt = cuda_transposed(dz);
-        const struct cuda_product dw = cuda_product_of(&dzt, &a->x, &a->dw.view, a->dw.add);
+        const struct cuda_product dw = product_dw(a, dz);
         if (workspace && heed_has(&a->dbias.view))
             status = weights_and_bias(exec, a, &dw, sums, workspace, &summed);
         if (status == HEED_OK && !summed) status = multiply(exec, &dw, workspace);
@@ -226,7 +247,7 @@ const struct heed_kernel heed_cuda_linear = {"cuda", applies, sizes, forward, ba
 static bool applies_lt(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
     const struct heed_linear_args *a = static_cast<const struct heed_linear_args *>(arguments);
     if (!cuda_computes(a->x.dtype, why)) return false;
-    const struct cuda_product x = product_of(a, &a->y);
+    const struct cuda_product x = product_z(a, &a->y);
     const char *reason = cuda_lt_refuses(exec, &x);
     if (reason) why->reason = reason;
     return !reason;

@@ -308,22 +308,28 @@ const char *cuda_lt_refuses(const struct heed_exec *exec, const struct cuda_prod
 
 /* ---- plans ---- */
 
-/* Where k is divided, the parts are kept in f32 (f64); more than 32 MiB cuBLASLt does not ask for. */
+/* Where k is divided, the parts are kept in f32 (f64): not more of them than 16, nor shorter than SHORTEST,
+ * which is many times what an algorithm takes in a step. */
 enum : size_t {
+    SHORTEST = 128,
+    MOST_PARTS = 16,
     LEAST_WORKSPACE = (size_t)64 << 10,
     MOST_WORKSPACE = (size_t)32 << 20,
     WORKSPACE_ALIGN = 256
 };
 
-static size_t most_workspace(heed_dtype dtype, int64_t elements) {
-    const size_t parts = 16 * (dtype == HEED_F64 ? sizeof(double) : sizeof(float));
-    const size_t bytes =
-        (uint64_t)elements > MOST_WORKSPACE / parts ? (size_t)MOST_WORKSPACE : (size_t)elements * parts;
-    return bytes < LEAST_WORKSPACE ? (size_t)LEAST_WORKSPACE : bytes;
+/* For so many elements of C, each a sum of k products. */
+static size_t most_workspace(heed_dtype dtype, size_t elements, size_t k) {
+    const size_t parts = k / SHORTEST < MOST_PARTS ? k / SHORTEST : (size_t)MOST_PARTS,
+                 part = dtype == HEED_F64 ? sizeof(double) : sizeof(float);
+    if (parts == 0 || elements <= LEAST_WORKSPACE / (parts * part)) return LEAST_WORKSPACE;
+    return elements < MOST_WORKSPACE / (parts * part) ? elements * parts * part : (size_t)MOST_WORKSPACE;
 }
 
-size_t cuda_lt_workspace_bytes(heed_dtype dtype, int64_t elements) {
-    return most_workspace(dtype, elements) + WORKSPACE_ALIGN; /* scratch is aligned to less */
+size_t cuda_lt_workspace_bytes(const struct cuda_product *x) {
+    const int64_t batches = x->batch.rank ? x->batch.count : 1, sums = x->sum.rank ? x->sum.count : 1;
+    return most_workspace(x->dtype, (size_t)(x->m * x->n * batches), (size_t)(x->k * sums)) +
+           WORKSPACE_ALIGN; /* scratch is aligned to less */
 }
 
 /* What algorithms may rely on: vectors of 16 bytes. */
@@ -354,8 +360,7 @@ static cublasStatus_t set_product(const struct cuda_lt *lt, cublasLtMatmulDesc_t
     return lt->library->cublasLtMatmulDescSetAttribute(product, attribute, value, bytes);
 }
 
-/* Where the bias, or its gradient, and what GELU keeps are: of this run, and for the choice of an algorithm
- * by their alignment. */
+/* Where the bias, or its gradient, and what GELU keeps are. */
 static cublasStatus_t set_pointers(const struct cuda_lt *lt, const struct lt_plan *plan, void *vector,
                                    void *aux) {
     cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
@@ -395,6 +400,19 @@ static cublasStatus_t make_product(const struct cuda_lt *lt, const struct lt_pro
     if (status == CUBLAS_STATUS_SUCCESS)
         status = make_layout(lt, type.data, p->m, p->n, &p->d, p->batch, &plan->d);
     return status;
+}
+
+/* An address of that alignment and no more. */
+static void *address_of(int64_t alignment) {
+    return reinterpret_cast<void *>((uintptr_t)alignment);
+}
+
+/* The choice of an algorithm looks at these addresses to see how they are aligned; what is chosen is for
+ * every address that is aligned as well. */
+static cublasStatus_t set_alignments(const struct cuda_lt *lt, const struct lt_plan *plan) {
+    const struct lt_problem *p = &plan->problem;
+    return set_pointers(lt, plan, p->vector_alignment ? address_of(p->vector_alignment) : NULL,
+                        p->aux_alignment ? address_of(p->aux_alignment) : NULL);
 }
 
 static cublasStatus_t set_preferences(const struct cuda_lt *lt, const struct lt_problem *p,
@@ -452,8 +470,7 @@ static uint64_t hash(const struct lt_problem *p) {
 
 /* The plan for a problem: the one there is, or a new one in place of the one of its set that was not used
  * for longest. */
-static cublasStatus_t find_plan(struct cuda_lt *lt, const struct lt_problem *p, void *vector, void *aux,
-                                struct lt_plan **found) {
+static cublasStatus_t find_plan(struct cuda_lt *lt, const struct lt_problem *p, struct lt_plan **found) {
     struct lt_plan *set = lt->plan[hash(p) % SETS], *oldest = set;
     for (int way = 0; way < WAYS; way++) {
         if (set[way].used && memcmp(&set[way].problem, p, sizeof *p) == 0) {
@@ -466,7 +483,7 @@ static cublasStatus_t find_plan(struct cuda_lt *lt, const struct lt_problem *p, 
     clear(lt, oldest);
     oldest->problem = *p;
     cublasStatus_t status = make_product(lt, p, oldest);
-    if (status == CUBLAS_STATUS_SUCCESS) status = set_pointers(lt, oldest, vector, aux);
+    if (status == CUBLAS_STATUS_SUCCESS) status = set_alignments(lt, oldest);
     if (status == CUBLAS_STATUS_SUCCESS) status = choose_algorithm(lt, oldest);
     if (status != CUBLAS_STATUS_SUCCESS) {
         clear(lt, oldest);
@@ -551,8 +568,8 @@ heed_status cuda_lt_run(struct heed_exec *exec, enum heed_primitive primitive,
     p.aux_alignment = kept ? alignment_of(kept) : 0;
     p.aux_ld = kept ? p.m : 0;
     if (p.aux_ld % 8 != 0) return HEED_OK; /* the library's condition */
-    p.workspace = (int64_t)most_workspace(x.dtype, p.m * p.n * p.batch);
-    heed_status status = check(exec, primitive, find_plan(lt, &p, vector, kept, &plan));
+    p.workspace = (int64_t)most_workspace(x.dtype, (size_t)(p.m * p.n * p.batch), (size_t)p.k);
+    heed_status status = check(exec, primitive, find_plan(lt, &p, &plan));
     if (status != HEED_OK || !plan->found) return status;
     status = check(exec, primitive, set_pointers(lt, plan, vector, kept));
     if (status == HEED_OK) status = check(exec, primitive, start(exec, plan, &x, workspace));

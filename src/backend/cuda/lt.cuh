@@ -16,8 +16,8 @@ void cuda_lt_describe(const struct cuda_device *device, char *text, size_t size)
 /* Why cuBLASLt cannot make a product, NULL where it can. Looks at shapes and strides only. */
 const char *cuda_lt_refuses(const struct heed_exec *exec, const struct cuda_product *product);
 
-/* Bytes of workspace for a product with so many elements in C. */
-size_t cuda_lt_workspace_bytes(heed_dtype dtype, int64_t elements);
+/* Bytes of workspace for a product of that shape. */
+size_t cuda_lt_workspace_bytes(const struct cuda_product *product);
 
 /* Whether products of a dtype are rounded more than their results: TF32, and bf16. */
 bool cuda_lt_rounds(const struct heed_exec *exec, heed_dtype dtype);

@@ -13,30 +13,48 @@ static bool writable(const struct heed_view *v) {
     return true;
 }
 
-/* ---- with workspace by cuBLASLt, without by heed ---- */
+/* ---- the products ---- */
 
-static heed_status multiply(struct heed_exec *exec, const struct heed_view *a, const struct heed_view *b,
-                            const struct heed_view *c, bool add, void *workspace) {
-    const struct cuda_product x = cuda_product_of(a, b, c, add);
-    return workspace ? cuda_lt_multiply(exec, HEED_PRIMITIVE_MATMUL, &x, workspace)
-                     : cuda_product_run(exec, HEED_PRIMITIVE_MATMUL, &x);
+static struct cuda_product product_y(const struct heed_matmul_args *a) {
+    return cuda_product_of(&a->a, &a->b, &a->y, false);
+}
+
+static struct cuda_product product_da(const struct heed_matmul_args *a) {
+    const struct heed_view bt = cuda_transposed(&a->b);
+    return cuda_product_of(&a->dy, &bt, &a->da.view, a->da.add);
+}
+
+static struct cuda_product product_db(const struct heed_matmul_args *a) {
+    const struct heed_view at = cuda_transposed(&a->a);
+    return cuda_product_of(&at, &a->dy, &a->db.view, a->db.add);
+}
+
+/* ---- running them: with workspace by cuBLASLt, without by heed ---- */
+
+static heed_status multiply(struct heed_exec *exec, const struct cuda_product *x, void *workspace) {
+    return workspace ? cuda_lt_multiply(exec, HEED_PRIMITIVE_MATMUL, x, workspace)
+                     : cuda_product_run(exec, HEED_PRIMITIVE_MATMUL, x);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *workspace) {
-    const struct heed_matmul_args *a = static_cast<const struct heed_matmul_args *>(arguments);
-    return multiply(exec, &a->a, &a->b, &a->y, false, workspace);
+    const struct cuda_product y = product_y(static_cast<const struct heed_matmul_args *>(arguments));
+    return multiply(exec, &y, workspace);
 }
 
 static heed_status backward(struct heed_exec *exec, const void *arguments, void *, void *workspace) {
     const struct heed_matmul_args *a = static_cast<const struct heed_matmul_args *>(arguments);
-    const struct heed_view at = cuda_transposed(&a->a), bt = cuda_transposed(&a->b);
     heed_status status = HEED_OK;
     if (!writable(&a->da.view) || !writable(&a->db.view))
         return heed_host->fail(exec, HEED_ERROR_INTERNAL, HEED_PRIMITIVE_MATMUL,
                                "a gradient repeats rows or columns");
-    if (heed_has(&a->da.view)) status = multiply(exec, &a->dy, &bt, &a->da.view, a->da.add, workspace);
-    if (status == HEED_OK && heed_has(&a->db.view))
-        status = multiply(exec, &at, &a->dy, &a->db.view, a->db.add, workspace);
+    if (heed_has(&a->da.view)) {
+        const struct cuda_product da = product_da(a);
+        status = multiply(exec, &da, workspace);
+    }
+    if (status == HEED_OK && heed_has(&a->db.view)) {
+        const struct cuda_product db = product_db(a);
+        status = multiply(exec, &db, workspace);
+    }
     return status;
 }
 
@@ -52,17 +70,28 @@ const struct heed_kernel heed_cuda_matmul = {"cuda", applies, NULL, forward, bac
 static bool applies_lt(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
     const struct heed_matmul_args *a = static_cast<const struct heed_matmul_args *>(arguments);
     if (!cuda_computes(a->y.dtype, why)) return false;
-    const struct cuda_product x = cuda_product_of(&a->a, &a->b, &a->y, false);
+    const struct cuda_product x = product_y(a);
     const char *reason = cuda_lt_refuses(exec, &x);
     if (reason) why->reason = reason;
     return !reason;
 }
 
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
 static void sizes_lt(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {
     const struct heed_matmul_args *a = static_cast<const struct heed_matmul_args *>(arguments);
-    const int64_t of_a = heed_view_count(&a->a), of_b = heed_view_count(&a->b);
-    sizes->forward_scratch = cuda_lt_workspace_bytes(a->y.dtype, heed_view_count(&a->y));
-    sizes->backward_scratch = cuda_lt_workspace_bytes(a->y.dtype, of_a > of_b ? of_a : of_b);
+    const struct cuda_product y = product_y(a);
+    sizes->forward_scratch = cuda_lt_workspace_bytes(&y);
+    if (heed_has(&a->da.view)) {
+        const struct cuda_product da = product_da(a);
+        sizes->backward_scratch = cuda_lt_workspace_bytes(&da);
+    }
+    if (heed_has(&a->db.view)) {
+        const struct cuda_product db = product_db(a);
+        sizes->backward_scratch = larger(sizes->backward_scratch, cuda_lt_workspace_bytes(&db));
+    }
 }
 
 const struct heed_kernel heed_cuda_matmul_lt = {"cublaslt", applies_lt, sizes_lt, forward, backward};
