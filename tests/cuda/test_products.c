@@ -1,6 +1,7 @@
 /* Matrix products of the CUDA backend on the emulated device: which implementation makes them, what is fused
  * and joined, that plans are kept, few, and given back, and every call failing once. */
 #include <dlfcn.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -207,6 +208,102 @@ START_TEST(batches) {
 }
 END_TEST
 
+/* ---- the same shapes with other strides, one after another in one context ---- */
+
+/* Of a leaf some of a dimension, and its dimensions in another order; both make [4, rows, columns], or 1 of
+ * that. */
+struct operand {
+    int64_t leaf[3];
+    int slice; /* 0: none; else the dimension, counted from 1 */
+    int64_t first, end;
+    int order[3]; /* all 0: as it is */
+};
+
+static const struct strides {
+    struct operand a, b;
+} strides[] = {
+    {{{4, 3, 20}}, {{4, 20, 8}}},
+    {{{4, 3, 40}, 3, 0, 20}, {{4, 20, 8}}},
+    {{{4, 3, 21}, 3, 1, 21}, {{4, 20, 9}, 3, 1, 9}}, /* at odd places */
+    {{{4, 20, 3}, .order = {0, 2, 1}}, {{4, 20, 8}}},
+    {{{4, 3, 20}}, {{4, 20, 16}, 3, 0, 8}},
+    {{{4, 3, 20}}, {{4, 8, 20}, .order = {0, 2, 1}}},
+    {{{4, 5, 20}, 2, 0, 3}, {{4, 20, 8}}}, /* gaps between batches */
+    {{{4, 3, 20}}, {{1, 20, 8}}},          /* rows of all batches */
+    {{{4, 5, 20}, 2, 0, 3}, {{1, 20, 8}}}, /* neither they nor their sum can be joined */
+    {{{1, 3, 20}}, {{4, 20, 8}}},
+    {{{3, 4, 20}, .order = {1, 0, 2}}, {{1, 20, 8}}},
+    {{{4, 1, 20}}, {{20, 4, 8}, .order = {1, 0, 2}}}, /* what looks like columns of one product */
+    {{{1, 1, 20}}, {{20, 4, 8}, .order = {1, 0, 2}}}, /* and here is */
+    {{{1, 1, 20}}, {{4, 20, 8}}},                     /* what looks like one sum */
+    {{{4, 3, 40}, 3, 0, 20}, {{4, 16, 20}, 2, 8, 16, {0, 2, 1}}},
+};
+enum { STRIDES = sizeof strides / sizeof *strides, MOST_NUMBERS = 1280 };
+
+static heed_tensor view_of(heed_tensor leaf, const struct operand *o) {
+    heed_tensor t = leaf;
+    if (o->slice) t = heed_slice(t, o->slice - 1, o->first, o->end, 1);
+    return o->order[0] || o->order[1] ? heed_permute(t, 3, o->order) : t;
+}
+
+static int64_t put(double *to, heed_tensor t) {
+    int64_t count;
+    double *values = test_values(t, &count);
+    ck_assert_int_le(count, MOST_NUMBERS);
+    memcpy(to, values, (size_t)count * sizeof *to);
+    free(values);
+    return count;
+}
+
+/* y, da, db of each, and how many there are. */
+static void multiply_all(const char *device, double (*to)[3 * MOST_NUMBERS], int64_t *counts) {
+    unsetenv("HEED_CUDA_PRODUCTS");
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device, .poison = true, .seed = 5});
+    for (int i = 0; i < STRIDES; i++) {
+        const struct strides *row = &strides[i];
+        heed_step_begin(ctx, HEED_TRAIN);
+        heed_tensor a = heed_normal(ctx, HEED_F32, 3, row->a.leaf, 0, 1),
+                    b = heed_normal(ctx, HEED_F32, 3, row->b.leaf, 0, 1);
+        heed_require_grad(a, true);
+        heed_require_grad(b, true);
+        heed_tensor y = heed_matmul(view_of(a, &row->a), view_of(b, &row->b));
+        heed_backward(sum(heed_mul(y, y)));
+        test_ok(ctx);
+        counts[i] = put(to[i], y);
+        counts[i] += put(to[i] + counts[i], heed_grad(a));
+        counts[i] += put(to[i] + counts[i], heed_grad(b));
+        heed_step_end(ctx);
+    }
+    heed_ctx_free(ctx);
+}
+
+START_TEST(strides_of_one_shape) {
+    static double of_ref[STRIDES][3 * MOST_NUMBERS], of_cuda[STRIDES][3 * MOST_NUMBERS];
+    int64_t counts[STRIDES], again[STRIDES];
+    multiply_all("ref", of_ref, counts);
+    multiply_all("cudaemu", of_cuda, again);
+    for (int i = 0; i < STRIDES; i++) {
+        ck_assert_int_eq(counts[i], again[i]);
+        for (int64_t j = 0; j < counts[i]; j++)
+            ck_assert_msg(fabs(of_ref[i][j] - of_cuda[i][j]) <= 1e-5 * (1 + fabs(of_ref[i][j])),
+                          "row %d, number %d of %d: %g, not %g", i, (int)j, (int)counts[i], of_cuda[i][j],
+                          of_ref[i][j]);
+    }
+}
+END_TEST
+
+/* With and without what is in the epilogue. */
+START_TEST(epilogues_of_one_shape) {
+    heed_ctx *ctx = new_context(NULL);
+    for (int i = 0; i < 4; i++) {
+        linear(ctx, HEED_F32, HEED_ACTIVATION_NONE, i % 2);
+        ck_assert_int_eq(fake()->epilogue, i % 2 ? BIAS : DEFAULT);
+    }
+    test_ok(ctx);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
 /* ---- plans ---- */
 
 /* Twice the same asks for algorithms once; many shapes do not keep many. */
@@ -273,6 +370,8 @@ int main(int arguments, char **argument) {
     tcase_add_test(tcase, missing_library);
     tcase_add_loop_test(tcase, epilogues, 0, sizeof fused / sizeof *fused);
     tcase_add_test(tcase, batches);
+    tcase_add_test(tcase, strides_of_one_shape);
+    tcase_add_test(tcase, epilogues_of_one_shape);
     tcase_add_test(tcase, plans);
     tcase_add_test(tcase, every_call_may_fail);
     return test_main(suite);

@@ -53,8 +53,7 @@ static void sizes(const struct heed_exec *, const void *arguments, struct heed_s
 }
 
 static bool fuses_gelu(const struct heed_exec *exec, const struct heed_linear_args *a) {
-    return a->activation == HEED_ACTIVATION_GELU_TANH && a->w.size[0] % 8 == 0 &&
-           cuda_lt_rounds(exec, a->x.dtype);
+    return a->activation == HEED_ACTIVATION_GELU_TANH && cuda_lt_fuses_gelu(exec, a->x.dtype, a->w.size[0]);
 }
 
 /* Where things are in the scratch of "cublaslt". Forward: z and the workspace; backward: dz, the sums of its

@@ -7,12 +7,13 @@
  * cuBLASLt's matrices are in column-major order. A row-major matrix is its transpose there, so it is given
  * Cᵀ = Bᵀ · Aᵀ: its A is our B, its rows of D are our columns of C.
  *
- * It applies where each matrix has one stride of 1 and another that is at least the extent of the first,
- * where batches are one stride apart — after what continues the rows or columns of a matrix was joined to
- * them — and nothing is empty. GELU and bias are fused in f32 and bf16. cuBLASLt's GELU is the tanh form,
- * which is heed's HEED_ACTIVATION_GELU_TANH; how exact its tanh is NVIDIA does not say, so it is used only
- * where products are rounded anyway (TF32, bf16). ReLU is left to heed: of NaN heed's is NaN, and max(x, 0)
- * need not be. DGELU belongs to the product that makes dy, which is another operation's.
+ * It applies where each matrix has one stride of 1 — C that of its columns, as all results and gradients have
+ * it — and another that is at least the extent of the first, where batches are one stride apart — after what
+ * continues the rows or columns of a matrix was joined to them — and nothing is empty. GELU and bias are
+ * fused in f32 and bf16. cuBLASLt's GELU is the tanh form, which is heed's HEED_ACTIVATION_GELU_TANH; how
+ * exact its tanh is NVIDIA does not say, so it is used only where products are rounded anyway (TF32, bf16).
+ * ReLU is left to heed: of NaN heed's is NaN, and max(x, 0) need not be. DGELU belongs to the product that
+ * makes dy, which is another operation's.
  *
  * HEED_CUDA_PRODUCTS chooses: f32 (sums and factors of f32 are f32; the default), tf32 (factors of f32 are
  * rounded to 10 bits of mantissa for tensor cores), own (no cuBLASLt). f64 is f64, and bf16 sums in f32,
@@ -84,8 +85,10 @@ static struct lt_type type_of(const struct cuda_lt *lt, heed_dtype dtype) {
     }
 }
 
-bool cuda_lt_rounds(const struct heed_exec *exec, heed_dtype dtype) {
-    return dtype == HEED_BF16 || (dtype == HEED_F32 && cuda_of(exec)->lt->tf32);
+/* Where factors are rounded; that columns are a multiple of 8 is the library's condition. */
+bool cuda_lt_fuses_gelu(const struct heed_exec *exec, heed_dtype dtype, int64_t columns) {
+    const bool rounds = dtype == HEED_BF16 || (dtype == HEED_F32 && cuda_of(exec)->lt->tf32);
+    return rounds && columns % 8 == 0;
 }
 
 /* ---- errors ---- */
@@ -243,38 +246,16 @@ static bool is_matrix(int64_t fast, int64_t slow, int64_t fast_stride, int64_t s
     return *ld >= fast;
 }
 
-/* Cᵀ = Bᵀ · Aᵀ. */
-static void transpose(struct cuda_product *x) {
-    const struct cuda_product old = *x;
-    x->m = old.n;
-    x->n = old.m;
-    x->a = old.b;
-    x->b = old.a;
-    x->a_row = old.b_column;
-    x->a_column = old.b_row;
-    x->b_row = old.a_column;
-    x->b_column = old.a_row;
-    x->c_row = old.c_column;
-    x->c_column = old.c_row;
-    if (old.batch.rank == 0) return;
-    x->batch.a[0] = old.batch.b[0];
-    x->batch.b[0] = old.batch.a[0];
-}
-
-/* Makes *x row-major in C, with at most one batch dimension, and describes it but for pointers. `as_is`: it
- * has a bias or the like, which says what rows and columns are. */
+/* Leaves *x at most one batch dimension, and describes it but for pointers. `as_is`: it has a bias or the
+ * like, which says what rows and columns are. */
 static const char *describe(struct cuda_product *x, bool as_is, struct lt_problem *p) {
     const char *reason = NULL;
     memset(p, 0, sizeof *p);
     if (x->m == 0 || x->n == 0 || x->k == 0) return EMPTY;
     if ((x->batch.rank && x->batch.count == 0) || (x->sum.rank && x->sum.count == 0)) return EMPTY;
     if ((reason = join_sums(x)) || (reason = join_batches(x, as_is))) return reason;
-    if (!is_matrix(x->n, x->m, x->c_column, x->c_row, &p->d.ld)) {
-        if (as_is) return "cuBLASLt: rows of a result with a bias are not contiguous";
-        transpose(x);
-        if (!is_matrix(x->n, x->m, x->c_column, x->c_row, &p->d.ld))
-            return "cuBLASLt: neither rows nor columns of the result are contiguous";
-    }
+    if (!is_matrix(x->n, x->m, x->c_column, x->c_row, &p->d.ld))
+        return "cuBLASLt: rows of the result are not contiguous";
     if (!is_matrix(x->n, x->k, x->b_column, x->b_row, &p->a.ld)) {
         p->a.transposed = 1;
         if (!is_matrix(x->k, x->n, x->b_row, x->b_column, &p->a.ld))
@@ -567,7 +548,6 @@ heed_status cuda_lt_run(struct heed_exec *exec, enum heed_primitive primitive,
     p.vector_alignment = vector ? alignment_of(vector) : 0;
     p.aux_alignment = kept ? alignment_of(kept) : 0;
     p.aux_ld = kept ? p.m : 0;
-    if (p.aux_ld % 8 != 0) return HEED_OK; /* the library's condition */
     p.workspace = (int64_t)most_workspace(x.dtype, (size_t)(p.m * p.n * p.batch), (size_t)p.k);
     heed_status status = check(exec, primitive, find_plan(lt, &p, &plan));
     if (status != HEED_OK || !plan->found) return status;

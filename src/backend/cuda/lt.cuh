@@ -19,8 +19,8 @@ const char *cuda_lt_refuses(const struct heed_exec *exec, const struct cuda_prod
 /* Bytes of workspace for a product of that shape. */
 size_t cuda_lt_workspace_bytes(const struct cuda_product *product);
 
-/* Whether products of a dtype are rounded more than their results: TF32, and bf16. */
-bool cuda_lt_rounds(const struct heed_exec *exec, heed_dtype dtype);
+/* Whether a product may end in CUDA_LT_GELU. */
+bool cuda_lt_fuses_gelu(const struct heed_exec *exec, heed_dtype dtype, int64_t columns);
 
 /* What a product does beside itself. */
 enum cuda_lt_end {
