@@ -235,7 +235,8 @@ static const struct strides {
     {{{3, 4, 20}, .order = {1, 0, 2}}, {{1, 20, 8}}},
     {{{4, 1, 20}}, {{20, 4, 8}, .order = {1, 0, 2}}}, /* what looks like columns of one product */
     {{{1, 1, 20}}, {{20, 4, 8}, .order = {1, 0, 2}}}, /* and here is */
-    {{{1, 1, 20}}, {{4, 20, 8}}},                     /* what looks like one sum */
+    {{{1, 1, 20}}, {{4, 20, 8}}},
+    {{{1, 1, 20}}, {{4, 16, 20}, 2, 8, 16, {0, 2, 1}}}, /* what looks like one sum */
     {{{4, 3, 40}, 3, 0, 20}, {{4, 16, 20}, 2, 8, 16, {0, 2, 1}}},
 };
 enum { STRIDES = sizeof strides / sizeof *strides, MOST_NUMBERS = 1280 };

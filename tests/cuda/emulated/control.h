@@ -15,20 +15,19 @@ struct emulated_control {
      * 0: none). The caller may set both. */
     int64_t calls, fail_at;
     /* What is alive. */
-    int64_t streams, allocations;
+    int64_t streams, events, allocations;
     int64_t launches; /* so far */
 
     /* For fakes of libraries. Whether the call that they are in is the one that is to fail; it is counted. */
     int (*fails)(void);
     /* These end the process, in the name of `who`, where that is no stream, or memory of the device with so
      * many bytes from there. */
-    void (*check_stream)(const char *who, const void *stream);
+    void (*check_stream)(const char *who, void *stream);
     void (*check_memory)(const char *who, const void *memory, size_t bytes);
     /* Ends it with a line of the caller's. */
     void (*end)(const char *line);
-    /* In between the caller may touch memory of the device. */
-    void (*enter)(void);
-    void (*leave)(void);
+    /* Queues work(argument) in a stream. It may touch memory of the device. */
+    void (*do_in_stream)(void *stream, void (*work)(void *argument), void *argument);
 };
 
 /* Kept up to date; the address stays. */

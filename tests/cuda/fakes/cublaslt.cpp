@@ -428,6 +428,32 @@ static void compute_batch(const call &x, int64_t batch, double alpha, const void
     }
 }
 
+/* A product in a queue: what it was called with, which may have changed when its turn comes. */
+struct job {
+    product what;
+    layout a_layout, b_layout, d_layout;
+    call x;
+    double alpha, beta;
+    const void *a, *b;
+    void *d, *workspace;
+    size_t workspace_bytes;
+
+    job(const call &c, double alpha_, double beta_, const void *a_, const void *b_, void *d_,
+        void *workspace_, size_t bytes)
+        : what(*c.what), a_layout(*c.a), b_layout(*c.b),
+          d_layout(*c.d), x{&what, &a_layout, &b_layout, &d_layout, &d_layout}, alpha(alpha_), beta(beta_),
+          a(a_), b(b_), d(d_), workspace(workspace_), workspace_bytes(bytes) {
+    }
+    job(const job &) = delete;
+};
+
+static void compute(void *argument) {
+    const std::unique_ptr<job> j(static_cast<job *>(argument));
+    if (j->workspace_bytes) memset(j->workspace, 0xff, j->workspace_bytes);
+    for (int64_t batch = 0; batch < j->d_layout.batch; batch++)
+        compute_batch(j->x, batch, j->alpha, j->a, j->b, j->beta, j->d);
+}
+
 static void keep_last(const call &x, const algorithm *how) {
     control.products++;
     control.m = x.m();
@@ -459,11 +485,9 @@ extern "C" cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmul
     check_memory(who, x, how, a, b, d, workspace);
     if (emulated()->fails()) return CUBLAS_STATUS_EXECUTION_FAILED;
     keep_last(x, how);
-    emulated()->enter();
-    if (how->workspace) memset(workspace, 0xff, how->workspace);
-    for (int64_t batch = 0; batch < x.d->batch; batch++)
-        compute_batch(x, batch, load(x.what->scale, alpha, 0), a, b, load(x.what->scale, beta, 0), d);
-    emulated()->leave();
+    emulated()->do_in_stream(stream, compute,
+                             new job(x, load(x.what->scale, alpha, 0), load(x.what->scale, beta, 0), a, b, d,
+                                     workspace, how->workspace));
     return CUBLAS_STATUS_SUCCESS;
 }
 
