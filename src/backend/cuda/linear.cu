@@ -236,16 +236,20 @@ static heed_status backward_lt(struct heed_exec *exec, const void *arguments, vo
 
 /* ---- the kernels ---- */
 
+static bool computes(const struct heed_linear_args *a, struct heed_why *why) {
+    return cuda_computes(a->x.dtype, why) && cuda_computes(a->w.dtype, why) &&
+           cuda_computes(a->y.dtype, why) && (!heed_has(&a->bias) || cuda_computes(a->bias.dtype, why));
+}
+
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    const struct heed_linear_args *a = static_cast<const struct heed_linear_args *>(arguments);
-    return cuda_computes(a->x.dtype, why);
+    return computes(static_cast<const struct heed_linear_args *>(arguments), why);
 }
 
 const struct heed_kernel heed_cuda_linear = {"cuda", applies, sizes, forward, backward};
 
 static bool applies_lt(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
     const struct heed_linear_args *a = static_cast<const struct heed_linear_args *>(arguments);
-    if (!cuda_computes(a->x.dtype, why)) return false;
+    if (!computes(a, why)) return false;
     const struct cuda_product x = product_z(a, &a->y);
     const char *reason = cuda_lt_refuses(exec, &x);
     if (reason) why->reason = reason;
