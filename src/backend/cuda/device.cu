@@ -1,5 +1,6 @@
 /* The CUDA device of a context: memory, copies, waiting, and what went wrong. */
 #include "backend/cuda/device.cuh"
+#include "backend/cuda/lt.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,6 +115,7 @@ static cudaError_t open_stream(struct cuda_device *device) {
 static void device_close(void *self) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
     if (device->stream) cudaStreamSynchronize(device->stream);
+    cuda_lt_close(device);
     if (device->fault) cudaFree(device->fault);
     if (device->stream) cudaStreamDestroy(device->stream);
     heed_host->block_free(device->exec->memory, device);
@@ -133,8 +135,8 @@ static void *device_open(struct heed_exec *exec, int ordinal, char *why, size_t 
     device->ordinal = ordinal;
     device->blocking = blocking && strcmp(blocking, "1") == 0;
     const cudaError_t status = open_stream(device);
-    if (status == cudaSuccess) return device;
-    snprintf(why, bytes, "CUDA: %s", cudaGetErrorString(status));
+    if (status == cudaSuccess && cuda_lt_open(device, why, bytes)) return device;
+    if (status != cudaSuccess) snprintf(why, bytes, "CUDA: %s", cudaGetErrorString(status));
     device_close(device);
     return NULL;
 }
@@ -146,10 +148,12 @@ static size_t device_describe(void *self, char *text, size_t size) {
     cudaMemGetInfo(&free_bytes, &all_bytes);
     cudaRuntimeGetVersion(&runtime);
     cudaDriverGetVersion(&driver);
-    const int n =
-        snprintf(text, size, "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d\n",
-                 device->ordinal, device->name, device->processors, free_bytes >> 20, all_bytes >> 20,
-                 runtime, driver);
+    char products[160];
+    cuda_lt_describe(device, products, sizeof products);
+    const int n = snprintf(text, size,
+                           "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d, %s\n",
+                           device->ordinal, device->name, device->processors, free_bytes >> 20,
+                           all_bytes >> 20, runtime, driver, products);
     return n > 0 ? (size_t)n : 0;
 }
 

@@ -9,6 +9,7 @@
  * fold.cuh     sums and other reductions over dimensions; gradients that repeat
  * unary.cuh    functions of one number; philox.cuh: random numbers; softmax.cuh: normalisers
  * items.cuh    lists of parameters for one launch
+ * product.cuh  matrix products; lt.cuh: by cuBLASLt, which lt_library.cuh opens
  * NAME.cu      one primitive, or one family of them, each: the kernels with their formula and memory traffic,
  * when they apply, and their rows of the table
  *
@@ -45,6 +46,8 @@ enum { HEED_WARP = 32 };
 
 /* ---- the device of a context ---- */
 
+struct cuda_lt; /* lt.cu */
+
 /* Errors that kernels find; what `detail` holds, each says. */
 enum cuda_fault {
     CUDA_FAULT_NONE,
@@ -74,6 +77,7 @@ struct cuda_device {
     int ordinal;
     cudaStream_t stream;
     struct cuda_fault_word *fault; /* in device memory */
+    struct cuda_lt *lt;            /* cuBLASLt, or why not */
     int processors;                /* streaming multiprocessors */
     bool blocking;                 /* HEED_CUDA_BLOCKING=1: wait after every kernel, for debugging */
     struct cuda_watched_norm norm[CUDA_WATCHED_NORMS]; /* since the host waited last */
@@ -147,8 +151,8 @@ static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
 
 /* ---- the table ---- */
 
-/* Every kernel of the backend: its primitive, and what its name is behind heed_cuda_. Multi-head attention is
- * heed's own composite of the others. */
+/* Every kernel of the backend: its primitive, and what its name is behind heed_cuda_. Of several kernels of a
+ * primitive the first that applies runs. Multi-head attention is heed's own composite of the others. */
 #define HEED_CUDA_KERNELS(X)                                                                                 \
     X(ARGMAX, argmax)                                                                                        \
     X(ATTENTION, attention)                                                                                  \
@@ -159,7 +163,9 @@ static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
     X(FILL, fill)                                                                                            \
     X(GATHER, gather)                                                                                        \
     X(GRAD_NORM, grad_norm)                                                                                  \
+    X(LINEAR, linear_lt)                                                                                     \
     X(LINEAR, linear)                                                                                        \
+    X(MATMUL, matmul_lt)                                                                                     \
     X(MATMUL, matmul)                                                                                        \
     X(NORM, norm)                                                                                            \
     X(PAIR_LOSS, pair_loss)                                                                                  \

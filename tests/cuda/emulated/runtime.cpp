@@ -17,18 +17,44 @@ static emulated_control control;
 static cudaError_t last_error;                        /* of a launch */
 static std::map<const void *, size_t> allowed_shared; /* by kernel, where it is not the ordinary */
 
-struct emulated_control *heed_emulated(void) {
-    control.streams = streams_living();
-    control.events = events_living();
-    control.allocations = (int64_t)memory_living().allocations;
-    return &control;
-}
-
 /* ---- failures ---- */
 
 /* Whether this call is the one that is to fail. */
 static bool fails() {
     return ++control.calls == control.fail_at;
+}
+
+/* ---- for tests and fakes ---- */
+
+static int fails_for_fake() {
+    locked lock;
+    return fails();
+}
+
+static void check_stream(const char *who, void *stream) {
+    locked lock;
+    stream_check(who, static_cast<cudaStream_t>(stream));
+}
+
+static void do_in_stream(void *stream, void (*work)(void *), void *argument) {
+    locked lock;
+    stream_do(static_cast<cudaStream_t>(stream), [=] { work(argument); });
+}
+
+static void end(const char *line) {
+    fail("%s", line);
+}
+
+struct emulated_control *heed_emulated(void) {
+    control.streams = streams_living();
+    control.events = events_living();
+    control.allocations = (int64_t)memory_living().allocations;
+    control.fails = fails_for_fake;
+    control.check_stream = check_stream;
+    control.check_memory = memory_check;
+    control.end = end;
+    control.do_in_stream = do_in_stream;
+    return &control;
 }
 
 /* ---- launches ---- */
