@@ -1,5 +1,6 @@
 /* The CUDA device of a context: memory, copies, waiting, and what went wrong. */
 #include "backend/cuda/device.cuh"
+#include "backend/cuda/cudnn_plans.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,6 +115,7 @@ static cudaError_t open_stream(struct cuda_device *device) {
 static void device_close(void *self) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
     if (device->stream) cudaStreamSynchronize(device->stream);
+    dnn_session_close(device);
     if (device->fault) cudaFree(device->fault);
     if (device->stream) cudaStreamDestroy(device->stream);
     heed_host->block_free(device->exec->memory, device);
@@ -146,10 +148,12 @@ static size_t device_describe(void *self, char *text, size_t size) {
     cudaMemGetInfo(&free_bytes, &all_bytes);
     cudaRuntimeGetVersion(&runtime);
     cudaDriverGetVersion(&driver);
+    char dnn[120];
+    dnn_describe(device, dnn, sizeof dnn);
     const int n =
-        snprintf(text, size, "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d\n",
+        snprintf(text, size, "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d%s\n",
                  device->ordinal, device->name, device->processors, free_bytes >> 20, all_bytes >> 20,
-                 runtime, driver);
+                 runtime, driver, dnn);
     return n > 0 ? (size_t)n : 0;
 }
 

@@ -9,6 +9,7 @@
  * fold.cuh     sums and other reductions over dimensions; gradients that repeat
  * unary.cuh    functions of one number; philox.cuh: random numbers; softmax.cuh: normalisers
  * items.cuh    lists of parameters for one launch
+ * cudnn.cuh    cuDNN, in several files, of which it tells
  * NAME.cu      one primitive, or one family of them, each: the kernels with their formula and memory traffic,
  * when they apply, and their rows of the table
  *
@@ -45,6 +46,8 @@ enum { HEED_WARP = 32 };
 
 /* ---- the device of a context ---- */
 
+struct dnn_session; /* cudnn_plans.cu */
+
 /* Errors that kernels find; what `detail` holds, each says. */
 enum cuda_fault {
     CUDA_FAULT_NONE,
@@ -74,6 +77,7 @@ struct cuda_device {
     int ordinal;
     cudaStream_t stream;
     struct cuda_fault_word *fault; /* in device memory */
+    struct dnn_session *dnn;       /* cuDNN; NULL: nobody asked for it yet */
     int processors;                /* streaming multiprocessors */
     bool blocking;                 /* HEED_CUDA_BLOCKING=1: wait after every kernel, for debugging */
     struct cuda_watched_norm norm[CUDA_WATCHED_NORMS]; /* since the host waited last */
@@ -146,10 +150,11 @@ static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
 
 /* ---- the table ---- */
 
-/* Every kernel of the backend: its primitive, and what its name is behind heed_cuda_. Multi-head attention is
- * heed's own composite of the others. */
+/* Every kernel of the backend: its primitive, and what its name is behind heed_cuda_. Of several kernels of a
+ * primitive the first that applies runs. Multi-head attention is heed's own composite of the others. */
 #define HEED_CUDA_KERNELS(X)                                                                                 \
     X(ARGMAX, argmax)                                                                                        \
+    X(ATTENTION, attention_cudnn)                                                                            \
     X(ATTENTION, attention)                                                                                  \
     X(BINARY, binary)                                                                                        \
     X(COPY, copy)                                                                                            \

@@ -14,14 +14,8 @@ enum { DEVICES = 2, VERSION = 13000 };
 
 static emulated_control control;
 static cudaError_t last_error; /* of a launch */
-static std::set<cudaStream_t> streams;
+static std::set<const void *> streams;
 static std::map<const void *, size_t> allowed_shared; /* by kernel, where it is not the ordinary */
-
-struct emulated_control *heed_emulated(void) {
-    control.streams = (int64_t)streams.size();
-    control.allocations = (int64_t)memory_living().allocations;
-    return &control;
-}
 
 /* ---- failures ---- */
 
@@ -30,8 +24,36 @@ static bool fails() {
     return ++control.calls == control.fail_at;
 }
 
-static void check_stream(const char *who, cudaStream_t stream) {
-    if (!streams.count(stream)) fail("%s: %p is no stream", who, static_cast<void *>(stream));
+static void check_stream(const char *who, const void *stream) {
+    if (!streams.count(stream)) fail("%s: %p is no stream", who, stream);
+}
+
+/* ---- for tests and fakes ---- */
+
+static int fails_for_fake() {
+    locked lock;
+    return fails();
+}
+
+static void check_stream_for_fake(const char *who, const void *stream) {
+    locked lock;
+    check_stream(who, stream);
+}
+
+static void end(const char *line) {
+    fail("%s", line);
+}
+
+struct emulated_control *heed_emulated(void) {
+    control.streams = (int64_t)streams.size();
+    control.allocations = (int64_t)memory_living().allocations;
+    control.fails = fails_for_fake;
+    control.check_stream = check_stream_for_fake;
+    control.check_memory = memory_check;
+    control.end = end;
+    control.enter = enter;
+    control.leave = leave;
+    return &control;
 }
 
 /* ---- launches ---- */
