@@ -242,7 +242,7 @@ static bool steady_engine(const struct dnn_target *target, const struct dnn_atte
     return !a->bias_gradient && target->version <= 103 && target->library->version < 92300;
 }
 
-bool dnn_attention_plan(struct dnn_graph *g, const struct dnn_attention *a, int64_t most_workspace) {
+bool dnn_attention_plan(struct dnn_graph *g, const struct dnn_attention *a) {
     struct dnn_engine engine;
     if (!steady_engine(&g->target, a, &engine)) return false;
     const struct parts p = begin(g, a);
@@ -250,5 +250,5 @@ bool dnn_attention_plan(struct dnn_graph *g, const struct dnn_attention *a, int6
         build_backward(&p);
     else
         build_forward(&p);
-    return dnn_plan(g, &engine, most_workspace);
+    return dnn_plan(g, &engine, DNN_MOST_WORKSPACE);
 }

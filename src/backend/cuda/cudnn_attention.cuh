@@ -45,7 +45,12 @@ enum dnn_attention_id {
     DNN_IDS
 };
 
-/* Builds the graph and finds a plan. False if there is none, or none that gives the same bits every time. */
-bool dnn_attention_plan(struct dnn_graph *g, const struct dnn_attention *a, int64_t most_workspace);
+/* A workspace beyond this is refused: where gradients are the same every time, cuDNN may want [batch, heads,
+ * queries, keys] of it in bf16, and attention is to take memory that is linear in the lengths. */
+#define DNN_MOST_WORKSPACE (INT64_C(256) << 20)
+
+/* Builds the graph and finds a plan. False if there is none that takes so little and gives the same bits
+ * every time. */
+bool dnn_attention_plan(struct dnn_graph *g, const struct dnn_attention *a);
 
 #endif

@@ -6,10 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A workspace beyond this is refused: where gradients are the same every time, cuDNN may want
- * [batch, heads, queries, keys] of it, and attention is to take memory that is linear in the lengths. */
-#define MOST_WORKSPACE (INT64_C(256) << 20)
-
 enum { MOST_PLANS = 64 };
 
 struct entry {
@@ -110,7 +106,7 @@ static struct entry *plan_new(struct cuda_device *device, const struct dnn_atten
     why->reason = "no memory for a plan of cuDNN's";
     if (!graph) return NULL;
     dnn_graph_begin(graph, &target);
-    const bool planned = dnn_attention_plan(graph, a, MOST_WORKSPACE);
+    const bool planned = dnn_attention_plan(graph, a);
     const bool lacks_memory = !planned && dnn_lacks_memory(graph->status);
     if (!planned) {
         dnn_graph_end(graph);
