@@ -85,8 +85,11 @@ static const row rows[] = {
     {"bias of heads", 2, 4, 4, 100, 77, 64, 64, "c", "1hqk", "+++++", "+++-+"},
     {"bias of cells and lengths", 2, 4, 4, 128, 128, 64, 64, "cl", "11qk", "+++++", "+++-+"},
     {"bias of keys", 2, 4, 4, 128, 128, 64, 64, "", "bh1k", "+++++", "+++-+"},
-    /* All cells in bf16 are more than the workspace may have. */
-    {"long", 1, 8, 8, 4352, 4352, 64, 64, "c", NULL, "+++++", "---+-"},
+    /* Where a workspace has all cells in bf16, batch entries or heads must be cut, and a head cannot be. */
+    {"large", 8, 12, 12, 2048, 2048, 64, 64, "cs", NULL, "+++++", "+++++"},
+    {"long", 1, 8, 2, 8192, 8192, 64, 64, "c", NULL, "+++++", "---+-"},
+    {"long, every head its own", 1, 8, 8, 8192, 8192, 64, 64, "c", NULL, "+++++", "+++++"},
+    {"longer", 1, 1, 1, 12288, 12288, 64, 64, "c", NULL, "+++++", "---+-"},
 };
 
 static void set_strides(const row &r, int64_t heads, int64_t length, int64_t width, int64_t stride[3]) {
@@ -121,9 +124,9 @@ static dnn_attention problem_of(const row &r, bool backward) {
 /* Whether all is as expected. */
 static bool check(const dnn_target &target, const device &d, const row &r, bool backward, bool expected) {
     dnn_graph g;
+    dnn_slice slice;
     const dnn_attention a = problem_of(r, backward);
-    dnn_graph_begin(&g, &target);
-    const bool plans = dnn_attention_plan(&g, &a);
+    const bool plans = dnn_attention_plan(&g, &target, &a, &slice);
     const bool small = !plans || (g.workspace >= 0 && g.workspace <= DNN_MOST_WORKSPACE);
     if (plans != expected || !small)
         printf("%s, %s of \"%s\": %s, against what is expected (status %d: %s; workspace %lld)\n", d.name,

@@ -410,8 +410,10 @@ static heed_status begin(struct call *k, struct heed_exec *exec, const struct he
     k->pointer[DNN_HIDDEN] = &k->hidden;
     k->pointer[DNN_ONE] = &k->one;
     snprintf(exec->last[HEED_PRIMITIVE_ATTENTION].note, sizeof exec->last[HEED_PRIMITIVE_ATTENTION].note,
-             "%s: %lld rows, %lld bytes of workspace", backward ? "backward" : "forward",
-             (long long)row_count(&k->c.problem), (long long)k->c.plan.workspace);
+             "%s: %lld rows, %lld batch entries and %lld heads of keys at once, %lld bytes of workspace",
+             backward ? "backward" : "forward", (long long)row_count(&k->c.problem),
+             (long long)k->c.plan.slice.batch, (long long)k->c.plan.slice.kv_heads,
+             (long long)k->c.plan.workspace);
     return HEED_OK;
 }
 
@@ -487,7 +489,8 @@ static heed_status attention_forward(struct heed_exec *exec, const void *argumen
     heed_status status =
         begin(&k, exec, static_cast<const struct heed_attention_args *>(arguments), false, saved, scratch);
     if (status == HEED_OK) status = apply_lengths(&k);
-    if (status == HEED_OK) status = dnn_run_plan(exec, &k.c.plan, k.pointer, k.scratch + k.c.areas.workspace);
+    if (status == HEED_OK)
+        status = dnn_run_plan(exec, &k.c.problem, &k.c.plan, k.pointer, k.scratch + k.c.areas.workspace);
     return status == HEED_OK ? settle_rows(&k) : status;
 }
 
@@ -544,7 +547,7 @@ static heed_status attention_backward(struct heed_exec *exec, const void *argume
     bind_gradient(&k, DNN_DQ, &a->dq);
     bind_gradient(&k, DNN_DK, &a->dk);
     bind_gradient(&k, DNN_DV, &a->dv);
-    status = dnn_run_plan(exec, &k.c.plan, k.pointer, k.scratch + k.c.areas.workspace);
+    status = dnn_run_plan(exec, &k.c.problem, &k.c.plan, k.pointer, k.scratch + k.c.areas.workspace);
     const struct dnn_attention *p = &k.c.problem;
     if (status == HEED_OK) status = deliver_gradient(&k, DNN_DQ, &a->dq, p->dq, false);
     if (status == HEED_OK) status = deliver_gradient(&k, DNN_DK, &a->dk, p->dk, true);

@@ -3,6 +3,8 @@
 
 #include "backend/cuda/cudnn_graph.cuh"
 
+#include <initializer_list>
+
 #define ELEMENT CUDNN_DATA_BFLOAT16
 #define STATISTIC CUDNN_DATA_FLOAT
 
@@ -242,13 +244,109 @@ static bool steady_engine(const struct dnn_target *target, const struct dnn_atte
     return !a->bias_gradient && target->version <= 103 && target->library->version < 92300;
 }
 
-bool dnn_attention_plan(struct dnn_graph *g, const struct dnn_attention *a) {
+static bool plan_whole(struct dnn_graph *g, const struct dnn_target *target, const struct dnn_attention *a) {
     struct dnn_engine engine;
-    if (!steady_engine(&g->target, a, &engine)) return false;
+    dnn_graph_begin(g, target);
+    if (!steady_engine(target, a, &engine)) return false;
     const struct parts p = begin(g, a);
     if (a->backward)
         build_backward(&p);
     else
         build_forward(&p);
     return dnn_plan(g, &engine, DNN_MOST_WORKSPACE);
+}
+
+/* ---- slices ---- */
+
+int64_t dnn_attention_offset(const struct dnn_attention *a, int64_t id, int64_t batch, int64_t kv_head) {
+    enum { ELEMENT_BYTES = 2, NUMBER_BYTES = 4 };
+    const int64_t head = kv_head * (a->heads / a->kv_heads), *size = a->bias_size;
+    const int64_t bias_batch = size[0] > 1 ? batch : 0, bias_head = size[1] > 1 ? head : 0;
+    switch ((enum dnn_attention_id)id) {
+    case DNN_Q:
+        return ELEMENT_BYTES * (batch * a->q[0] + head * a->q[1]);
+    case DNN_K:
+        return ELEMENT_BYTES * (batch * a->k[0] + kv_head * a->k[1]);
+    case DNN_V:
+        return ELEMENT_BYTES * (batch * a->v[0] + kv_head * a->v[1]);
+    case DNN_Y:
+        return ELEMENT_BYTES * (batch * a->y[0] + head * a->y[1]);
+    case DNN_DY:
+        return ELEMENT_BYTES * (batch * a->dy[0] + head * a->dy[1]);
+    case DNN_DQ:
+        return ELEMENT_BYTES * (batch * a->dq[0] + head * a->dq[1]);
+    case DNN_DK:
+        return ELEMENT_BYTES * (batch * a->dk[0] + kv_head * a->dk[1]);
+    case DNN_DV:
+        return ELEMENT_BYTES * (batch * a->dv[0] + kv_head * a->dv[1]);
+    case DNN_BIAS:
+        return ELEMENT_BYTES * (bias_batch * a->bias_stride[0] + bias_head * a->bias_stride[1]);
+    case DNN_DBIAS:
+        return ELEMENT_BYTES * (bias_batch * size[1] + bias_head) * size[2] * size[3];
+    case DNN_STATISTICS:
+    case DNN_DELTA:
+        return NUMBER_BYTES * (batch * a->heads + head) * a->queries;
+    case DNN_QUERY_LENGTHS:
+    case DNN_KEY_LENGTHS:
+        return NUMBER_BYTES * batch;
+    case DNN_SCALE:
+    case DNN_HIDDEN:
+    case DNN_ONE:
+    case DNN_IDS:
+        break;
+    }
+    return 0;
+}
+
+static int64_t divisor_up_to(int64_t number, int64_t most) {
+    int64_t found = most < number ? most : number;
+    while (number % found) found--;
+    return found;
+}
+
+/* Biases may have any strides, and their gradients any sizes. */
+static bool begins_aligned(const struct dnn_attention *a, const struct dnn_slice *slice) {
+    bool aligned = true;
+    for (const int64_t id : {DNN_BIAS, DNN_DBIAS}) {
+        if (slice->batch < a->batch)
+            aligned = aligned && dnn_attention_offset(a, id, slice->batch, 0) % 16 == 0;
+        if (slice->kv_heads < a->kv_heads)
+            aligned = aligned && dnn_attention_offset(a, id, 0, slice->kv_heads) % 16 == 0 &&
+                      dnn_attention_offset(a, id, 1, 0) % 16 == 0;
+    }
+    return aligned;
+}
+
+/* The largest slice whose share of a workspace is no larger than what is allowed. False if even the smallest
+ * is, or if what is to be summed would be cut. */
+static bool find_slice(const struct dnn_attention *a, int64_t workspace, struct dnn_slice *slice) {
+    const int64_t slices = (workspace + DNN_MOST_WORKSPACE - 1) / DNN_MOST_WORKSPACE;
+    const int64_t pairs = a->batch * a->kv_heads / slices;
+    if (pairs < 1) return false;
+    slice->batch = pairs >= a->kv_heads ? divisor_up_to(a->batch, pairs / a->kv_heads) : 1;
+    slice->kv_heads = pairs >= a->kv_heads ? a->kv_heads : divisor_up_to(a->kv_heads, pairs);
+    const bool sums_batch = a->bias_gradient && a->bias_size[0] < a->batch,
+               sums_heads = a->bias_gradient && a->bias_size[1] < a->heads;
+    return !(sums_batch && slice->batch < a->batch) && !(sums_heads && slice->kv_heads < a->kv_heads) &&
+           begins_aligned(a, slice);
+}
+
+static struct dnn_attention cut_to(const struct dnn_attention *a, const struct dnn_slice *slice) {
+    struct dnn_attention cut = *a;
+    cut.batch = slice->batch;
+    cut.heads = a->heads / a->kv_heads * slice->kv_heads;
+    cut.kv_heads = slice->kv_heads;
+    if (a->bias_size[0] > 1) cut.bias_size[0] = cut.batch;
+    if (a->bias_size[1] > 1) cut.bias_size[1] = cut.heads;
+    return cut;
+}
+
+bool dnn_attention_plan(struct dnn_graph *g, const struct dnn_target *target, const struct dnn_attention *a,
+                        struct dnn_slice *slice) {
+    *slice = {a->batch, a->kv_heads};
+    if (plan_whole(g, target, a)) return true;
+    if (dnn_lacks_memory(g->status) || g->too_large == 0 || !find_slice(a, g->too_large, slice)) return false;
+    const struct dnn_attention cut = cut_to(a, slice);
+    dnn_graph_end(g);
+    return plan_whole(g, target, &cut);
 }

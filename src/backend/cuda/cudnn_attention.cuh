@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 struct dnn_graph;
+struct dnn_target;
 
 /* A problem; what differs between two makes them two plans. Compared byte by byte: begin with zeros. Strides
  * are of batch, head and row; rows are contiguous. */
@@ -49,8 +50,18 @@ enum dnn_attention_id {
  * queries, keys] of it in bf16, and attention is to take memory that is linear in the lengths. */
 #define DNN_MOST_WORKSPACE (INT64_C(256) << 20)
 
-/* Builds the graph and finds a plan. False if there is none that takes so little and gives the same bits
- * every time. */
-bool dnn_attention_plan(struct dnn_graph *g, const struct dnn_attention *a);
+/* The part of a problem that one run computes, some batch entries or some heads of one; all runs are alike.
+ */
+struct dnn_slice {
+    int64_t batch, kv_heads;
+};
+
+/* Begins the graph, builds it and finds a plan: of all, or of slices where that takes too large a workspace.
+ * False if there is none that takes so little and gives the same bits every time. */
+bool dnn_attention_plan(struct dnn_graph *g, const struct dnn_target *target, const struct dnn_attention *a,
+                        struct dnn_slice *slice);
+
+/* Bytes from what is bound to an id to where the batch entry and the head of keys begin. */
+int64_t dnn_attention_offset(const struct dnn_attention *a, int64_t id, int64_t batch, int64_t kv_head);
 
 #endif

@@ -4,7 +4,7 @@
 #include <string.h>
 
 /* Virtual tensors are numbered from here on. */
-enum { FIRST_VIRTUAL = 1000, ALIGNMENT = 16 };
+enum { FIRST_VIRTUAL = 1000 };
 
 void dnn_graph_begin(struct dnn_graph *g, const struct dnn_target *target) {
     memset(g, 0, sizeof *g);
@@ -112,7 +112,7 @@ static struct dnn_tensor tensor(struct dnn_graph *g, enum tensor_kind kind, int6
     set(g, t.descriptor, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, size);
     set(g, t.descriptor, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 4, stride);
     set_integer(g, t.descriptor, CUDNN_ATTR_TENSOR_UNIQUE_ID, id);
-    set_integer(g, t.descriptor, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, kind == NUMBER ? 4 : ALIGNMENT);
+    set_integer(g, t.descriptor, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, dnn_alignment(type));
     set_truth(g, t.descriptor, CUDNN_ATTR_TENSOR_IS_VIRTUAL, kind == VIRTUAL);
     if (kind == NUMBER) set_truth(g, t.descriptor, CUDNN_ATTR_TENSOR_IS_BY_VALUE, true);
     finalize(g, t.descriptor, "a tensor");
@@ -268,9 +268,13 @@ static bool plan_with(struct dnn_graph *g, cudnnBackendDescriptor_t configuratio
     set_target(g, plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, true);
     finalize(g, plan, "a plan");
     g->workspace = get_integer(g, plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE);
-    if (!works(g) || g->workspace > most_workspace) return false;
-    g->plan = plan;
-    return true;
+    if (!works(g)) return false;
+    if (g->workspace <= most_workspace) {
+        g->plan = plan;
+        return true;
+    }
+    if (g->too_large == 0 || g->workspace < g->too_large) g->too_large = g->workspace;
+    return false;
 }
 
 bool dnn_lacks_memory(cudnnStatus_t status) {

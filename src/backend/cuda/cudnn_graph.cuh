@@ -32,6 +32,7 @@ struct dnn_graph {
     cudnnBackendDescriptor_t whole; /* all operations, when that is finalised */
     cudnnBackendDescriptor_t plan;  /* NULL: there is none */
     int64_t workspace;              /* bytes that it needs */
+    int64_t too_large;              /* the smallest workspace that was too large; 0: none was */
 };
 
 void dnn_graph_begin(struct dnn_graph *g, const struct dnn_target *target);
@@ -44,6 +45,11 @@ struct dnn_tensor {
     cudnnDataType_t type;
     int64_t size[4], stride[4];
 };
+
+/* Where elements of a type begin: bf16 is read in vectors. */
+static inline int64_t dnn_alignment(cudnnDataType_t type) {
+    return type == CUDNN_DATA_BFLOAT16 ? 16 : 4;
+}
 
 /* One with memory, which is bound to the number `id` (1, 2, …) when the plan runs. */
 struct dnn_tensor dnn_bound(struct dnn_graph *g, int64_t id, cudnnDataType_t type, const int64_t size[4],

@@ -10,8 +10,9 @@ enum { MOST_PLANS = 64 };
 
 struct entry {
     struct dnn_attention problem;
-    struct dnn_graph *graph; /* NULL: there is no plan */
-    uint64_t used;           /* when last; 0: the entry is free */
+    struct dnn_graph *graph; /* of a slice; NULL: there is no plan */
+    struct dnn_slice slice;
+    uint64_t used; /* when last; 0: the entry is free */
 };
 
 struct dnn_session {
@@ -101,12 +102,12 @@ static struct entry *plan_new(struct cuda_device *device, const struct dnn_atten
                               struct heed_why *why) {
     struct dnn_session *s = device->dnn;
     const struct dnn_target target = {s->library, s->handle, NULL, s->version};
+    struct dnn_slice slice;
     struct dnn_graph *graph =
         static_cast<struct dnn_graph *>(heed_host->block_new(device->exec->memory, sizeof *graph));
     why->reason = "no memory for a plan of cuDNN's";
     if (!graph) return NULL;
-    dnn_graph_begin(graph, &target);
-    const bool planned = dnn_attention_plan(graph, a);
+    const bool planned = dnn_attention_plan(graph, &target, a, &slice);
     const bool lacks_memory = !planned && dnn_lacks_memory(graph->status);
     if (!planned) {
         dnn_graph_end(graph);
@@ -117,12 +118,13 @@ static struct entry *plan_new(struct cuda_device *device, const struct dnn_atten
     forget(device, e);
     e->problem = *a;
     e->graph = planned ? graph : NULL;
+    e->slice = slice;
     return e;
 }
 
 struct dnn_planned dnn_plan_of(const struct heed_exec *exec, const struct dnn_attention *a,
                                struct heed_why *why) {
-    const struct dnn_planned none = {NULL, 0};
+    const struct dnn_planned none = {NULL, 0, {0, 0}};
     struct cuda_device *device = cuda_of(exec);
     if (!dnn_is_there(exec, why)) return none;
     struct entry *e = find(device->dnn, a);
@@ -133,7 +135,7 @@ struct dnn_planned dnn_plan_of(const struct heed_exec *exec, const struct dnn_at
         a->backward ? "cuDNN has no plan for its gradient that is the same every time and takes little memory"
                     : "cuDNN has no plan for it";
     if (!e->graph) return none;
-    return {e->graph, e->graph->workspace};
+    return {e->graph, e->graph->workspace, e->slice};
 }
 
 /* ---- running ---- */
@@ -145,11 +147,18 @@ static heed_status check(struct heed_exec *exec, cudnnStatus_t status) {
                            cuda_of(exec)->dnn->library->cudnnGetErrorString(status));
 }
 
-heed_status dnn_run_plan(struct heed_exec *exec, const struct dnn_planned *planned,
-                         void *const pointer[DNN_IDS], void *workspace) {
+heed_status dnn_run_plan(struct heed_exec *exec, const struct dnn_attention *a,
+                         const struct dnn_planned *planned, void *const pointer[DNN_IDS], void *workspace) {
     const struct dnn_graph *graph = planned->graph;
-    void *bound[DNN_MOST_BOUND];
-    for (int i = 0; i < graph->bound; i++) bound[i] = pointer[graph->bound_id[i]];
-    const heed_status status = check(exec, dnn_run(graph, bound, workspace));
+    heed_status status = HEED_OK;
+    for (int64_t batch = 0; batch < a->batch; batch += planned->slice.batch) {
+        for (int64_t head = 0; head < a->kv_heads && status == HEED_OK; head += planned->slice.kv_heads) {
+            void *bound[DNN_MOST_BOUND];
+            for (int i = 0; i < graph->bound; i++)
+                bound[i] = static_cast<char *>(pointer[graph->bound_id[i]]) +
+                           dnn_attention_offset(a, graph->bound_id[i], batch, head);
+            status = check(exec, dnn_run(graph, bound, workspace));
+        }
+    }
     return status == HEED_OK ? cuda_started(exec, HEED_PRIMITIVE_ATTENTION) : status;
 }

@@ -9,8 +9,9 @@ struct dnn_session;
 
 /* A plan that was found, or that there is none. */
 struct dnn_planned {
-    const struct dnn_graph *graph; /* NULL: none */
+    const struct dnn_graph *graph; /* of a slice; NULL: none */
     int64_t workspace;             /* bytes */
+    struct dnn_slice slice;
 };
 
 /* Whether cuDNN can be used at all; opens the context's session when it is first asked. */
@@ -20,9 +21,9 @@ bool dnn_is_there(const struct heed_exec *exec, struct heed_why *why);
 struct dnn_planned dnn_plan_of(const struct heed_exec *exec, const struct dnn_attention *a,
                                struct heed_why *why);
 
-/* Runs it on the context's stream. pointer: by enum dnn_attention_id. */
-heed_status dnn_run_plan(struct heed_exec *exec, const struct dnn_planned *planned,
-                         void *const pointer[DNN_IDS], void *workspace);
+/* Runs it on the context's stream, slice by slice. pointer: by enum dnn_attention_id. */
+heed_status dnn_run_plan(struct heed_exec *exec, const struct dnn_attention *a,
+                         const struct dnn_planned *planned, void *const pointer[DNN_IDS], void *workspace);
 
 /* With the device: ends the session, if there is one. */
 void dnn_session_close(struct cuda_device *device);

@@ -141,7 +141,9 @@ static void put(descriptor *d, cudnnBackendAttributeName_t name, cudnnBackendAtt
 }
 
 static int64_t workspace_of(const descriptor *graph) {
+    const descriptor *y = output_of(graph->inner(CUDNN_ATTR_OPERATIONGRAPH_OPS));
     if (is_mode("large")) return INT64_C(1) << 40;
+    if (is_mode("sliced")) return size_of(y, 0) * size_of(y, 1) * (INT64_C(60) << 20);
     return 128 + 64 * graph->count(CUDNN_ATTR_OPERATIONGRAPH_OPS); /* more for one that is larger */
 }
 
