@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "backend/cuda/cudnn_plans.cuh"
+#include "backend/cuda/pack.cuh"
 
 /* Fewer queries are those of decoding, where every step is a new problem: planning takes half a second. */
 enum { LEAST_QUERIES = 8, MOST_WIDTH = 256, VECTOR = 8 /* elements of 16 bytes */ };
@@ -311,22 +312,28 @@ static __global__ void dnn_lengths(const int32_t *length, int64_t stride, int64_
     }
 }
 
-/* to = from, or to += from; 0 where lengths hide it. What lies in its place already is only hidden. */
-static __global__ void dnn_deliver(struct dnn_copy c) {
-    const int64_t count = c.size[0] * c.size[1] * c.size[2] * c.size[3];
+/* to = from, or to += from; 0 where lengths hide it. What lies in its place already is only hidden. N
+ * elements of a row at once. */
+template <int N> static __global__ void dnn_deliver(struct dnn_copy c) {
+    const int64_t packs = c.size[3] / N, count = c.size[0] * c.size[1] * c.size[2] * packs;
     for (int64_t i = CUDA_FIRST; i < count; i += CUDA_STEP) {
-        int64_t at[4], rest = i, from = 0, to = 0;
-        for (int d = 3; d >= 0; d--) {
-            at[d] = rest % c.size[d];
-            rest /= c.size[d];
-            from += at[d] * c.from_stride[d];
-            to += at[d] * c.to_stride[d];
-        }
-        const int32_t length = c.lengths ? c.lengths[at[0] * c.batch_stride] : 1;
-        const bool hidden = c.lengths && (c.by_row ? at[2] >= length : length < 1);
+        const int64_t row = i / packs, w = (i - row * packs) * N, line = row / c.size[2],
+                      r = row - line * c.size[2], b = line / c.size[1], h = line - b * c.size[1];
+        const uint16_t *from = c.from + b * c.from_stride[0] + h * c.from_stride[1] + r * c.from_stride[2] +
+                               w * c.from_stride[3];
+        uint16_t *to =
+            c.to + b * c.to_stride[0] + h * c.to_stride[1] + r * c.to_stride[2] + w * c.to_stride[3];
+        const int32_t length = c.lengths ? c.lengths[b * c.batch_stride] : 1;
+        const bool hidden = c.lengths && (c.by_row ? r >= length : length < 1);
         if (c.from == c.to && !hidden) continue;
-        const uint16_t own = hidden ? (uint16_t)0 : c.from[from];
-        c.to[to] = c.add ? bf16_bits(bf16_number(c.to[to]) + bf16_number(own)) : own;
+        cuda_pack<uint16_t, N> own = {};
+        if (!hidden) own = cuda_load<N>(from);
+        if (c.add) {
+            const cuda_pack<uint16_t, N> before = cuda_load<N>(to);
+            for (int k = 0; k < N; k++)
+                own.at[k] = bf16_bits(bf16_number(before.at[k]) + bf16_number(own.at[k]));
+        }
+        cuda_store(to, own);
     }
 }
 
@@ -423,9 +430,22 @@ static const int32_t *own_lengths(const struct call *k, int64_t *stride) {
     return static_cast<const int32_t *>(tensor->data);
 }
 
+/* Whether both sides can be read in vectors. */
+static bool goes_in_vectors(const struct dnn_copy *c) {
+    bool fits =
+        cuda_packs<uint16_t>(c->size[3], c->from, c->to) && c->from_stride[3] == 1 && c->to_stride[3] == 1;
+    for (int d = 0; d < 3; d++)
+        fits =
+            fits && (c->size[d] == 1 || (c->from_stride[d] % VECTOR == 0 && c->to_stride[d] % VECTOR == 0));
+    return fits;
+}
+
 static heed_status deliver(const struct call *k, const struct dnn_copy *copy) {
     const int64_t count = copy->size[0] * copy->size[1] * copy->size[2] * copy->size[3];
-    CUDA_RUN(k->exec, dnn_deliver, cuda_blocks(k->exec, count), CUDA_BLOCK, 0, *copy);
+    if (goes_in_vectors(copy))
+        CUDA_RUN(k->exec, dnn_deliver<VECTOR>, cuda_blocks(k->exec, count / VECTOR), CUDA_BLOCK, 0, *copy);
+    else
+        CUDA_RUN(k->exec, dnn_deliver<1>, cuda_blocks(k->exec, count), CUDA_BLOCK, 0, *copy);
     return cuda_started(k->exec, HEED_PRIMITIVE_ATTENTION);
 }
 
