@@ -190,6 +190,12 @@ bool test_refused(heed_ctx *ctx) {
     return true;
 }
 
+bool test_late(heed_ctx *ctx) {
+    if (!test_elsewhere() || heed_failed(ctx)) return false;
+    heed_sync(ctx);
+    return true;
+}
+
 double *test_values(heed_tensor t, int64_t *count) {
     ck_assert_msg(heed_is_valid(t), "no valid tensor: %s", heed_error(heed_context(t)));
     *count = heed_count(t);

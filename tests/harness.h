@@ -70,6 +70,10 @@ bool test_elsewhere(void);
  * see there. */
 bool test_refused(heed_ctx *ctx);
 
+/* What a kernel of a device finds (an index out of range, say), the host knows when it waits for the device: waits,
+ * if there is no error yet, and tells whether it did. */
+bool test_late(heed_ctx *ctx);
+
 /* No error is kept. */
 #define test_ok(ctx) ck_assert_msg(!heed_failed(ctx), "%s", heed_error(ctx))
 

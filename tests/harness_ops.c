@@ -427,8 +427,10 @@ static void wrong_on(const struct op_wrong *wrong, const struct test_device *dev
                             make_leaf(ctx, &row->in[k], input_dtype(&row->in[k], HEED_F32), data[k]));
     test_ok(ctx);
     row->call(row, in, out);
-    ck_assert_msg(!heed_is_valid(out[0]), "%s: the result is a valid tensor", row->name);
-    test_error(ctx, wrong->status, wrong->message, row->name);
+    const bool late = test_late(ctx);
+    ck_assert_msg(late || !heed_is_valid(out[0]), "%s: the result is a valid tensor", row->name);
+    /* By then the device knows the primitive, and not for which operation it was. */
+    test_error(ctx, wrong->status, late ? ": " : wrong->message, row->name);
     heed_step_end(ctx);
     free_data(data);
     heed_ctx_free(ctx);

@@ -177,6 +177,7 @@ START_TEST(gpt_errors) {
     heed_gpt_forward(m, tokens_of(1, 2, 0), &(heed_gpt_call_options){.last_only = true}, NULL);
     test_error(ctx, HEED_ERROR_SHAPE, "gpt: length 0 has no last position", "nothing");
     heed_forward(m, heed_full(ctx, HEED_I32, TEST_SHAPE(1, 2), 11));
+    test_late(ctx);
     ck_assert(heed_failed(ctx));
     heed_error_clear(ctx);
     heed_forward(m, heed_full(ctx, HEED_I32, HEED_SCALAR, 1));

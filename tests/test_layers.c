@@ -109,6 +109,7 @@ START_TEST(embedding) {
     test_shape(y, "[2,3,4]");
     test_same(y, heed_embedding(heed_param_find(m, "weight"), index), "embedding");
     heed_forward(m, heed_full(ctx, HEED_I32, TEST_SHAPE(1), 9));
+    test_late(ctx);
     ck_assert(heed_failed(ctx));
     heed_error_clear(ctx);
     heed_module_free(m);

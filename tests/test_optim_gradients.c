@@ -20,7 +20,8 @@ START_TEST(bad_gradient) {
     heed_backward(heed_sum(optim_weight, HEED_ALL, false)); /* the first one is fine, the second is not */
     heed_tensor bad = heed_full(optim_ctx, HEED_F32, HEED_SCALAR, bad_factors[_i]);
     heed_backward_with(heed_sum(optim_bias, HEED_ALL, false), &(heed_backward_options){.gradient = bad});
-    ck_assert_int_eq(heed_optim_step(optim, 0.1), HEED_ERROR_NUMERIC);
+    const heed_status known = heed_optim_step(optim, 0.1);
+    ck_assert(test_late(optim_ctx) || known == HEED_ERROR_NUMERIC);
     ck_assert_int_eq(heed_optim_step(optim, 0.1), HEED_ERROR_NUMERIC);
     ck_assert_int_eq(heed_step_end(optim_ctx), HEED_ERROR_NUMERIC);
     test_error(optim_ctx, HEED_ERROR_NUMERIC, "adamw: gradient of bias is not finite at step 3", "NaN");

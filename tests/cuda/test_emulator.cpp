@@ -3,15 +3,11 @@
  * AddressSanitizer or by ThreadSanitizer (this file is compiled three times). */
 #include "emulated/runtime.h"
 
-#include <check.h>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
+#include <cstdint>
 #include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
 #include <vector>
 
+#include "apart.h"
 #include "emulated/sanitize.h"
 
 /* ---- what cases use ---- */
@@ -580,47 +576,11 @@ static const char *const seeds[] = {"0", "2"};
 static const char *const seeds[] = {"0", "1", "2", "3", "4"};
 #endif
 
-/* Runs a case in a process of its own; what it printed. */
-static void run_apart(const row *r, const char *seed, char *output, size_t bytes) {
-    int ends[2];
-    ck_assert_int_eq(pipe(ends), 0);
-    const pid_t child = fork();
-    if (child == 0) {
-        dup2(ends[1], STDERR_FILENO);
-        setenv("HEED_CUDA_SEED", seed, 1);
-        cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
-        if (!r->run()) fputs(WRONG_RESULT "\n", stderr);
-        cudaStreamDestroy(stream);
-        _exit(0);
-    }
-    close(ends[1]);
-    size_t length = 0;
-    for (;;) {
-        char rest[4096];
-        const bool room = length + 1 < bytes;
-        const ssize_t n =
-            read(ends[0], room ? output + length : rest, room ? bytes - 1 - length : sizeof rest);
-        if (n <= 0) break;
-        if (room) length += (size_t)n;
-    }
-    output[length] = '\0';
-    close(ends[0]);
-    int status;
-    ck_assert_int_eq(waitpid(child, &status, 0), child);
-    if (status != 0 && length == 0)
-        snprintf(output, bytes, "ended with status %d and without a word", status);
-}
-
-/* Whether one of several texts, divided by |, is in another. */
-static bool has(const char *output, const char *texts) {
-    char text[256];
-    while (*texts) {
-        const size_t length = strcspn(texts, "|");
-        snprintf(text, sizeof text, "%.*s", (int)length, texts);
-        if (strstr(output, text)) return true;
-        texts += length + (texts[length] == '|');
-    }
-    return false;
+static void run_case(const row *r, const char *seed) {
+    setenv("HEED_CUDA_SEED", seed, 1);
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    if (!r->run()) fputs(WRONG_RESULT "\n", stderr);
+    cudaStreamDestroy(stream);
 }
 
 START_TEST(cases) {
@@ -629,7 +589,7 @@ START_TEST(cases) {
     const char *expected = EMULATED_ADDRESS ? r->address : EMULATED_THREAD ? r->thread : r->plain;
     bool found = false;
     for (const char *seed : seeds) {
-        run_apart(r, seed, output, sizeof output);
+        run_apart([&] { run_case(r, seed); }, output, sizeof output);
         if (!*expected) ck_assert_msg(!*output, "%s, seed %s: %.2000s", r->name, seed, output);
         found = found || has(output, expected);
         /* Whatever else a bug does, it does not go by as another. */

@@ -7,15 +7,23 @@
 #include "emulated/control.h"
 #include "harness.h"
 
-/* Of the plugin, which is loaded with the first context. */
+/* "cudaemu", or "cuda" where the shipped library runs on the same emulation. */
+static const char *device(int number) {
+    static char names[3][32];
+    snprintf(names[number], sizeof names[number], "%s:%d",
+             test_elsewhere() ? getenv("HEED_TEST_DEVICE") : "cudaemu", number);
+    return names[number];
+}
+
+/* Of the plugin, or of the runtime that it is loaded with. */
 static struct emulated_control *control(void) {
     char path[4096];
-    heed_ctx_free(heed_ctx_new(&(heed_ctx_options){.device = "cudaemu"}));
+    heed_ctx_free(heed_ctx_new(&(heed_ctx_options){.device = device(0)}));
     snprintf(path, sizeof path, "%s/libheed_cudaemu.so", getenv("HEED_BACKEND_PATH"));
-    void *plugin = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
-    ck_assert_msg(plugin != NULL, "%s", dlerror());
+    void *library = dlopen(test_elsewhere() ? "libcudart.so.13" : path, RTLD_NOW | RTLD_NOLOAD);
+    ck_assert_msg(library != NULL, "%s", dlerror());
     heed_emulated_function *function;
-    *(void **)&function = dlsym(plugin, "heed_emulated");
+    *(void **)&function = dlsym(library, "heed_emulated");
     ck_assert(function != NULL);
     return function();
 }
@@ -27,13 +35,13 @@ static void nothing_lives(const char *when) {
 }
 
 START_TEST(devices) {
-    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = "cudaemu:2"});
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(2)});
     ck_assert_int_eq(heed_error_status(ctx), HEED_ERROR_DEVICE);
     ck_assert_msg(strstr(heed_error(ctx), "there are 2 CUDA devices, and no number 2") != NULL, "%s",
                   heed_error(ctx));
     heed_ctx_free(ctx);
-    heed_ctx *both[2] = {heed_ctx_new(&(heed_ctx_options){.device = "cudaemu"}),
-                         heed_ctx_new(&(heed_ctx_options){.device = "cudaemu:1"})};
+    heed_ctx *both[2] = {heed_ctx_new(&(heed_ctx_options){.device = device(0)}),
+                         heed_ctx_new(&(heed_ctx_options){.device = device(1)})};
     char text[4000];
     for (int i = 0; i < 2; i++) {
         const char *const names[] = {"cuda:0 emulated 0, 2 multiprocessors", "cuda:1 emulated 1"};
@@ -67,7 +75,7 @@ START_TEST(every_call_may_fail) {
         emulated->calls = 0;
         emulated->fail_at = n;
         heed_ctx *ctx =
-            heed_ctx_new(&(heed_ctx_options){.device = "cudaemu", .chunk_bytes = 1, .poison = true});
+            heed_ctx_new(&(heed_ctx_options){.device = device(0), .chunk_bytes = 1, .poison = true});
         const heed_status status = work(ctx);
         reached = emulated->calls >= n;
         ck_assert_msg(reached == (status != HEED_OK), "call %d: %s", (int)n, heed_error(ctx));
@@ -83,7 +91,7 @@ END_TEST
 /* A steady step asks the device for no memory. */
 START_TEST(steady_steps_allocate_nothing) {
     struct emulated_control *emulated = control();
-    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = "cudaemu"});
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(0)});
     for (int step = 0; step < 2; step++) ck_assert_int_eq(work(ctx), HEED_OK);
     const int64_t before = control()->allocations;
     for (int step = 0; step < 5; step++) ck_assert_int_eq(work(ctx), HEED_OK);

@@ -64,11 +64,12 @@ template <typename T> static __global__ void of_long_rows(const T *x, int64_t ro
 template <typename T> static void start(struct heed_exec *exec, const struct heed_argmax_args *a) {
     const int64_t rows = a->x.size[0], n = a->x.size[1];
     if (rows == 0) return;
-    const bool is_long = n > LONG;
-    const int threads = is_long ? (int)CUDA_BLOCK : (int)HEED_WARP;
-    auto *kernel = is_long ? of_long_rows<T> : of_short_rows<T>;
-    CUDA_RUN(exec, kernel, cuda_blocks(exec, rows * threads), CUDA_BLOCK, 0,
-             static_cast<const T *>(a->x.data), rows, n, static_cast<int32_t *>(a->y.data));
+    const T *x = static_cast<const T *>(a->x.data);
+    int32_t *y = static_cast<int32_t *>(a->y.data);
+    if (n > LONG)
+        CUDA_RUN(exec, of_long_rows<T>, cuda_blocks(exec, rows * CUDA_BLOCK), CUDA_BLOCK, 0, x, rows, n, y);
+    else
+        CUDA_RUN(exec, of_short_rows<T>, cuda_blocks(exec, rows * HEED_WARP), CUDA_BLOCK, 0, x, rows, n, y);
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {

@@ -103,7 +103,8 @@ heed_status cuda_started(struct heed_exec *exec, enum heed_primitive primitive);
 heed_status cuda_watch_norm(struct heed_exec *exec, struct heed_grad_witness *witness, int64_t step,
                             int *ticket);
 
-/* Starts a kernel on the context's stream. */
+/* Starts a kernel on the context's stream. The kernel is named here and not chosen by a pointer: so the
+ * emulation knows at compile time what there is to start. */
 #define CUDA_RUN(exec, kernel, grid, block, shared, ...)                                                     \
     HEED_START(kernel, grid, block, shared, cuda_of(exec)->stream, __VA_ARGS__)
 

@@ -221,14 +221,15 @@ static void cuda_fold_start(struct heed_exec *exec, const TERM &term, const stru
                             const cuda_fold_result<typename TERM::result> &r) {
     if (!cut.along) {
         const dim3 grid((unsigned)cut.blocks, (unsigned)p.splits);
-        auto *kernel = cuda_fold_across<REDUCTION, TERM>;
-        CUDA_RUN(exec, kernel, grid, CUDA_BLOCK, 0, term, p, r, cut.threads);
+        CUDA_RUN(exec, (cuda_fold_across<REDUCTION, TERM>), grid, CUDA_BLOCK, 0, term, p, r, cut.threads);
         return;
     }
-    const bool packs = PACK > 1 && cuda_fold_packs(&p, view, PACK);
-    auto *kernel = packs ? cuda_fold_along<REDUCTION, PACK, TERM> : cuda_fold_along<REDUCTION, 1, TERM>;
-    CUDA_RUN(exec, kernel, cuda_row_blocks(exec, p.own.count * p.splits, cut.threads), CUDA_BLOCK, 0, term, p,
-             r, cut.threads);
+    const unsigned blocks = cuda_row_blocks(exec, p.own.count * p.splits, cut.threads);
+    if (PACK > 1 && cuda_fold_packs(&p, view, PACK))
+        CUDA_RUN(exec, (cuda_fold_along<REDUCTION, PACK, TERM>), blocks, CUDA_BLOCK, 0, term, p, r,
+                 cut.threads);
+    else
+        CUDA_RUN(exec, (cuda_fold_along<REDUCTION, 1, TERM>), blocks, CUDA_BLOCK, 0, term, p, r, cut.threads);
 }
 
 /* Folds what the parts found: one behind the other for each element along, one element beside the other

@@ -140,10 +140,13 @@ static void cuda_map(struct heed_exec *exec, const TERM &term, const struct heed
     const cuda_walk<VIEWS> walk = cuda_walk_of<VIEWS>(in_order[TERM::VIEWS], in_order);
     if (walk.count == 0) return;
     unsigned repeats = 0;
-    const bool packs = N > 1 && cuda_walk_packs<VIEWS>(walk, in_order, N, &repeats);
-    auto *kernel = packs ? cuda_map_kernel<TERM, N> : cuda_map_kernel<TERM, 1>;
-    CUDA_RUN(exec, kernel, cuda_blocks(exec, packs ? (walk.count + N - 1) / N : walk.count), CUDA_BLOCK, 0,
-             term, walk, repeats, static_cast<typename TERM::result *>(y->view.data), y->add);
+    typename TERM::result *to = static_cast<typename TERM::result *>(y->view.data);
+    if (N > 1 && cuda_walk_packs<VIEWS>(walk, in_order, N, &repeats))
+        CUDA_RUN(exec, (cuda_map_kernel<TERM, N>), cuda_blocks(exec, (walk.count + N - 1) / N), CUDA_BLOCK, 0,
+                 term, walk, repeats, to, y->add);
+    else
+        CUDA_RUN(exec, (cuda_map_kernel<TERM, 1>), cuda_blocks(exec, walk.count), CUDA_BLOCK, 0, term, walk,
+                 repeats, to, y->add);
 }
 
 #endif

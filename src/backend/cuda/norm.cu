@@ -159,10 +159,11 @@ static __global__ void norm_columns(norm_job<T> j, const T *dy, T *found, int64_
     const int lane = (int)threadIdx.x / HEED_WARP;
     const int64_t column = (int64_t)blockIdx.x * HEED_WARP + (int)threadIdx.x % HEED_WARP;
     const int64_t first = blockIdx.y * chunk, end = first + chunk < j.rows ? first + chunk : j.rows;
-    const auto load = [=](int64_t row) {
-        int64_t start[ROW_VIEWS];
-        cuda_walk_to(j.starts, row, start);
-        return both<T, 1>{cuda_load<1>(j.x + start[OF_X] + column), cuda_load<1>(dy + row * j.n + column)};
+    const auto load = [&](int64_t row) { /* a copy of the walk would lie in local memory */
+                                         int64_t start[ROW_VIEWS];
+                                         cuda_walk_to(j.starts, row, start);
+                                         return both<T, 1>{cuda_load<1>(j.x + start[OF_X] + column),
+                                                           cuda_load<1>(dy + row * j.n + column)};
     };
     sums<T> all = {0, 0};
     cuda_each(first + lane, column < j.n ? end : 0, LANES, load, [&](int64_t row, const both<T, 1> &b) {

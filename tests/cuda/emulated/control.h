@@ -15,7 +15,7 @@ struct emulated_control {
      * 0: none). The caller may set both. */
     int64_t calls, fail_at;
     /* What is alive. */
-    int64_t streams, allocations;
+    int64_t streams, events, allocations;
     int64_t launches; /* so far */
 
     /* For fakes of libraries. Whether the call that they are in is the one that is to fail; it is counted. */
@@ -26,6 +26,9 @@ struct emulated_control {
     void (*check_memory)(const char *who, const void *memory, size_t bytes);
     /* Ends it with a line of the caller's. */
     void (*end)(const char *line);
+    /* Work in the order of a stream: it runs when the stream comes to it, and may touch memory of the device.
+     */
+    void (*queue)(const void *stream, void (*work)(void *data), void *data);
     /* In between the caller may touch memory of the device. */
     void (*enter)(void);
     void (*leave)(void);

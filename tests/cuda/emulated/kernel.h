@@ -10,6 +10,7 @@
 #include "emulated/block.h"
 #include "emulated/math.h"
 #include "emulated/memory.h"
+#include "emulated/stream.h"
 
 #include <driver_types.h>
 #include <limits>
@@ -275,21 +276,28 @@ void launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, d
             (check_parameter(name, number++, &each, sizeof each), ...);
         },
         it.parameters);
-    enter();
-    launch_run({name, grid, block, shared, shared_allowed(reinterpret_cast<const void *>(kernel)),
-                [](const void *arguments) {
-                    const call *c = static_cast<const call *>(arguments);
-                    std::apply(c->kernel, c->parameters);
-                },
-                &it});
-    leave();
+    const size_t allowed = shared_allowed(reinterpret_cast<const void *>(kernel));
+    stream_do(stream, [=] {
+        launch_run({name, grid, block, shared, allowed,
+                    [](const void *given) {
+                        const call *c = static_cast<const call *>(given);
+                        std::apply(c->kernel, c->parameters);
+                    },
+                    &it});
+    });
 }
 
 } // namespace emulated
 
 /* kernel<<<grid, block, shared, stream>>>(…) */
+#ifdef EMULATED_TWINS
+#include "emulated/twin.h"
+#define EMULATED_LAUNCH(kernel, ...)                                                                         \
+    ((void)::emulated::twin_of<kernel, ::emulated::twin_file(__FILE__)>::added)
+#else
 #define EMULATED_LAUNCH(kernel, grid, block, shared, stream, ...)                                            \
     ::emulated::launch_kernel(#kernel, kernel, ::emulated::extent(grid), ::emulated::extent(block), shared,  \
                               stream, __VA_ARGS__)
+#endif
 
 #endif

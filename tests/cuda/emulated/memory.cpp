@@ -235,4 +235,31 @@ void memory_free(const char *who, void *memory) {
     if (freed.size() > QUARANTINE) end_quarantine();
 }
 
+/* ---- pinned memory of the host ---- */
+
+static std::map<uintptr_t, size_t> pinned; /* bytes by where it begins */
+
+void *memory_pinned_new(size_t bytes) {
+    locked lock;
+    void *memory = malloc(bytes ? bytes : 1);
+    if (!memory) return NULL;
+    memset(memory, 0xff, bytes);
+    pinned[reinterpret_cast<uintptr_t>(memory)] = bytes;
+    return memory;
+}
+
+void memory_pinned_free(const char *who, void *memory) {
+    locked lock;
+    if (!pinned.erase(reinterpret_cast<uintptr_t>(memory))) fail("%s: %p is no pinned memory", who, memory);
+    free(memory);
+}
+
+bool memory_is_pinned(const void *address) {
+    locked lock;
+    auto next = pinned.upper_bound(reinterpret_cast<uintptr_t>(address));
+    if (next == pinned.begin()) return false;
+    --next;
+    return reinterpret_cast<uintptr_t>(address) < next->first + next->second;
+}
+
 } // namespace emulated

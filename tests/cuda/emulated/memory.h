@@ -26,6 +26,11 @@ void memory_check(const char *who, const void *memory, size_t bytes);
 /* Whether an address is, or was, one of the device. */
 bool memory_is(const void *address);
 
+/* Memory of the host that the device reads and writes by itself, whenever it comes to it. */
+void *memory_pinned_new(size_t bytes);
+void memory_pinned_free(const char *who, void *memory);
+bool memory_is_pinned(const void *address);
+
 struct memory_sum {
     size_t allocations, bytes;
 };

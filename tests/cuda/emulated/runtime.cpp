@@ -2,19 +2,19 @@
 
 #include "emulated/control.h"
 #include "emulated/memory.h"
+#include "emulated/stream.h"
 
 #include <cstdio>
 #include <map>
-#include <set>
 #include <sys/mman.h>
+#include <vector>
 
 using namespace emulated;
 
 enum { DEVICES = 2, VERSION = 13000 };
 
 static emulated_control control;
-static cudaError_t last_error; /* of a launch */
-static std::set<const void *> streams;
+static cudaError_t last_error;                        /* of a launch */
 static std::map<const void *, size_t> allowed_shared; /* by kernel, where it is not the ordinary */
 
 /* ---- failures ---- */
@@ -24,10 +24,6 @@ static bool fails() {
     return ++control.calls == control.fail_at;
 }
 
-static void check_stream(const char *who, const void *stream) {
-    if (!streams.count(stream)) fail("%s: %p is no stream", who, stream);
-}
-
 /* ---- for tests and fakes ---- */
 
 static int fails_for_fake() {
@@ -35,9 +31,18 @@ static int fails_for_fake() {
     return fails();
 }
 
+static cudaStream_t stream_of_fake(const void *stream) {
+    return static_cast<cudaStream_t>(const_cast<void *>(stream));
+}
+
 static void check_stream_for_fake(const char *who, const void *stream) {
     locked lock;
-    check_stream(who, stream);
+    stream_check(who, stream_of_fake(stream));
+}
+
+static void queue_for_fake(const void *stream, void (*work)(void *), void *data) {
+    locked lock;
+    stream_do(stream_of_fake(stream), [work, data] { work(data); });
 }
 
 static void end(const char *line) {
@@ -45,12 +50,14 @@ static void end(const char *line) {
 }
 
 struct emulated_control *heed_emulated(void) {
-    control.streams = (int64_t)streams.size();
+    control.streams = streams_living();
+    control.events = events_living();
     control.allocations = (int64_t)memory_living().allocations;
     control.fails = fails_for_fake;
     control.check_stream = check_stream_for_fake;
     control.check_memory = memory_check;
     control.end = end;
+    control.queue = queue_for_fake;
     control.enter = enter;
     control.leave = leave;
     return &control;
@@ -68,7 +75,7 @@ size_t shared_allowed(const void *kernel) {
 
 bool may_launch(const char *kernel, cudaStream_t stream) {
     locked lock;
-    check_stream(kernel, stream);
+    stream_check(kernel, stream);
     control.launches++;
     if (!fails()) return true;
     last_error = cudaErrorLaunchOutOfResources;
@@ -184,6 +191,7 @@ cudaError_t cudaMalloc(void **memory, size_t bytes) {
 }
 
 cudaError_t cudaFree(void *memory) {
+    stream_wait_all();
     if (memory) memory_free("cudaFree", memory);
     return cudaSuccess;
 }
@@ -195,13 +203,11 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
 
 cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t stream) {
     locked lock;
-    check_stream("cudaMemsetAsync", stream);
+    stream_check("cudaMemsetAsync", stream);
     if (fails()) return cudaErrorUnknown;
     if (bytes == 0) return cudaSuccess;
     memory_check("cudaMemsetAsync", to, bytes);
-    enter();
-    memset(to, byte, bytes);
-    leave();
+    stream_do(stream, [=] { memset(to, byte, bytes); });
     return cudaSuccess;
 }
 
@@ -215,7 +221,7 @@ static void check_side(const char *which, const void *memory, size_t bytes, bool
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t stream) {
     locked lock;
-    check_stream("cudaMemcpyAsync", stream);
+    stream_check("cudaMemcpyAsync", stream);
     if (kind != cudaMemcpyHostToDevice && kind != cudaMemcpyDeviceToHost && kind != cudaMemcpyDeviceToDevice)
         fail("cudaMemcpyAsync: kind %d", (int)kind);
     if (fails()) return cudaErrorUnknown;
@@ -224,9 +230,29 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     check_side("cudaMemcpyAsync from", from, bytes, kind != cudaMemcpyHostToDevice);
     const char *first = static_cast<char *>(to), *second = static_cast<const char *>(from);
     if (first < second + bytes && second < first + bytes) fail("cudaMemcpyAsync: the two overlap");
-    enter();
-    memcpy(to, from, bytes);
-    leave();
+    if (kind == cudaMemcpyHostToDevice && !memory_is_pinned(from)) {
+        const std::vector<char> taken(static_cast<const char *>(from),
+                                      static_cast<const char *>(from) + bytes);
+        stream_do(stream, [=] { memcpy(to, taken.data(), bytes); });
+        return cudaSuccess;
+    }
+    if (kind == cudaMemcpyDeviceToHost) memset(to, 0xff, bytes);
+    stream_do(stream, [=] { memcpy(to, from, bytes); });
+    if (kind == cudaMemcpyDeviceToHost && !memory_is_pinned(to)) stream_wait(stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned) {
+    locked lock;
+    *memory = NULL;
+    if (fails()) return cudaErrorMemoryAllocation;
+    *memory = memory_pinned_new(bytes);
+    return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFreeHost(void *memory) {
+    stream_wait_all();
+    if (memory) memory_pinned_free("cudaFreeHost", memory);
     return cudaSuccess;
 }
 
@@ -235,27 +261,71 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
     locked lock;
     if (fails()) return cudaErrorUnknown;
-    *stream = reinterpret_cast<cudaStream_t>(new char);
-    streams.insert(*stream);
+    *stream = stream_new();
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     locked lock;
-    check_stream("cudaStreamSynchronize", stream);
+    stream_check("cudaStreamSynchronize", stream);
+    stream_wait(stream);
     return fails() ? cudaErrorUnknown : cudaSuccess;
 }
 
 /* With the last stream the last context ends, and all that contexts had is to be given back. */
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     locked lock;
-    check_stream("cudaStreamDestroy", stream);
-    streams.erase(stream);
-    delete reinterpret_cast<char *>(stream);
+    stream_check("cudaStreamDestroy", stream);
+    stream_free(stream);
     const memory_sum left = memory_living();
-    if (streams.empty() && left.allocations)
-        fail("%zu allocations of %zu bytes are left when the last stream is destroyed", left.allocations,
-             left.bytes);
+    if (streams_living() == 0 && (left.allocations || events_living()))
+        fail("%zu allocations of %zu bytes and %d events are left when the last stream is destroyed",
+             left.allocations, left.bytes, (int)events_living());
     return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
+    locked lock;
+    if (fails()) return cudaErrorUnknown;
+    *event = event_new();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    locked lock;
+    event_check("cudaEventDestroy", event);
+    event_free(event);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    locked lock;
+    event_check("cudaEventRecord", event);
+    stream_check("cudaEventRecord", stream);
+    if (fails()) return cudaErrorUnknown;
+    event_record(event, stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+    locked lock;
+    event_check("cudaStreamWaitEvent", event);
+    stream_check("cudaStreamWaitEvent", stream);
+    if (fails()) return cudaErrorUnknown;
+    event_hold(event, stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    locked lock;
+    event_check("cudaEventSynchronize", event);
+    event_wait(event);
+    return fails() ? cudaErrorUnknown : cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+    locked lock;
+    event_check("cudaEventQuery", event);
+    return event_done(event) ? cudaSuccess : cudaErrorNotReady;
 }
 }

@@ -1,7 +1,8 @@
 /* The CUDA runtime for the CUDA backend's sources compiled by the host's compiler: kernels run on the CPU
  * (kernel.h), and device memory cannot be touched by the host except while they do (memory.h).
  *
- * Everything is done at once, so this shows nothing of what is wrong with orders between streams. Wrong use
+ * Streams are queues (stream.h). Memory of the host that is not pinned is read, or written, before a copy
+ * returns, as CUDA has it. Wrong use
  * of the runtime (a pointer that is not of the device, more bytes than there are, a stream that is none) ends
  * the process with a line that says so, where CUDA would return an error or do harm. Two devices. */
 #ifndef HEED_TESTS_CUDA_EMULATED_RUNTIME_H
@@ -29,6 +30,14 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void *memory);
 cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute attribute, int value);

@@ -350,6 +350,29 @@ static std::map<int64_t, void *> bind(const descriptor *graph, const descriptor 
     return memory;
 }
 
+/* A graph that waits for its turn on the stream. If its descriptors end before, that shows. */
+struct run {
+    const descriptor *graph;
+    void *workspace;
+    size_t workspace_bytes;
+    std::map<int64_t, void *> memory;
+    std::map<int64_t, float> numbers; /* of the host, as they were when it was asked to run */
+};
+
+static void keep_numbers(run *r) {
+    for (const auto &t : bound_tensors(r->graph)) {
+        if (!is_number(t.second)) continue;
+        r->numbers[t.first] = *static_cast<const float *>(r->memory.at(t.first));
+        r->memory[t.first] = &r->numbers.at(t.first);
+    }
+}
+
+static void run_queued(void *data) {
+    const std::unique_ptr<run> r(static_cast<run *>(data));
+    memset(r->workspace, 0xff, r->workspace_bytes);
+    interpret(r->graph, r->memory);
+}
+
 extern "C" cudnnStatus_t cudnnBackendExecute(cudnnHandle_t address, cudnnBackendDescriptor_t plan_address,
                                              cudnnBackendDescriptor_t pack_address) {
     guard lock(mutex);
@@ -368,10 +391,13 @@ extern "C" cudnnStatus_t cudnnBackendExecute(cudnnHandle_t address, cudnnBackend
     const int64_t workspace = workspace_of(graph);
     const std::map<int64_t, void *> memory = bind(graph, pack, workspace);
     if (emulated()->fails()) return CUDNN_STATUS_EXECUTION_FAILED;
-    emulated()->enter();
-    memset(pack->get<void *>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE), 0xff, (size_t)workspace);
-    interpret(graph, memory);
-    emulated()->leave();
+    run *queued = new run;
+    queued->graph = graph;
+    queued->workspace = pack->get<void *>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE);
+    queued->workspace_bytes = (size_t)workspace;
+    queued->memory = memory;
+    keep_numbers(queued);
+    emulated()->queue(h->stream, run_queued, queued);
     control.runs++;
     return CUDNN_STATUS_SUCCESS;
 }

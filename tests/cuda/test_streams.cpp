@@ -1,0 +1,210 @@
+/* The emulation's streams (emulated/stream.h): programs that wait where they must pass under every schedule,
+ * and each that does not is found under one. */
+#include "emulated/runtime.h"
+
+#include <check.h>
+#include <vector>
+
+#include "apart.h"
+
+enum { COUNT = 50 };
+
+static cudaStream_t first, second;
+static cudaEvent_t event;
+
+#define WRONG_RESULT "not the right result"
+
+/* Memory of the device, and pinned memory of the host. */
+struct pair {
+    float *device, *host;
+
+    pair() : device(NULL), host(NULL) {
+        cudaMalloc(reinterpret_cast<void **>(&device), BYTES);
+        cudaHostAlloc(reinterpret_cast<void **>(&host), BYTES, 0);
+    }
+    pair(const pair &) = delete;
+    ~pair() {
+        cudaFree(device);
+        cudaFreeHost(host);
+    }
+    void set(float value) {
+        for (int i = 0; i < COUNT; i++) host[i] = value;
+    }
+    bool is(float value) const {
+        for (int i = 0; i < COUNT; i++)
+            if (host[i] != value) return false;
+        return true;
+    }
+    void send(cudaStream_t stream) {
+        cudaMemcpyAsync(device, host, BYTES, cudaMemcpyHostToDevice, stream);
+    }
+    void fetch(cudaStream_t stream) {
+        cudaMemcpyAsync(host, device, BYTES, cudaMemcpyDeviceToHost, stream);
+    }
+    static constexpr size_t BYTES = COUNT * sizeof(float);
+};
+
+static __global__ void add(float *x, float value) {
+    x[threadIdx.x] += value;
+}
+
+static void start_add(pair &x, float value, cudaStream_t stream) {
+    HEED_START(add, 1, COUNT, 0, stream, x.device, value);
+}
+
+/* ---- cases ---- */
+
+template <bool WRONG> static bool reads_too_early() {
+    pair x;
+    x.set(1);
+    x.send(first);
+    start_add(x, 2, first);
+    x.fetch(first);
+    if (!WRONG) cudaStreamSynchronize(first);
+    return x.is(3);
+}
+
+template <bool WRONG> static bool writes_too_early() {
+    pair x;
+    x.set(1);
+    x.send(first);
+    if (!WRONG) cudaStreamSynchronize(first);
+    x.set(7);
+    x.fetch(first);
+    cudaStreamSynchronize(first);
+    return x.is(1);
+}
+
+template <bool WRONG> static bool waits_for_the_other_stream() {
+    pair x;
+    x.set(1);
+    x.send(first);
+    start_add(x, 2, first);
+    cudaEventRecord(event, first);
+    if (!WRONG) cudaStreamWaitEvent(second, event, 0);
+    x.fetch(second);
+    cudaStreamSynchronize(second);
+    return x.is(3);
+}
+
+template <bool WRONG> static bool waits_before_the_record() {
+    pair x;
+    x.set(1);
+    x.send(first);
+    if (WRONG) cudaStreamWaitEvent(second, event, 0);
+    start_add(x, 2, first);
+    cudaEventRecord(event, first);
+    if (!WRONG) cudaStreamWaitEvent(second, event, 0);
+    x.fetch(second);
+    cudaStreamSynchronize(second);
+    return x.is(3);
+}
+
+template <bool WRONG> static bool waits_for_an_event() {
+    pair x;
+    x.set(1);
+    x.send(first);
+    if (WRONG) cudaEventRecord(event, first);
+    x.fetch(first);
+    if (!WRONG) cudaEventRecord(event, first);
+    cudaEventSynchronize(event);
+    const bool right = x.is(1); /* a copy to come leaves NaN */
+    cudaStreamSynchronize(first);
+    return right;
+}
+
+/* What is not pinned has been read, or written, when a copy returns. */
+static bool ordinary_memory() {
+    pair x;
+    std::vector<float> host(COUNT, 5);
+    cudaMemcpyAsync(x.device, host.data(), pair::BYTES, cudaMemcpyHostToDevice, first);
+    host.assign(COUNT, 0);
+    start_add(x, 1, first);
+    cudaMemcpyAsync(host.data(), x.device, pair::BYTES, cudaMemcpyDeviceToHost, first);
+    return host[0] == 6 && host[COUNT - 1] == 6;
+}
+
+/* Freeing waits for what uses the memory. */
+static bool frees_early() {
+    pair x;
+    x.set(1);
+    x.send(first);
+    start_add(x, 1, first);
+    return true;
+}
+
+static bool leaves_an_event() {
+    cudaEvent_t other;
+    cudaEventCreateWithFlags(&other, cudaEventDisableTiming);
+    return true;
+}
+
+static bool frees_no_pinned_memory() {
+    float ordinary[4];
+    cudaFreeHost(ordinary);
+    return true;
+}
+
+/* ---- the table ---- */
+
+struct row {
+    const char *name;
+    bool (*run)();
+    const char *expected; /* "" passes, otherwise what is said */
+};
+
+#define ROW(name)                                                                                            \
+    {#name, name<false>, ""}, {                                                                              \
+#name " (seeded)", name < true>, WRONG_RESULT                                                        \
+    }
+
+static const row rows[] = {
+    ROW(reads_too_early),
+    ROW(writes_too_early),
+    ROW(waits_for_the_other_stream),
+    ROW(waits_before_the_record),
+    ROW(waits_for_an_event),
+    {"ordinary_memory", ordinary_memory, ""},
+    {"frees_early", frees_early, ""},
+    {"leaves_an_event", leaves_an_event, "0 allocations of 0 bytes and 1 events are left"},
+    {"frees_no_pinned_memory", frees_no_pinned_memory, "is no pinned memory"},
+};
+
+static const char *const schedules[] = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"};
+
+static void run_case(const row *r, const char *schedule) {
+    setenv("HEED_CUDA_SCHEDULE", schedule, 1);
+    cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking);
+    cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    if (!r->run()) fputs(WRONG_RESULT "\n", stderr);
+    cudaEventDestroy(event);
+    cudaStreamDestroy(first);
+    cudaStreamDestroy(second);
+}
+
+START_TEST(cases) {
+    static char output[1 << 12];
+    const row *r = &rows[_i];
+    bool found = false;
+    for (const char *schedule : schedules) {
+        run_apart([&] { run_case(r, schedule); }, output, sizeof output);
+        if (!*r->expected) ck_assert_msg(!*output, "%s, schedule %s: %.2000s", r->name, schedule, output);
+        found = found || has(output, r->expected);
+    }
+    ck_assert_msg(!*r->expected || found, "%s: \"%s\" was not found", r->name, r->expected);
+}
+END_TEST
+
+int main() {
+    Suite *suite = suite_create("streams");
+    TCase *tcase = tcase_create("cases");
+    tcase_set_timeout(tcase, 120);
+    tcase_add_loop_test(tcase, cases, 0, sizeof rows / sizeof *rows);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
