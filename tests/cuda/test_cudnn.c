@@ -27,9 +27,13 @@ struct row {
     bool bad;               /* keys and values behind lengths are NaN */
     bool gone;              /* the first row of the bias is −∞ */
     const char *unwanted;   /* gradients: q, k, v, b */
+    const int32_t
+        *starts[2]; /* of packed sequences, of queries and keys; queries and keys are those of all */
 };
 
 static const int32_t some[] = {13, 20, 1}, none[] = {0, 9, 40};
+static const int32_t queries_of[] = {0, 10, 25, 30}, keys_of[] = {0, 13, 20, 33},
+                     few_queries_of[] = {0, 0, 12, 30}, few_keys_of[] = {0, 5, 5, 33};
 static const struct row rows[] = {
     {"plain", 2, 3, 3, 16, 16, 8, 8},
     {"ragged", 2, 2, 2, 11, 13, 16, 24},
@@ -59,6 +63,13 @@ static const struct row rows[] = {
     {"added to, side by side", 3, 2, 2, 10, 20, 8, 8, .lengths = some, .side_by_side = true, .adds = true},
     {"odd places", 2, 2, 2, 10, 12, 8, 8, .bias = "11qk", .odd = true},
     {"queries alone", 2, 2, 2, 10, 12, 8, 8, .bias = "11qk", .unwanted = "kvb"},
+    {"packed", 3, 2, 2, 30, 33, 8, 16, .starts = {queries_of, keys_of}},
+    {"packed, causal, grouped", 3, 4, 2, 30, 33, 8, 8, true, .side_by_side = true,
+     .starts = {queries_of, keys_of}},
+    {"packed, some empty", 3, 2, 1, 30, 33, 8, 8, .starts = {few_queries_of, few_keys_of}},
+    {"packed, added to", 3, 2, 2, 30, 33, 8, 8, true, .adds = true, .starts = {queries_of, few_keys_of}},
+    {"packed, keys alone", 3, 2, 2, 30, 30, 8, 8, true, .odd = true, .unwanted = "qv",
+     .starts = {queries_of, queries_of}},
     {"bias alone", 2, 2, 2, 10, 12, 8, 8, .bias = "11qk", .unwanted = "qkv"},
 };
 enum { ROWS = (int)(sizeof rows / sizeof *rows) };
@@ -191,6 +202,16 @@ static struct heed_view view(const struct call *c, enum block i, bool device) {
     return device ? c->tensor[i].device : c->tensor[i].host;
 }
 
+static void set_packed(const struct row *r, struct heed_packed *packed) {
+    *packed = (struct heed_packed){r->batch, r->starts[0], r->starts[1], 0, 0};
+    for (int64_t i = 0; i < r->batch; i++) {
+        const int64_t queries = r->starts[0][i + 1] - r->starts[0][i],
+                      keys = r->starts[1][i + 1] - r->starts[1][i];
+        if (queries > packed->most_queries) packed->most_queries = queries;
+        if (keys > packed->most_keys) packed->most_keys = keys;
+    }
+}
+
 static void set_args(struct call *c, bool device) {
     const struct row *r = c->row;
     struct heed_attention_args *a = &c->args[device];
@@ -205,6 +226,7 @@ static void set_args(struct call *c, bool device) {
         a->stage[0].kind = HEED_STAGE_BIAS;
         a->stage[0].tensor = view(c, BIAS, device);
     }
+    if (r->starts[0]) set_packed(r, &a->packed);
     set_masks(c, device);
 }
 
@@ -230,7 +252,8 @@ static void begin(struct call *c, const struct row *r, heed_ctx *ctx, uint64_t s
     const int64_t *const sizes[BLOCKS] = {q, k, v, y, y, q, k, v, cells, cells};
     for (int i = 0; i < BLOCKS; i++) {
         if (i >= BIAS && !r->bias) continue;
-        shape(&c->tensor[i], sizes[i], i < BIAS && r->side_by_side, i >= BIAS ? r->bias : NULL,
+        const char *repeats = i >= BIAS ? r->bias : r->starts[0] ? "1hqk" : NULL;
+        shape(&c->tensor[i], sizes[i], i < BIAS && r->side_by_side, repeats,
               r->odd && (i == DY || (i >= DQ && i != BIAS)));
         fill(c, (enum block)i, seed);
     }
@@ -325,7 +348,8 @@ static bool is_sliced; /* by the command line */
 
 /* Whether a row is cut, and into how many. What biases' gradients sum cannot be. */
 static bool may_run(const struct row *r, int64_t *runs) {
-    const int64_t pairs = r->batch * r->heads, most = 4; /* 240 of 256 MiB */
+    const int64_t batch = r->starts[0] ? 8 : r->batch, pairs = batch * r->heads,
+                  most = 4; /* 240 of 256 MiB */
     *runs = 1;
     if (!is_sliced || pairs <= most) return true;
     *runs = pairs; /* no more than that */
@@ -417,9 +441,23 @@ static struct heed_bound_mask other_mask;
 static void be_f32(struct heed_attention_args *a) {
     a->q.dtype = HEED_F32;
 }
-static void be_packed(struct heed_attention_args *a) {
-    static const int32_t starts[] = {0, 16};
-    a->packed.query_starts = a->packed.key_starts = starts;
+static void pack(struct heed_attention_args *a) {
+    static const int32_t starts[] = {0, 16, 16};
+    a->packed = (struct heed_packed){2, starts, starts, 16, 16};
+}
+static void pack_with_lengths(struct heed_attention_args *a) {
+    pack(a);
+    other_mask = (struct heed_bound_mask){.kind = &heed_mask_kind_key_lengths};
+    a->mask = &other_mask;
+}
+static void pack_with_bias(struct heed_attention_args *a) {
+    pack(a);
+    a->stages = 1;
+    a->stage[0].tensor = a->q;
+}
+static void pack_unevenly(struct heed_attention_args *a) {
+    pack(a);
+    a->packed.most_queries = 8192;
 }
 static void be_sigmoid(struct heed_attention_args *a) {
     a->normalizer = HEED_NORMALIZER_SIGMOID;
@@ -493,7 +531,9 @@ static void lengths_of_heads(struct heed_attention_args *a) {
 
 static const struct refusal refusals[] = {
     {"for bf16", be_f32},
-    {"packed", be_packed},
+    {"lengths beside their own", pack_with_lengths},
+    {"sequences have a bias", pack_with_bias},
+    {"too different lengths", pack_unevenly},
     {"not the softmax", be_sigmoid},
     {"random numbers of its own", drop_out},
     {"a sink", sink},

@@ -7,16 +7,24 @@
  * - A query that sees nothing gets NaN. An entry of length 0 is given one key, whose copy is 0, so y is 0;
  *   rows whose biases are all −∞ are found by their statistics and set to 0.
  * - It overwrites, and wants rows of 16 bytes: gradients that add up or lie otherwise go through scratch.
+ * - Packed sequences are unpacked into a batch of equal lengths, with zeros behind each, and their results
+ * packed again: that costs all tensors read and written once more. cuDNN has packed tensors of its own, but
+ * no deterministic gradient for them but on H100 and B200, and its tiles reach over ends of sequences.
  *
  * saved: log Σ e^s of each row, f32. scratch: those copies and gradients, the workspace. */
 #include <stdio.h>
 #include <string.h>
+#include <utility>
 
 #include "backend/cuda/cudnn_plans.cuh"
 #include "backend/cuda/pack.cuh"
 
 /* Fewer queries are those of decoding, where every step is a new problem: planning takes half a second. */
 enum { LEAST_QUERIES = 8, MOST_WIDTH = 256, VECTOR = 8 /* elements of 16 bytes */ };
+
+/* Packed sequences: their number and lengths are rounded up to multiples of these, so that not every batch is
+ * a new problem to plan; they are not unpacked to more than so many times their rows, or so many rows. */
+enum { PACKED_SEQUENCES = 8, PACKED_LENGTH = 128, PACKED_TIMES = 4, PACKED_ROWS = 8192 };
 
 static bool refuse(struct heed_why *why, const char *reason) {
     why->reason = reason;
@@ -55,7 +63,6 @@ static bool is_laid_out(const struct heed_view *v) {
 
 static bool keeps_rules(const struct heed_attention_args *a, struct heed_why *why) {
     if (a->q.dtype != HEED_BF16) return refuse(why, "cuDNN's is for bf16");
-    if (heed_is_packed(&a->packed)) return refuse(why, "sequences are packed");
     if (a->normalizer != HEED_NORMALIZER_SOFTMAX) return refuse(why, "the normaliser is not the softmax");
     if (a->threshold < 65536) return refuse(why, "cuDNN's dropout has random numbers of its own");
     if (heed_has(&a->sink)) return refuse(why, "there is a sink");
@@ -66,6 +73,22 @@ static bool keeps_rules(const struct heed_attention_args *a, struct heed_why *wh
     return true;
 }
 
+static int64_t rounded_up(int64_t number, int64_t unit) {
+    return (number + unit - 1) / unit * unit;
+}
+
+static bool fits_unpacked(const struct heed_attention_args *a, struct heed_why *why) {
+    const struct heed_packed *packed = &a->packed;
+    const int64_t rows = a->q.size[2] > a->k.size[2] ? a->q.size[2] : a->k.size[2];
+    const int64_t longest =
+        packed->most_queries > packed->most_keys ? packed->most_queries : packed->most_keys;
+    const int64_t unpacked =
+        rounded_up(packed->sequences, PACKED_SEQUENCES) * rounded_up(longest, PACKED_LENGTH);
+    if (a->stages) return refuse(why, "packed sequences have a bias");
+    if (unpacked <= PACKED_ROWS || unpacked <= PACKED_TIMES * rows) return true;
+    return refuse(why, "packed sequences are of too different lengths");
+}
+
 static bool has_fitting_shape(const struct heed_attention_args *a, struct heed_why *why) {
     const int64_t width = a->q.size[3], value_width = a->v.size[3];
     if (a->q.size[0] < 1 || a->q.size[1] < 1 || a->k.size[2] < 1)
@@ -74,6 +97,7 @@ static bool has_fitting_shape(const struct heed_attention_args *a, struct heed_w
     if (width < 1 || width % VECTOR || width > MOST_WIDTH || value_width < 1 || value_width % VECTOR ||
         value_width > MOST_WIDTH)
         return refuse(why, "a head's width is no multiple of 8 up to 256");
+    if (heed_is_packed(&a->packed)) return fits_unpacked(a, why);
     if (!is_laid_out(&a->q) || !is_laid_out(&a->k) || !is_laid_out(&a->v) || !is_laid_out(&a->y))
         return refuse(why, "rows repeat or do not begin at multiples of 16 bytes");
     return true;
@@ -131,6 +155,26 @@ static void set_bias(const struct heed_attention_args *a, struct dnn_attention *
     }
 }
 
+/* As a batch that is laid out densely. */
+static void set_unpacked(const struct heed_attention_args *a, struct dnn_attention *p) {
+    p->batch = rounded_up(a->packed.sequences, PACKED_SEQUENCES);
+    p->queries = rounded_up(a->packed.most_queries, PACKED_LENGTH);
+    p->keys = rounded_up(a->packed.most_keys, PACKED_LENGTH);
+    p->lengths = true;
+    struct heed_view q = a->q, k = a->k, v = a->v, y = a->y;
+    q.size[2] = y.size[2] = p->queries;
+    k.size[2] = v.size[2] = p->keys;
+    set_dense(&q, p->q);
+    set_dense(&k, p->k);
+    set_dense(&v, p->v);
+    set_dense(&y, p->y);
+    if (!p->backward) return;
+    set_dense(&y, p->dy);
+    set_dense(&q, p->dq);
+    set_dense(&k, p->dk);
+    set_dense(&v, p->dv);
+}
+
 static void problem_of(const struct heed_attention_args *a, bool backward, struct dnn_attention *p) {
     struct masks masks = {};
     memset(p, 0, sizeof *p);
@@ -145,6 +189,10 @@ static void problem_of(const struct heed_attention_args *a, bool backward, struc
     p->causal = masks.causal;
     p->lengths = masks.lengths != NULL;
     p->backward = backward;
+    if (heed_is_packed(&a->packed)) {
+        set_unpacked(a, p);
+        return;
+    }
     if (a->stages) set_bias(a, p);
     set_strides(&a->q, p->q);
     set_strides(&a->y, p->y);
@@ -186,6 +234,8 @@ static bool applies(const struct heed_exec *exec, const void *arguments, struct 
     if (!keeps_rules(a, why) || !has_fitting_shape(a, why) || !has_fitting_bias(a, why)) return false;
     if (!add_mask(a, a->mask, &masks))
         return refuse(why, "the mask is not causal from the top left, nor key lengths of batch entries");
+    if (heed_is_packed(&a->packed) && masks.lengths)
+        return refuse(why, "packed sequences have lengths beside their own");
     if (!dnn_is_there(exec, why)) return false;
     problem_of(a, false, &forward);
     expect_backward(a, &backward);
@@ -196,7 +246,7 @@ static bool applies(const struct heed_exec *exec, const void *arguments, struct 
 
 /* Where things are in scratch, by the ids of what they are bound to; 0 bytes: they are elsewhere. */
 struct areas {
-    size_t at[DNN_IDS], workspace, all;
+    size_t at[DNN_IDS], query_starts, key_starts, workspace, all;
 };
 
 /* What cuDNN's workspace begins at, which is more than blocks of memory do. */
@@ -220,21 +270,36 @@ static int64_t row_count(const struct dnn_attention *p) {
     return p->batch * p->heads * p->queries;
 }
 
+/* Lengths of both kinds, then starts of both, one behind the other: they are sent at once. */
+static void reserve_starts(struct areas *s, int64_t batch) {
+    reserve(s, DNN_QUERY_LENGTHS, 4 * batch + 2, sizeof(int32_t), true);
+    s->at[DNN_KEY_LENGTHS] = s->at[DNN_QUERY_LENGTHS] + (size_t)batch * sizeof(int32_t);
+    s->query_starts = s->at[DNN_KEY_LENGTHS] + (size_t)batch * sizeof(int32_t);
+    s->key_starts = s->query_starts + (size_t)(batch + 1) * sizeof(int32_t);
+}
+
 static struct areas areas_of(const struct heed_attention_args *a, const struct dnn_attention *p,
                              int64_t workspace, bool saves) {
     struct areas s = {};
     const int64_t rows = row_count(p), keys = p->batch * p->kv_heads * p->keys;
-    reserve(&s, DNN_QUERY_LENGTHS, p->batch, sizeof(int32_t), p->lengths);
-    reserve(&s, DNN_KEY_LENGTHS, p->batch, sizeof(int32_t), p->lengths);
+    const bool packed = heed_is_packed(&a->packed);
+    if (packed) {
+        reserve_starts(&s, p->batch);
+    } else {
+        reserve(&s, DNN_QUERY_LENGTHS, p->batch, sizeof(int32_t), p->lengths);
+        reserve(&s, DNN_KEY_LENGTHS, p->batch, sizeof(int32_t), p->lengths);
+    }
+    reserve(&s, DNN_Q, rows * p->width, 2, packed);
+    reserve(&s, DNN_Y, rows * p->value_width, 2, packed);
     reserve(&s, DNN_K, keys * p->width, 2, p->lengths);
     reserve(&s, DNN_V, keys * p->value_width, 2, p->lengths);
     reserve(&s, DNN_STATISTICS, rows, sizeof(float), !saves);
     if (p->backward) {
         reserve(&s, DNN_DELTA, rows, sizeof(float), true);
-        reserve(&s, DNN_DY, rows * p->value_width, 2, !is_laid_out(&a->dy));
-        reserve(&s, DNN_DQ, rows * p->width, 2, !is_direct(&a->dq));
-        reserve(&s, DNN_DK, keys * p->width, 2, !is_direct(&a->dk));
-        reserve(&s, DNN_DV, keys * p->value_width, 2, !is_direct(&a->dv));
+        reserve(&s, DNN_DY, rows * p->value_width, 2, packed || !is_laid_out(&a->dy));
+        reserve(&s, DNN_DQ, rows * p->width, 2, packed || !is_direct(&a->dq));
+        reserve(&s, DNN_DK, keys * p->width, 2, packed || !is_direct(&a->dk));
+        reserve(&s, DNN_DV, keys * p->value_width, 2, packed || !is_direct(&a->dv));
         reserve(&s, DNN_DBIAS, bias_elements(p), 2, p->bias_gradient);
     }
     s.workspace = s.all;
@@ -299,6 +364,8 @@ struct dnn_copy {
     const int32_t *lengths; /* by batch entry; NULL: none */
     int64_t batch_stride;   /* of the lengths */
     bool by_row;            /* rows from the length on are 0; otherwise all rows of an entry of length 0 */
+    const int32_t *starts;  /* of packed sequences: their first rows, on one side; NULL: not packed */
+    bool packs;             /* that side is `to`, and gets no other rows; otherwise they are 0 in `to` */
     bool add;
 };
 
@@ -319,12 +386,22 @@ template <int N> static __global__ void dnn_deliver(struct dnn_copy c) {
     for (int64_t i = CUDA_FIRST; i < count; i += CUDA_STEP) {
         const int64_t row = i / packs, w = (i - row * packs) * N, line = row / c.size[2],
                       r = row - line * c.size[2], b = line / c.size[1], h = line - b * c.size[1];
-        const uint16_t *from = c.from + b * c.from_stride[0] + h * c.from_stride[1] + r * c.from_stride[2] +
-                               w * c.from_stride[3];
+        int64_t from_row = r, to_row = r;
+        bool hidden = false;
+        if (c.lengths)
+            hidden = c.by_row ? r >= c.lengths[b * c.batch_stride] : c.lengths[b * c.batch_stride] < 1;
+        if (c.starts) {
+            hidden = r >= c.starts[b + 1] - c.starts[b];
+            if (c.packs && hidden) continue;
+            if (c.packs)
+                to_row += c.starts[b];
+            else
+                from_row += c.starts[b];
+        }
+        const uint16_t *from = c.from + b * c.from_stride[0] + h * c.from_stride[1] +
+                               from_row * c.from_stride[2] + w * c.from_stride[3];
         uint16_t *to =
-            c.to + b * c.to_stride[0] + h * c.to_stride[1] + r * c.to_stride[2] + w * c.to_stride[3];
-        const int32_t length = c.lengths ? c.lengths[b * c.batch_stride] : 1;
-        const bool hidden = c.lengths && (c.by_row ? r >= length : length < 1);
+            c.to + b * c.to_stride[0] + h * c.to_stride[1] + to_row * c.to_stride[2] + w * c.to_stride[3];
         if (c.from == c.to && !hidden) continue;
         cuda_pack<uint16_t, N> own = {};
         if (!hidden) own = cuda_load<N>(from);
@@ -334,6 +411,15 @@ template <int N> static __global__ void dnn_deliver(struct dnn_copy c) {
                 own.at[k] = bf16_bits(bf16_number(before.at[k]) + bf16_number(own.at[k]));
         }
         cuda_store(to, own);
+    }
+}
+
+/* Statistics of rows behind a sequence: e^(−∞ − 0) is 0 in backward. */
+static __global__ void dnn_clear_statistics(float *statistics, const int32_t *starts, int64_t heads,
+                                            int64_t queries, int64_t rows) {
+    for (int64_t row = CUDA_FIRST; row < rows; row += CUDA_STEP) {
+        const int64_t line = row / queries, batch = line / heads;
+        if (row - line * queries >= starts[batch + 1] - starts[batch]) statistics[row] = 0;
     }
 }
 
@@ -405,9 +491,12 @@ static heed_status begin(struct call *k, struct heed_exec *exec, const struct he
     add_mask(a, a->mask, &masks);
     k->lengths = masks.lengths;
     for (int i = 0; i < DNN_IDS; i++) k->pointer[i] = area(k, (enum dnn_attention_id)i);
-    k->pointer[DNN_Q] = a->q.data;
-    k->pointer[DNN_Y] = a->y.data;
-    if (!k->lengths) {
+    const bool packed = heed_is_packed(&a->packed);
+    if (!packed) {
+        k->pointer[DNN_Q] = a->q.data;
+        k->pointer[DNN_Y] = a->y.data;
+    }
+    if (!packed && !k->lengths) {
         k->pointer[DNN_K] = a->k.data;
         k->pointer[DNN_V] = a->v.data;
     }
@@ -461,6 +550,10 @@ static struct dnn_copy copy_of(const struct heed_view *shape, const void *from, 
     return c;
 }
 
+static heed_status run(const struct call *k) {
+    return dnn_run_plan(k->exec, &k->c.problem, &k->c.plan, k->pointer, k->scratch + k->c.areas.workspace);
+}
+
 /* A copy of keys or values with zeros where no query looks. */
 static heed_status isolate(const struct call *k, const struct heed_view *v, enum dnn_attention_id id,
                            const int64_t stride[3]) {
@@ -469,6 +562,108 @@ static heed_status isolate(const struct call *k, const struct heed_view *v, enum
     copy.by_row = true;
     return deliver(k, &copy);
 }
+
+/* ---- packed sequences ---- */
+
+/* Lengths as cuDNN gets them, never 0 keys; and starts, the last for all that only fill the batch up. */
+static void write_starts(const struct heed_packed *packed, int64_t batch, int32_t *to) {
+    int32_t *query_lengths = to, *key_lengths = to + batch, *query_starts = to + 2 * batch,
+            *key_starts = query_starts + batch + 1;
+    for (int64_t i = 0; i <= batch; i++) {
+        const int64_t own = i < packed->sequences ? i : packed->sequences;
+        query_starts[i] = packed->query_starts[own];
+        key_starts[i] = packed->key_starts[own];
+    }
+    for (int64_t i = 0; i < batch; i++) {
+        const int32_t keys = key_starts[i + 1] - key_starts[i];
+        query_lengths[i] = query_starts[i + 1] - query_starts[i];
+        key_lengths[i] = keys < 1 ? 1 : keys;
+    }
+}
+
+static heed_status send_starts(const struct call *k) {
+    const int64_t batch = k->c.problem.batch;
+    const size_t bytes = (size_t)(4 * batch + 2) * sizeof(int32_t);
+    void *host = heed_host->block_new(k->exec->memory, bytes);
+    if (!host)
+        return heed_host->fail(k->exec, HEED_ERROR_MEMORY, HEED_PRIMITIVE_ATTENTION,
+                               "no memory for the starts of %lld sequences", (long long)batch);
+    write_starts(&k->a->packed, batch, static_cast<int32_t *>(host));
+    const heed_status status =
+        heed_cuda_device.write(cuda_of(k->exec), area(k, DNN_QUERY_LENGTHS), host, bytes);
+    heed_host->block_free(k->exec->memory, host);
+    return status;
+}
+
+static const int32_t *starts_of(const struct call *k, bool keys) {
+    return reinterpret_cast<const int32_t *>(k->scratch +
+                                             (keys ? k->c.areas.key_starts : k->c.areas.query_starts));
+}
+
+/* Rows of sequences, of queries or keys, to or from a batch. */
+static struct dnn_copy packed_copy(const struct call *k, const struct heed_view *v, bool keys) {
+    const struct dnn_attention *p = &k->c.problem;
+    struct heed_view shape = *v;
+    int64_t dense[3];
+    shape.size[0] = p->batch;
+    shape.size[2] = keys ? p->keys : p->queries;
+    set_dense(&shape, dense);
+    struct dnn_copy copy = copy_of(&shape, v->data, v->stride, NULL, dense);
+    copy.starts = starts_of(k, keys);
+    return copy;
+}
+
+static heed_status unpack(const struct call *k, const struct heed_view *v, enum dnn_attention_id id,
+                          bool keys) {
+    struct dnn_copy copy = packed_copy(k, v, keys);
+    copy.to = static_cast<uint16_t *>(area(k, id));
+    return deliver(k, &copy);
+}
+
+static heed_status pack(const struct call *k, enum dnn_attention_id id, const struct heed_view *v, bool add,
+                        bool keys) {
+    struct dnn_copy copy = packed_copy(k, v, keys);
+    if (!heed_has(v)) return HEED_OK;
+    for (int d = 0; d < 4; d++) std::swap(copy.from_stride[d], copy.to_stride[d]);
+    copy.from = static_cast<const uint16_t *>(area(k, id));
+    copy.to = static_cast<uint16_t *>(v->data);
+    copy.packs = true;
+    copy.add = add;
+    return deliver(k, &copy);
+}
+
+static heed_status unpack_inputs(const struct call *k) {
+    const struct heed_attention_args *a = k->a;
+    heed_status status = send_starts(k);
+    if (status == HEED_OK) status = unpack(k, &a->q, DNN_Q, false);
+    if (status == HEED_OK) status = unpack(k, &a->k, DNN_K, true);
+    return status == HEED_OK ? unpack(k, &a->v, DNN_V, true) : status;
+}
+
+static heed_status run_forward_packed(const struct call *k) {
+    const struct dnn_attention *p = &k->c.problem;
+    heed_status status = unpack_inputs(k);
+    if (status == HEED_OK) status = run(k);
+    if (status == HEED_OK) status = pack(k, DNN_Y, &k->a->y, false, false);
+    if (status != HEED_OK) return status;
+    CUDA_RUN(k->exec, dnn_clear_statistics, cuda_blocks(k->exec, row_count(p)), CUDA_BLOCK, 0,
+             static_cast<float *>(k->pointer[DNN_STATISTICS]), starts_of(k, false), p->heads, p->queries,
+             row_count(p));
+    return cuda_started(k->exec, HEED_PRIMITIVE_ATTENTION);
+}
+
+static heed_status run_backward_packed(const struct call *k) {
+    const struct heed_attention_args *a = k->a;
+    heed_status status = unpack_inputs(k);
+    if (status == HEED_OK) status = unpack(k, &a->y, DNN_Y, false);
+    if (status == HEED_OK) status = unpack(k, &a->dy, DNN_DY, false);
+    if (status == HEED_OK) status = run(k);
+    if (status == HEED_OK) status = pack(k, DNN_DQ, &a->dq.view, a->dq.add, false);
+    if (status == HEED_OK) status = pack(k, DNN_DK, &a->dk.view, a->dk.add, true);
+    return status == HEED_OK ? pack(k, DNN_DV, &a->dv.view, a->dv.add, true) : status;
+}
+
+/* ---- key lengths ---- */
 
 static heed_status apply_lengths(const struct call *k) {
     const struct dnn_attention *p = &k->c.problem;
@@ -508,9 +703,9 @@ static heed_status attention_forward(struct heed_exec *exec, const void *argumen
     struct call k;
     heed_status status =
         begin(&k, exec, static_cast<const struct heed_attention_args *>(arguments), false, saved, scratch);
+    if (status == HEED_OK && heed_is_packed(&k.a->packed)) return run_forward_packed(&k);
     if (status == HEED_OK) status = apply_lengths(&k);
-    if (status == HEED_OK)
-        status = dnn_run_plan(exec, &k.c.problem, &k.c.plan, k.pointer, k.scratch + k.c.areas.workspace);
+    if (status == HEED_OK) status = run(&k);
     return status == HEED_OK ? settle_rows(&k) : status;
 }
 
@@ -561,13 +756,14 @@ static heed_status attention_backward(struct heed_exec *exec, const void *argume
     const struct heed_attention_args *a = static_cast<const struct heed_attention_args *>(arguments);
     struct call k;
     heed_status status = begin(&k, exec, a, true, saved, scratch);
+    if (status == HEED_OK && heed_is_packed(&a->packed)) return run_backward_packed(&k);
     if (status == HEED_OK) status = apply_lengths(&k);
     if (status == HEED_OK) status = prepare_dy(&k);
     if (status != HEED_OK) return status;
     bind_gradient(&k, DNN_DQ, &a->dq);
     bind_gradient(&k, DNN_DK, &a->dk);
     bind_gradient(&k, DNN_DV, &a->dv);
-    status = dnn_run_plan(exec, &k.c.problem, &k.c.plan, k.pointer, k.scratch + k.c.areas.workspace);
+    status = run(&k);
     const struct dnn_attention *p = &k.c.problem;
     if (status == HEED_OK) status = deliver_gradient(&k, DNN_DQ, &a->dq, p->dq, false);
     if (status == HEED_OK) status = deliver_gradient(&k, DNN_DK, &a->dk, p->dk, true);
