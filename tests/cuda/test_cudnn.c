@@ -450,6 +450,14 @@ static void pack_with_lengths(struct heed_attention_args *a) {
     other_mask = (struct heed_bound_mask){.kind = &heed_mask_kind_key_lengths};
     a->mask = &other_mask;
 }
+static void pack_bottom_right(struct heed_attention_args *a) {
+    static const int32_t keys[] = {0, 8, 16};
+    pack(a);
+    a->packed.key_starts = keys;
+    other_mask = (struct heed_bound_mask){.kind = &heed_mask_kind_causal,
+                                          .number = {[HEED_DISTANCE_ALIGN] = HEED_BOTTOM_RIGHT}};
+    a->mask = &other_mask;
+}
 static void pack_with_bias(struct heed_attention_args *a) {
     pack(a);
     a->stages = 1;
@@ -532,6 +540,7 @@ static void lengths_of_heads(struct heed_attention_args *a) {
 static const struct refusal refusals[] = {
     {"for bf16", be_f32},
     {"lengths beside their own", pack_with_lengths},
+    {"mask is not causal", pack_bottom_right},
     {"sequences have a bias", pack_with_bias},
     {"too different lengths", pack_unevenly},
     {"not the softmax", be_sigmoid},

@@ -4,7 +4,9 @@
  * cudnn_graph.cu       operation graphs and plans on its backend interface: descriptors with attributes
  * cudnn_attention.cu   attention as two graphs of it, forward and backward
  * cudnn_plans.cu       the plans of a context, by problem, and running them
- * attention_cudnn.cu   the kernel of heed that does so
+ * cudnn_problem.cu     which arguments of attention it takes, and as which problem
+ * cudnn_copies.cu      kernels of heed's own around it; cudnn_packed.cu: packed sequences
+ * attention_cudnn.cu   the kernel of heed's table that does all this
  *
  * The first three know nothing of heed's contexts nor of devices that are there: a test finalises their
  * graphs for devices that it describes. */
