@@ -1,5 +1,6 @@
 /* The CUDA device of a context: memory, copies, waiting, and what went wrong. */
 #include "backend/cuda/device.cuh"
+#include "backend/cuda/cudnn_plans.cuh"
 #include "backend/cuda/lt.cuh"
 
 #include <stdio.h>
@@ -116,6 +117,7 @@ static void device_close(void *self) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
     if (device->stream) cudaStreamSynchronize(device->stream);
     cuda_lt_close(device);
+    dnn_session_close(device);
     if (device->fault) cudaFree(device->fault);
     if (device->stream) cudaStreamDestroy(device->stream);
     heed_host->block_free(device->exec->memory, device);
@@ -148,12 +150,13 @@ static size_t device_describe(void *self, char *text, size_t size) {
     cudaMemGetInfo(&free_bytes, &all_bytes);
     cudaRuntimeGetVersion(&runtime);
     cudaDriverGetVersion(&driver);
-    char products[160];
+    char products[160], dnn[120];
     cuda_lt_describe(device, products, sizeof products);
+    dnn_describe(device, dnn, sizeof dnn);
     const int n = snprintf(text, size,
-                           "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d, %s\n",
+                           "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d, %s%s\n",
                            device->ordinal, device->name, device->processors, free_bytes >> 20,
-                           all_bytes >> 20, runtime, driver, products);
+                           all_bytes >> 20, runtime, driver, products, dnn);
     return n > 0 ? (size_t)n : 0;
 }
 

@@ -10,6 +10,7 @@
  * unary.cuh    functions of one number; philox.cuh: random numbers; softmax.cuh: normalisers
  * items.cuh    lists of parameters for one launch
  * product.cuh  matrix products; lt.cuh: by cuBLASLt, which lt_library.cuh opens
+ * cudnn.cuh    cuDNN, in several files, of which it tells
  * NAME.cu      one primitive, or one family of them, each: the kernels with their formula and memory traffic,
  * when they apply, and their rows of the table
  *
@@ -47,6 +48,7 @@ enum { HEED_WARP = 32 };
 /* ---- the device of a context ---- */
 
 struct cuda_lt; /* lt.cu */
+struct dnn_session; /* cudnn_plans.cu */
 
 /* Errors that kernels find; what `detail` holds, each says. */
 enum cuda_fault {
@@ -78,6 +80,7 @@ struct cuda_device {
     cudaStream_t stream;
     struct cuda_fault_word *fault; /* in device memory */
     struct cuda_lt *lt;            /* cuBLASLt, or why not */
+    struct dnn_session *dnn;       /* cuDNN; NULL: nobody asked for it yet */
     int processors;                /* streaming multiprocessors */
     bool blocking;                 /* HEED_CUDA_BLOCKING=1: wait after every kernel, for debugging */
     struct cuda_watched_norm norm[CUDA_WATCHED_NORMS]; /* since the host waited last */
@@ -155,6 +158,7 @@ static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
  * primitive the first that applies runs. Multi-head attention is heed's own composite of the others. */
 #define HEED_CUDA_KERNELS(X)                                                                                 \
     X(ARGMAX, argmax)                                                                                        \
+    X(ATTENTION, attention_cudnn)                                                                            \
     X(ATTENTION, attention)                                                                                  \
     X(BINARY, binary)                                                                                        \
     X(COPY, copy)                                                                                            \

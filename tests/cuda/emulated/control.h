@@ -22,12 +22,16 @@ struct emulated_control {
     int (*fails)(void);
     /* These end the process, in the name of `who`, where that is no stream, or memory of the device with so
      * many bytes from there. */
-    void (*check_stream)(const char *who, void *stream);
+    void (*check_stream)(const char *who, const void *stream);
     void (*check_memory)(const char *who, const void *memory, size_t bytes);
     /* Ends it with a line of the caller's. */
     void (*end)(const char *line);
-    /* Queues work(argument) in a stream. It may touch memory of the device. */
-    void (*do_in_stream)(void *stream, void (*work)(void *argument), void *argument);
+    /* Work in the order of a stream: it runs when the stream comes to it, and may touch memory of the device.
+     */
+    void (*queue)(const void *stream, void (*work)(void *data), void *data);
+    /* In between the caller may touch memory of the device. */
+    void (*enter)(void);
+    void (*leave)(void);
 };
 
 /* Kept up to date; the address stays. */

@@ -31,14 +31,18 @@ static int fails_for_fake() {
     return fails();
 }
 
-static void check_stream(const char *who, void *stream) {
-    locked lock;
-    stream_check(who, static_cast<cudaStream_t>(stream));
+static cudaStream_t stream_of_fake(const void *stream) {
+    return static_cast<cudaStream_t>(const_cast<void *>(stream));
 }
 
-static void do_in_stream(void *stream, void (*work)(void *), void *argument) {
+static void check_stream_for_fake(const char *who, const void *stream) {
     locked lock;
-    stream_do(static_cast<cudaStream_t>(stream), [=] { work(argument); });
+    stream_check(who, stream_of_fake(stream));
+}
+
+static void queue_for_fake(const void *stream, void (*work)(void *), void *data) {
+    locked lock;
+    stream_do(stream_of_fake(stream), [work, data] { work(data); });
 }
 
 static void end(const char *line) {
@@ -50,10 +54,12 @@ struct emulated_control *heed_emulated(void) {
     control.events = events_living();
     control.allocations = (int64_t)memory_living().allocations;
     control.fails = fails_for_fake;
-    control.check_stream = check_stream;
+    control.check_stream = check_stream_for_fake;
     control.check_memory = memory_check;
     control.end = end;
-    control.do_in_stream = do_in_stream;
+    control.queue = queue_for_fake;
+    control.enter = enter;
+    control.leave = leave;
     return &control;
 }
 

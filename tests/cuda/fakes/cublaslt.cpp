@@ -485,7 +485,7 @@ extern "C" cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmul
     check_memory(who, x, how, a, b, d, workspace);
     if (emulated()->fails()) return CUBLAS_STATUS_EXECUTION_FAILED;
     keep_last(x, how);
-    emulated()->do_in_stream(stream, compute,
+    emulated()->queue(stream, compute,
                              new job(x, load(x.what->scale, alpha, 0), load(x.what->scale, beta, 0), a, b, d,
                                      workspace, how->workspace));
     return CUBLAS_STATUS_SUCCESS;
