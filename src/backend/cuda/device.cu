@@ -153,10 +153,10 @@ static size_t device_describe(void *self, char *text, size_t size) {
     char products[160], dnn[120];
     cuda_lt_describe(device, products, sizeof products);
     dnn_describe(device, dnn, sizeof dnn);
-    const int n = snprintf(text, size,
-                           "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d, %s%s\n",
-                           device->ordinal, device->name, device->processors, free_bytes >> 20,
-                           all_bytes >> 20, runtime, driver, products, dnn);
+    const int n = snprintf(
+        text, size, "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d, %s%s\n",
+        device->ordinal, device->name, device->processors, free_bytes >> 20, all_bytes >> 20, runtime, driver,
+        products, dnn);
     return n > 0 ? (size_t)n : 0;
 }
 

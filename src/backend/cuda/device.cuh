@@ -47,7 +47,7 @@ enum { HEED_WARP = 32 };
 
 /* ---- the device of a context ---- */
 
-struct cuda_lt; /* lt.cu */
+struct cuda_lt;     /* lt.cu */
 struct dnn_session; /* cudnn_plans.cu */
 
 /* Errors that kernels find; what `detail` holds, each says. */

@@ -486,8 +486,8 @@ extern "C" cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmul
     if (emulated()->fails()) return CUBLAS_STATUS_EXECUTION_FAILED;
     keep_last(x, how);
     emulated()->queue(stream, compute,
-                             new job(x, load(x.what->scale, alpha, 0), load(x.what->scale, beta, 0), a, b, d,
-                                     workspace, how->workspace));
+                      new job(x, load(x.what->scale, alpha, 0), load(x.what->scale, beta, 0), a, b, d,
+                              workspace, how->workspace));
     return CUBLAS_STATUS_SUCCESS;
 }
 
