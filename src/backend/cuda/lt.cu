@@ -534,7 +534,7 @@ heed_status cuda_lt_run(struct heed_exec *exec, enum heed_primitive primitive,
     struct cuda_lt *lt = cuda_of(exec)->lt;
     struct cuda_product x = *product;
     struct lt_problem p;
-    struct lt_plan *plan;
+    struct lt_plan *plan = NULL;
     *done = false;
     if (lt->off || describe(&x, x.bias || end != CUDA_LT_PLAIN, &p)) return HEED_OK;
     p.epilogue = epilogue_of(&x, end);
