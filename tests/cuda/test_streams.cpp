@@ -14,32 +14,35 @@ static cudaEvent_t event;
 
 #define WRONG_RESULT "not the right result"
 
-/* Memory of the device, and pinned memory of the host. */
+/* Memory of the device, and pinned memory of the host: what is sent there, and NaN until something comes
+ * back. */
 struct pair {
-    float *device, *host;
+    float *device, *host, *back;
 
-    pair() : device(NULL), host(NULL) {
+    pair() : device(NULL), host(NULL), back(NULL) {
         cudaMalloc(reinterpret_cast<void **>(&device), BYTES);
         cudaHostAlloc(reinterpret_cast<void **>(&host), BYTES, 0);
+        cudaHostAlloc(reinterpret_cast<void **>(&back), BYTES, 0);
     }
     pair(const pair &) = delete;
     ~pair() {
         cudaFree(device);
         cudaFreeHost(host);
+        cudaFreeHost(back);
     }
     void set(float value) {
         for (int i = 0; i < COUNT; i++) host[i] = value;
     }
     bool is(float value) const {
         for (int i = 0; i < COUNT; i++)
-            if (host[i] != value) return false;
+            if (back[i] != value) return false;
         return true;
     }
     void send(cudaStream_t stream) {
         cudaMemcpyAsync(device, host, BYTES, cudaMemcpyHostToDevice, stream);
     }
     void fetch(cudaStream_t stream) {
-        cudaMemcpyAsync(host, device, BYTES, cudaMemcpyDeviceToHost, stream);
+        cudaMemcpyAsync(back, device, BYTES, cudaMemcpyDeviceToHost, stream);
     }
     static constexpr size_t BYTES = COUNT * sizeof(float);
 };
@@ -108,7 +111,7 @@ template <bool WRONG> static bool waits_for_an_event() {
     x.fetch(first);
     if (!WRONG) cudaEventRecord(event, first);
     cudaEventSynchronize(event);
-    const bool right = x.is(1); /* a copy to come leaves NaN */
+    const bool right = x.is(1);
     cudaStreamSynchronize(first);
     return right;
 }

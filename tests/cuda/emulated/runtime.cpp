@@ -236,7 +236,6 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
         stream_do(stream, [=] { memcpy(to, taken.data(), bytes); });
         return cudaSuccess;
     }
-    if (kind == cudaMemcpyDeviceToHost) memset(to, 0xff, bytes);
     stream_do(stream, [=] { memcpy(to, from, bytes); });
     if (kind == cudaMemcpyDeviceToHost && !memory_is_pinned(to)) stream_wait(stream);
     return cudaSuccess;
