@@ -105,8 +105,8 @@ static void print_timing(const struct arguments *a, const struct bench *b, const
     explained(b->ctx, "threads ", threads, sizeof threads);
     printf("{\"case\": \"%s\", \"min_ms\": %.6f, \"median_ms\": %.6f, \"runs\": %d, \"peak_bytes\": %zu, "
            "\"threads\": %s, \"isa\": \"%s\", \"blas\": \"%s\", \"compiler\": \"%s\", \"fallbacks\": %llu}\n",
-           b->row->name, t->min_ms, t->median_ms, t->runs, t->peak_bytes, threads, isa, blas,
-           COMPILER, (unsigned long long)heed_fallbacks(b->ctx));
+           b->row->name, t->min_ms, t->median_ms, t->runs, t->peak_bytes, threads, isa, blas, COMPILER,
+           (unsigned long long)heed_fallbacks(b->ctx));
 }
 
 static int run_one(const struct arguments *a, const struct bench_case *row) {

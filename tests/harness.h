@@ -73,8 +73,8 @@ bool test_has_bf16(void);
  * see there. */
 bool test_refused(heed_ctx *ctx);
 
-/* What a kernel of a device finds (an index out of range, say), the host knows when it waits for the device: waits,
- * if there is no error yet, and tells whether it did. */
+/* What a kernel of a device finds (an index out of range, say), the host knows when it waits for the device:
+ * waits, if there is no error yet, and tells whether it did. */
 bool test_late(heed_ctx *ctx);
 
 /* No error is kept. */
