@@ -136,6 +136,14 @@ static bool frees_early() {
     return true;
 }
 
+template <bool WRONG> static bool other_device() {
+    pair x;
+    if (WRONG) cudaSetDevice(1);
+    x.send(first);
+    cudaStreamSynchronize(first);
+    return true;
+}
+
 static bool leaves_an_event() {
     cudaEvent_t other;
     cudaEventCreateWithFlags(&other, cudaEventDisableTiming);
@@ -167,6 +175,8 @@ static const row rows[] = {
     ROW(waits_for_the_other_stream),
     ROW(waits_before_the_record),
     ROW(waits_for_an_event),
+    {"other_device", other_device<false>, ""},
+    {"other_device (seeded)", other_device<true>, "the stream is of device 0, and the thread's device is 1"},
     {"ordinary_memory", ordinary_memory, ""},
     {"frees_early", frees_early, ""},
     {"leaves_an_event", leaves_an_event, "0 allocations of 0 bytes and 1 events are left"},

@@ -32,11 +32,12 @@ static struct dnn_session *open_session(struct cuda_device *device, const struct
     if (!s) return NULL;
     memset(s, 0, sizeof *s);
     s->library = library;
+    const cudaStream_t stream = cuda_stream(device); /* the handle is of the thread's device */
     if (cudaGetDeviceProperties(&properties, device->ordinal) == cudaSuccess) {
         s->version = properties.major * 10 + properties.minor;
         if (library->cudnnCreate(&s->handle) != CUDNN_STATUS_SUCCESS) s->handle = NULL;
     }
-    if (s->handle && library->cudnnSetStream(s->handle, device->stream) != CUDNN_STATUS_SUCCESS) {
+    if (s->handle && library->cudnnSetStream(s->handle, stream) != CUDNN_STATUS_SUCCESS) {
         library->cudnnDestroy(s->handle);
         s->handle = NULL;
     }
@@ -56,7 +57,7 @@ bool dnn_is_there(const struct heed_exec *exec, struct heed_why *why) {
 /* Also the plan of an entry whose kernels may still run: the stream is waited for. */
 static void forget(struct cuda_device *device, struct entry *e) {
     if (e->graph) {
-        cudaStreamSynchronize(device->stream);
+        cudaStreamSynchronize(cuda_stream(device));
         dnn_graph_end(e->graph);
         heed_host->block_free(device->exec->memory, e->graph);
     }
@@ -151,6 +152,7 @@ heed_status dnn_run_plan(struct heed_exec *exec, const struct dnn_attention *a,
                          const struct dnn_planned *planned, void *const pointer[DNN_IDS], void *workspace) {
     const struct dnn_graph *graph = planned->graph;
     heed_status status = HEED_OK;
+    cuda_stream(cuda_of(exec)); /* the thread's device is the handle's */
     for (int64_t batch = 0; batch < a->batch; batch += planned->slice.batch) {
         for (int64_t head = 0; head < a->kv_heads && status == HEED_OK; head += planned->slice.kv_heads) {
             void *bound[DNN_MOST_BOUND];

@@ -15,6 +15,13 @@ heed_status cuda_check(struct heed_exec *exec, enum heed_primitive primitive, cu
     return heed_host->fail(exec, kind, primitive, "CUDA: %s", cudaGetErrorString(status));
 }
 
+/* A failure shows in the call that the stream is for. */
+cudaStream_t cuda_stream(const struct cuda_device *device) {
+    int current = -1;
+    if (cudaGetDevice(&current) != cudaSuccess || current != device->ordinal) cudaSetDevice(device->ordinal);
+    return device->stream;
+}
+
 /* What a kernel raised, in words. */
 static heed_status report(struct cuda_device *device, const struct cuda_fault_word *word) {
     struct heed_exec *exec = device->exec;
@@ -41,12 +48,12 @@ static heed_status device_sync(void *self) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
     struct cuda_fault_word word = {};
     cudaError_t status =
-        cudaMemcpyAsync(&word, device->fault, sizeof word, cudaMemcpyDeviceToHost, device->stream);
-    if (status == cudaSuccess) status = cudaStreamSynchronize(device->stream);
+        cudaMemcpyAsync(&word, device->fault, sizeof word, cudaMemcpyDeviceToHost, cuda_stream(device));
+    if (status == cudaSuccess) status = cudaStreamSynchronize(cuda_stream(device));
     if (status != cudaSuccess) return cuda_check(device->exec, HEED_PRIMITIVE_COPY, status);
     device->norms = 0;
     if (word.fault == CUDA_FAULT_NONE) return HEED_OK;
-    status = cudaMemsetAsync(device->fault, 0, sizeof word, device->stream);
+    status = cudaMemsetAsync(device->fault, 0, sizeof word, cuda_stream(device));
     const heed_status reported = report(device, &word);
     return status == cudaSuccess ? reported : cuda_check(device->exec, HEED_PRIMITIVE_COPY, status);
 }
@@ -115,7 +122,7 @@ static cudaError_t open_stream(struct cuda_device *device) {
 
 static void device_close(void *self) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
-    if (device->stream) cudaStreamSynchronize(device->stream);
+    if (device->stream) cudaStreamSynchronize(cuda_stream(device));
     cuda_lt_close(device);
     dnn_session_close(device);
     if (device->fault) cudaFree(device->fault);
@@ -147,6 +154,7 @@ static size_t device_describe(void *self, char *text, size_t size) {
     const struct cuda_device *device = static_cast<struct cuda_device *>(self);
     size_t free_bytes = 0, all_bytes = 0;
     int runtime = 0, driver = 0;
+    cuda_stream(device);
     cudaMemGetInfo(&free_bytes, &all_bytes);
     cudaRuntimeGetVersion(&runtime);
     cudaDriverGetVersion(&driver);
@@ -164,7 +172,7 @@ static size_t device_describe(void *self, char *text, size_t size) {
 
 static void *device_alloc(void *self, size_t bytes) {
     void *memory = NULL;
-    (void)self;
+    cuda_stream(static_cast<struct cuda_device *>(self)); /* memory is that of the thread's device */
     if (cudaMalloc(&memory, bytes) == cudaSuccess) return memory;
     cudaGetLastError(); /* running out is an ordinary answer and no error of what comes next */
     return NULL;
@@ -179,13 +187,14 @@ static void device_free(void *self, void *memory, size_t bytes) {
 
 static heed_status device_fill(void *self, void *to, int byte, size_t bytes) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
-    return cuda_check(device->exec, HEED_PRIMITIVE_FILL, cudaMemsetAsync(to, byte, bytes, device->stream));
+    return cuda_check(device->exec, HEED_PRIMITIVE_FILL,
+                      cudaMemsetAsync(to, byte, bytes, cuda_stream(device)));
 }
 
 static heed_status transfer(void *self, void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
     return cuda_check(device->exec, HEED_PRIMITIVE_COPY,
-                      cudaMemcpyAsync(to, from, bytes, kind, device->stream));
+                      cudaMemcpyAsync(to, from, bytes, kind, cuda_stream(device)));
 }
 
 static heed_status device_copy(void *self, void *to, const void *from, size_t bytes) {

@@ -95,6 +95,10 @@ static inline struct cuda_device *cuda_of(const struct heed_exec *exec) {
     return static_cast<struct cuda_device *>(exec->remote.self);
 }
 
+/* The stream of a context, whose device is from now on that of the calling thread: contexts of several
+ * devices may take turns there, with each other and with other users of CUDA. */
+cudaStream_t cuda_stream(const struct cuda_device *device);
+
 /* Reports a failed call of the runtime. */
 heed_status cuda_check(struct heed_exec *exec, enum heed_primitive primitive, cudaError_t status);
 
@@ -109,7 +113,7 @@ heed_status cuda_watch_norm(struct heed_exec *exec, struct heed_grad_witness *wi
 /* Starts a kernel on the context's stream. The kernel is named here and not chosen by a pointer: so the
  * emulation knows at compile time what there is to start. */
 #define CUDA_RUN(exec, kernel, grid, block, shared, ...)                                                     \
-    HEED_START(kernel, grid, block, shared, cuda_of(exec)->stream, __VA_ARGS__)
+    HEED_START(kernel, grid, block, shared, cuda_stream(cuda_of(exec)), __VA_ARGS__)
 
 /* What most kernels apply to. */
 static inline bool cuda_is_float(heed_dtype dtype, struct heed_why *why) {

@@ -525,7 +525,7 @@ static cublasStatus_t start(struct heed_exec *exec, const struct lt_plan *plan, 
         lt->handle, plan->product, f64 ? static_cast<const void *>(&one_f64) : &one, x->b, plan->a, x->a,
         plan->b, f64 ? static_cast<const void *>(&beta_f64) : &beta, x->c, plan->d, x->c, plan->d,
         &plan->algorithm, plan->workspace ? reinterpret_cast<void *>(at * WORKSPACE_ALIGN) : NULL,
-        plan->workspace, cuda_of(exec)->stream);
+        plan->workspace, cuda_stream(cuda_of(exec)));
 }
 
 heed_status cuda_lt_run(struct heed_exec *exec, enum heed_primitive primitive,

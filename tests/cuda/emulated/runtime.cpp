@@ -14,6 +14,7 @@ using namespace emulated;
 enum { DEVICES = 2, VERSION = 13000 };
 
 static emulated_control control;
+static thread_local int current_device;
 static cudaError_t last_error;                        /* of a launch */
 static std::map<const void *, size_t> allowed_shared; /* by kernel, where it is not the ordinary */
 
@@ -37,7 +38,7 @@ static cudaStream_t stream_of_fake(const void *stream) {
 
 static void check_stream_for_fake(const char *who, const void *stream) {
     locked lock;
-    stream_check(who, stream_of_fake(stream));
+    stream_check(who, stream_of_fake(stream), current_device);
 }
 
 static void queue_for_fake(const void *stream, void (*work)(void *), void *data) {
@@ -75,7 +76,7 @@ size_t shared_allowed(const void *kernel) {
 
 bool may_launch(const char *kernel, cudaStream_t stream) {
     locked lock;
-    stream_check(kernel, stream);
+    stream_check(kernel, stream, current_device);
     control.launches++;
     if (!fails()) return true;
     last_error = cudaErrorLaunchOutOfResources;
@@ -146,7 +147,14 @@ cudaError_t cudaGetDeviceCount(int *count) {
 cudaError_t cudaSetDevice(int device) {
     locked lock;
     if (device < 0 || device >= DEVICES) return cudaErrorInvalidDevice;
-    return fails() ? cudaErrorDevicesUnavailable : cudaSuccess;
+    if (fails()) return cudaErrorDevicesUnavailable;
+    current_device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device) {
+    *device = current_device;
+    return cudaSuccess;
 }
 
 /* Few processors, so that small shapes already have more blocks than run at once; the rest is the least of
@@ -203,7 +211,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
 
 cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t stream) {
     locked lock;
-    stream_check("cudaMemsetAsync", stream);
+    stream_check("cudaMemsetAsync", stream, current_device);
     if (fails()) return cudaErrorUnknown;
     if (bytes == 0) return cudaSuccess;
     memory_check("cudaMemsetAsync", to, bytes);
@@ -221,7 +229,7 @@ static void check_side(const char *which, const void *memory, size_t bytes, bool
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t stream) {
     locked lock;
-    stream_check("cudaMemcpyAsync", stream);
+    stream_check("cudaMemcpyAsync", stream, current_device);
     if (kind != cudaMemcpyHostToDevice && kind != cudaMemcpyDeviceToHost && kind != cudaMemcpyDeviceToDevice)
         fail("cudaMemcpyAsync: kind %d", (int)kind);
     if (fails()) return cudaErrorUnknown;
@@ -260,7 +268,7 @@ cudaError_t cudaFreeHost(void *memory) {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
     locked lock;
     if (fails()) return cudaErrorUnknown;
-    *stream = stream_new();
+    *stream = stream_new(current_device);
     return cudaSuccess;
 }
 
