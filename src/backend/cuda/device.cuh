@@ -115,13 +115,6 @@ heed_status cuda_watch_norm(struct heed_exec *exec, struct heed_grad_witness *wi
 #define CUDA_RUN(exec, kernel, grid, block, shared, ...)                                                     \
     HEED_START(kernel, grid, block, shared, cuda_stream(cuda_of(exec)), __VA_ARGS__)
 
-/* What most kernels apply to. */
-static inline bool cuda_is_float(heed_dtype dtype, struct heed_why *why) {
-    if (dtype == HEED_F32 || dtype == HEED_F64) return true;
-    why->reason = "dtype is not f32 or f64";
-    return false;
-}
-
 /* ---- in kernels ---- */
 
 /* Keeps a fault if it is the first. */
