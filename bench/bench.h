@@ -26,6 +26,7 @@ struct bench_case {
     int64_t size[4];
     int what_else; /* flags of a family of cases */
     int64_t batch, vocabulary;
+    double bytes; /* that a run reads and writes at least, where memory is what limits it; 0: not said */
 };
 
 /* The case of that number, from 0 on, or of that name; NULL beyond. */

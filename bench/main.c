@@ -19,15 +19,19 @@ extern char **environ;
 #define COMPILER "gcc " __VERSION__
 #endif
 
-static const char usage[] = "usage: heed-bench [--list] [--case NAME] [--threads N] [--seconds S] [--json]\n"
-                            "  --list       the names of the cases\n"
-                            "  --case NAME  only this one\n"
-                            "  --threads N  0: as many as the process may use (the default)\n"
-                            "  --seconds S  how long to repeat each case (default 2)\n"
-                            "  --json       one JSON object per line\n";
+static const char usage[] =
+    "usage: heed-bench [--list] [--case NAME] [--threads N] [--seconds S] [--device NAME] [--json]\n"
+    "  --list       the names of the cases\n"
+    "  --case NAME  only this one\n"
+    "  --threads N  0: as many as the process may use (the default)\n"
+    "  --seconds S  how long to repeat each case (default 2)\n"
+    "  --device NAME  cpu (the default), ref, cuda, …\n"
+    "  --json       one JSON object per line; bytes: that a run moves at least, where the\n"
+    "               case says it\n";
 
 struct arguments {
     const char *name; /* of a case; NULL: all */
+    const char *device;
     int threads;
     double seconds;
     bool json, list, help;
@@ -57,11 +61,13 @@ static bool measure(struct bench *b, double seconds, struct timing *timing) {
     double *ms = malloc(MOST * sizeof *ms);
     if (!ms) return false;
     for (int i = 0; i < 2 && !heed_failed(b->ctx); i++) b->row->run(b);
+    heed_sync(b->ctx);
     int runs = 0;
     double start = now_ms();
     while (!heed_failed(b->ctx) && runs < MOST && (runs < 5 || now_ms() - start < seconds * 1e3)) {
         double before = now_ms();
         b->row->run(b);
+        heed_sync(b->ctx);
         ms[runs++] = now_ms() - before;
     }
     if (runs > 0) {
@@ -104,13 +110,16 @@ static void print_timing(const struct arguments *a, const struct bench *b, const
     explained(b->ctx, "blas ", blas, sizeof blas);
     explained(b->ctx, "threads ", threads, sizeof threads);
     printf("{\"case\": \"%s\", \"min_ms\": %.6f, \"median_ms\": %.6f, \"runs\": %d, \"peak_bytes\": %zu, "
-           "\"threads\": %s, \"isa\": \"%s\", \"blas\": \"%s\", \"compiler\": \"%s\", \"fallbacks\": %llu}\n",
-           b->row->name, t->min_ms, t->median_ms, t->runs, t->peak_bytes, threads, isa, blas,
-           COMPILER, (unsigned long long)heed_fallbacks(b->ctx));
+           "\"threads\": %s, \"isa\": \"%s\", \"blas\": \"%s\", \"compiler\": \"%s\", "
+           "\"device\": \"%s\", \"bytes\": %.0f, \"fallbacks\": %llu}\n",
+           b->row->name, t->min_ms, t->median_ms, t->runs, t->peak_bytes, threads[0] ? threads : "0", isa,
+           blas, COMPILER, a->device, b->row->bytes, (unsigned long long)heed_fallbacks(b->ctx));
 }
 
 static int run_one(const struct arguments *a, const struct bench_case *row) {
-    struct bench b = {.row = row, .ctx = heed_ctx_new(&(heed_ctx_options){.threads = a->threads, .seed = 1})};
+    struct bench b = {
+        .row = row,
+        .ctx = heed_ctx_new(&(heed_ctx_options){.device = a->device, .threads = a->threads, .seed = 1})};
     size_t before = bench_memory_now();
     bench_memory_reset_peak();
     row->setup(&b);
@@ -135,8 +144,8 @@ static int run_in_child(const struct arguments *a, const char *name) {
     char threads[32], seconds[32];
     snprintf(threads, sizeof threads, "%d", a->threads);
     snprintf(seconds, sizeof seconds, "%g", a->seconds);
-    const char *argv[] = {"heed-bench", "--case",    name,    "--threads",
-                          threads,      "--seconds", seconds, a->json ? "--json" : "--headless",
+    const char *argv[] = {"heed-bench", "--case", name,       "--threads", threads,
+                          "--seconds",  seconds,  "--device", a->device,   a->json ? "--json" : "--headless",
                           NULL};
     pid_t child;
     int status;
@@ -160,6 +169,10 @@ static bool take(struct arguments *a, const char *option, const char *value) {
         a->name = value;
         return bench_case_named(value) || wrong(option, value, "is no case (--list names them)");
     }
+    if (strcmp(option, "--device") == 0) {
+        a->device = value;
+        return true;
+    }
     if (strcmp(option, "--threads") == 0) {
         const long threads = strtol(value, &end, 10);
         if (*end || end == value || threads < 0 || threads > 256)
@@ -173,7 +186,7 @@ static bool take(struct arguments *a, const char *option, const char *value) {
 }
 
 static bool parse(int argc, char **argv, struct arguments *a) {
-    *a = (struct arguments){.seconds = 2};
+    *a = (struct arguments){.device = "cpu", .seconds = 2};
     for (int i = 1; i < argc; i++) {
         bool *flag = strcmp(argv[i], "--json") == 0       ? &a->json
                      : strcmp(argv[i], "--list") == 0     ? &a->list
@@ -183,7 +196,7 @@ static bool parse(int argc, char **argv, struct arguments *a) {
         if (flag) {
             *flag = true;
         } else if (strcmp(argv[i], "--case") != 0 && strcmp(argv[i], "--threads") != 0 &&
-                   strcmp(argv[i], "--seconds") != 0) {
+                   strcmp(argv[i], "--seconds") != 0 && strcmp(argv[i], "--device") != 0) {
             return wrong("arguments", argv[i], "is unknown");
         } else if (i + 1 == argc) {
             return wrong("arguments", argv[i], "needs a value");

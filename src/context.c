@@ -21,6 +21,9 @@ static heed_status check_options(heed_ctx *ctx) {
         return heed_fail(ctx, HEED_ERROR_ARGUMENT, "ctx_new", "reserved words of the options are not zero");
     if (o->threads < 0 || o->threads > 256)
         return heed_fail(ctx, HEED_ERROR_ARGUMENT, "ctx_new", "threads %d is not in 0 to 256", o->threads);
+    if (o->precision != HEED_F32 && o->precision != HEED_BF16)
+        return heed_fail(ctx, HEED_ERROR_ARGUMENT, "ctx_new", "precision is %s, not f32 or bf16",
+                         heed_dtype_name(o->precision));
     return HEED_OK;
 }
 
@@ -147,6 +150,8 @@ size_t heed_explain(const heed_ctx *ctx, char *text, size_t size) {
         return t.used;
     }
     t.used = heed_exec_describe(&ctx->exec, text, size);
+    append(&t, "precision %s\n",
+           heed_is_mixed(ctx) ? "bf16: f32 parameters, gradients of them, statistics and losses" : "f32");
     for (int p = 0; p < HEED_PRIMITIVES; p++) explain_primitive(&t, &ctx->exec, p);
     if (ctx->exec.fallbacks)
         append(&t, "%llu runs fell through to the reference kernels\n",

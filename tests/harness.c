@@ -43,6 +43,14 @@ struct test_seeds test_seeds(int64_t full, int64_t small) {
 
 /* ---- devices ---- */
 
+bool test_has_bf16(void) {
+    if (!test_elsewhere()) return true;
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.precision = HEED_BF16});
+    const bool has = heed_error_status(ctx) != HEED_ERROR_UNSUPPORTED;
+    heed_ctx_free(ctx);
+    return has;
+}
+
 bool test_elsewhere(void) {
     return getenv("HEED_TEST_DEVICE") != NULL;
 }
@@ -67,16 +75,19 @@ int test_isas(const char *const **isas) {
 
 /* HEED_TEST_DEVICE names a device that stands for "cpu" in the whole suite, HEED_TEST_REF one for "ref":
  * suites are linked with calls of heed_ctx_new() going here. With HEED_TEST_CHUNK_BYTES=1 every block of that
- * device's contexts is an allocation of its own, so that what lies beside it is watched. */
+ * device's contexts is an allocation of its own, so that what lies beside it is watched.
+ * HEED_TEST_PRECISION=bf16 makes all contexts those of mixed precision. */
 heed_ctx *__real_heed_ctx_new(const heed_ctx_options *options);
 heed_ctx *__wrap_heed_ctx_new(const heed_ctx_options *options);
 
 heed_ctx *__wrap_heed_ctx_new(const heed_ctx_options *options) {
     heed_ctx_options other = options ? *options : (heed_ctx_options){0};
+    const char *precision = getenv("HEED_TEST_PRECISION");
+    if (precision && strcmp(precision, "bf16") == 0) other.precision = HEED_BF16;
     const bool is_cpu = !other.device || strcmp(other.device, "cpu") == 0;
     const bool is_ref = other.device && strcmp(other.device, "ref") == 0;
     const char *instead = is_cpu ? getenv("HEED_TEST_DEVICE") : is_ref ? getenv("HEED_TEST_REF") : NULL;
-    if (!instead) return __real_heed_ctx_new(options);
+    if (!instead) return __real_heed_ctx_new(&other);
     const char *chunk_bytes = getenv("HEED_TEST_CHUNK_BYTES");
     if (chunk_bytes && !other.chunk_bytes) other.chunk_bytes = strtoul(chunk_bytes, NULL, 10);
     other.device = instead;
@@ -168,6 +179,20 @@ double test_noise(struct test_random *random) {
     return (sum - 2 * 65535.0) * (1.7320508 / 65536); /* of variance 1 */
 }
 
+double test_bf16_value(uint16_t half) {
+    const uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+uint16_t test_bf16(double number) {
+    const float value = (float)number;
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
 heed_tensor test_tensor(heed_ctx *ctx, heed_dtype dtype, uint64_t seed, int rank, const int64_t *sizes) {
     int64_t count = 1;
     for (int i = 0; i < rank; i++) count *= sizes[i];
@@ -176,6 +201,8 @@ heed_tensor test_tensor(heed_ctx *ctx, heed_dtype dtype, uint64_t seed, int rank
     for (int64_t i = 0; i < count; i++) {
         if (dtype == HEED_F64)
             ((double *)data)[i] = test_normal(&random);
+        else if (dtype == HEED_BF16)
+            ((uint16_t *)data)[i] = test_bf16(test_normal(&random));
         else
             ((float *)data)[i] = (float)test_normal(&random);
     }
@@ -212,6 +239,9 @@ double *test_values(heed_tensor t, int64_t *count) {
             break;
         case HEED_F64:
             values[i] = ((double *)raw)[i];
+            break;
+        case HEED_BF16:
+            values[i] = test_bf16_value(((uint16_t *)raw)[i]);
             break;
         case HEED_I32:
             values[i] = ((int32_t *)raw)[i];

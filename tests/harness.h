@@ -63,6 +63,9 @@ const char *test_device_name(const struct test_device *device, char *text, size_
  * only those two have then pass at once. */
 bool test_elsewhere(void);
 
+/* Whether what stands for "cpu" computes in bf16. */
+bool test_has_bf16(void);
+
 /* ---- errors ---- */
 
 /* Whether a device refused what its kernels cannot do: call a function of the user's on the host, which those
@@ -70,8 +73,8 @@ bool test_elsewhere(void);
  * see there. */
 bool test_refused(heed_ctx *ctx);
 
-/* What a kernel of a device finds (an index out of range, say), the host knows when it waits for the device: waits,
- * if there is no error yet, and tells whether it did. */
+/* What a kernel of a device finds (an index out of range, say), the host knows when it waits for the device:
+ * waits, if there is no error yet, and tells whether it did. */
 bool test_late(heed_ctx *ctx);
 
 /* No error is kept. */
@@ -100,7 +103,11 @@ test_noise(struct test_random *random); /* like normal ones and sooner made: the
         __VA_ARGS__                                                                                          \
     }
 
-/* Independent normal numbers of a seed, f32 or f64. */
+/* bf16, the upper half of an f32: its value, and the one towards 0 of a number. */
+double test_bf16_value(uint16_t half);
+uint16_t test_bf16(double number);
+
+/* Independent normal numbers of a seed, f32, f64 or bf16. */
 heed_tensor test_tensor(heed_ctx *ctx, heed_dtype dtype, uint64_t seed, int rank, const int64_t *sizes);
 
 /* All elements as double (malloc; the caller's). Asserts that the tensor is valid. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "backend/ref/ref.h"
+#include "tensor/bf16.h"
 #include "tensor/memory.h"
 
 /* ---- memory ---- */
@@ -88,11 +89,15 @@ void kernel_fill_view(struct kernel_call *c, const struct heed_view *v, enum ker
     }
 }
 
+static heed_dtype some_dtype(struct kernel_call *c) {
+    return c->dtype == HEED_BF16 && test_bits(&c->random) & 1 ? HEED_F32 : c->dtype;
+}
+
 void kernel_input(struct kernel_call *c, struct heed_view *x, struct heed_grad_view *dx,
                   enum kernel_fill fill, enum kernel_layout layout, unsigned repeats, int rank,
                   const int64_t *size) {
-    *x = kernel_view(c, c->dtype, layout, repeats, rank, size);
-    dx->view = kernel_view(c, c->dtype, layout, repeats, rank, size);
+    *x = kernel_view(c, some_dtype(c), layout, repeats, rank, size);
+    dx->view = kernel_view(c, some_dtype(c), layout, repeats, rank, size);
     kernel_fill_view(c, x, fill);
     c->input[c->inputs].x = x;
     c->input[c->inputs++].dx = dx;
@@ -101,8 +106,8 @@ void kernel_input(struct kernel_call *c, struct heed_view *x, struct heed_grad_v
 void kernel_output(struct kernel_call *c, struct heed_view *y, enum kernel_layout y_layout,
                    struct heed_view *dy, enum kernel_layout dy_layout, unsigned repeats, int rank,
                    const int64_t *size) {
-    *y = kernel_view(c, c->dtype, y_layout, repeats, rank, size);
-    *dy = kernel_view(c, c->dtype, dy_layout, repeats, rank, size);
+    *y = kernel_view(c, some_dtype(c), y_layout, repeats, rank, size);
+    *dy = kernel_view(c, some_dtype(c), dy_layout, repeats, rank, size);
     kernel_fill_view(c, dy, KERNEL_NORMAL);
     c->output[c->outputs].y = y;
     c->output[c->outputs++].dy = dy;
@@ -146,9 +151,11 @@ static double *numbers_of(const struct kernel_call *c, int block, void *data) {
 
 double kernel_image_largest(const struct kernel_call *c, int block, const struct kernel_image *image) {
     double *numbers = numbers_of(c, block, image->data[block]), largest = 0;
+    const bool rounded = c->block[block].dtype == HEED_BF16;
+    const double untouched = rounded ? heed_bf16_round(-KERNEL_UNTOUCHED) : -KERNEL_UNTOUCHED;
     for (int64_t i = 0; i < c->block[block].count; i++) {
         const double size = fabs(numbers[i]);
-        if (isfinite(size) && size != -KERNEL_UNTOUCHED && size > largest) largest = size;
+        if (isfinite(size) && size != untouched && size > largest) largest = size;
     }
     free(numbers);
     return largest;

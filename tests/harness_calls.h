@@ -25,7 +25,7 @@ enum kernel_fill { KERNEL_NORMAL, KERNEL_POSITIVE, KERNEL_AWAY, KERNEL_DISTINCT 
 /* A call that is being built: the arguments, and which of their views are what. */
 struct kernel_call {
     struct test_random random;
-    heed_dtype dtype;    /* of its floating-point views */
+    heed_dtype dtype;    /* of its floating-point views; HEED_BF16: each is bf16 or f32 by chance */
     enum test_edge edge; /* of its memory */
     enum heed_primitive primitive;
     union {

@@ -15,10 +15,12 @@ struct result {
     bool refused; /* then there is nothing else */
 };
 
-/* The table of tolerances: forward and backward, in f32 and f64. */
-static const struct {
+struct tolerances {
     struct test_tolerance forward, backward;
-} tolerances[OP_KINDS][2] = {
+};
+
+/* Forward and backward, in f32 and f64. */
+static const struct tolerances tolerances[OP_KINDS][2] = {
     [OP_EXACT] = {{{0, 0}, {0, 2e-6}}, {{0, 0}, {0, 1e-14}}},
     [OP_ELEMENTWISE] = {{{1e-6, 2e-7}, {2e-6, 2e-6}}, {{1e-13, 1e-15}, {1e-13, 1e-14}}},
     [OP_REDUCE] = {{{2e-6, 2e-6}, {2e-6, 2e-6}}, {{1e-13, 1e-14}, {1e-13, 1e-14}}},
@@ -26,6 +28,14 @@ static const struct {
     [OP_PRODUCT] = {{{4e-6, 4e-6}, {4e-6, 4e-6}}, {{1e-13, 1e-13}, {1e-13, 1e-13}}},
     [OP_ATTENTION] = {{{4e-6, 4e-6}, {1e-5, 1e-5}}, {{1e-12, 1e-13}, {1e-12, 1e-12}}},
 };
+
+/* In bf16 both sides round numbers that differ by the tolerance of f32, once: to neighbours at most, which
+ * are 2⁻⁷ apart. Gradients are sums that cancel, of what was rounded before, so that their errors are
+ * relative to the largest number of the run; those of attention have its rounded output in each term. */
+static struct tolerances tolerances_of(const struct op_case *row, heed_dtype dtype) {
+    if (dtype != HEED_BF16) return tolerances[row->kind][dtype == HEED_F64];
+    return (struct tolerances){{0x1p-7, 1e-5}, {0x1p-7, row->kind == OP_ATTENTION ? 0x1p-7 : 0x1p-8}};
+}
 
 static const struct test_tolerance difference_tolerance = {2e-6, 2e-6};
 
@@ -159,6 +169,9 @@ static heed_tensor make_leaf(heed_ctx *ctx, const struct op_input *input, heed_d
         case HEED_F64:
             ((double *)raw)[i] = data[i];
             break;
+        case HEED_BF16:
+            ((uint16_t *)raw)[i] = test_bf16(data[i]);
+            break;
         case HEED_I32:
             ((int32_t *)raw)[i] = (int32_t)data[i];
             break;
@@ -173,7 +186,7 @@ static heed_tensor make_leaf(heed_ctx *ctx, const struct op_input *input, heed_d
 }
 
 static bool is_float(heed_dtype dtype) {
-    return dtype == HEED_F32 || dtype == HEED_F64;
+    return dtype == HEED_F32 || dtype == HEED_F64 || dtype == HEED_BF16;
 }
 
 /* ---- one run ---- */
@@ -199,6 +212,7 @@ static void backward(heed_ctx *ctx, const struct op_case *row, const heed_tensor
     heed_tensor sum = {0};
     for (int o = 0; o < row->outputs; o++) {
         heed_tensor part = heed_sum(heed_mul(out[o], cotangent(ctx, out[o], o)), HEED_ALL, false);
+        if (heed_dtype_of(part) == HEED_BF16) part = heed_cast(part, HEED_F32); /* others may be f32 */
         sum = o == 0 ? part : heed_add(sum, part);
     }
     heed_backward(sum);
@@ -325,23 +339,24 @@ static void compare(const struct op_case *row, heed_dtype dtype, const struct re
                     const struct result *expected, const char *device) {
     char text[200];
     const char *type = heed_dtype_name(dtype);
-    int is_f64 = dtype == HEED_F64;
+    const struct tolerances tolerance = tolerances_of(row, dtype);
     for (int o = 0; o < expected->outputs; o++) {
         double scale = test_largest(expected->count[o], expected->output[o]);
         if (row->extreme) scale = fmin(scale, 1);
         ck_assert_msg(actual->count[o] == expected->count[o], "%s on %s: output %d differs in size",
                       row->name, device, o);
         ck_assert_msg(test_close(expected->count[o], actual->output[o], expected->output[o],
-                                 tolerances[row->kind][is_f64].forward, scale, text, sizeof text),
+                                 tolerance.forward, scale, text, sizeof text),
                       "%s on %s, %s: output %d: %s", row->name, device, type, o, text);
     }
     double all = largest_of_all(expected);
     for (int k = 0; k < OP_INPUTS; k++) {
         if (!expected->grad[k]) continue;
         const int64_t count = expected->grad_count[k];
-        const double scale = gradient_scale(row, count, test_largest(count, expected->grad[k]), all);
-        ck_assert_msg(test_close(count, actual->grad[k], expected->grad[k],
-                                 tolerances[row->kind][is_f64].backward, scale, text, sizeof text),
+        const double largest = dtype == HEED_BF16 ? all : test_largest(count, expected->grad[k]);
+        const double scale = gradient_scale(row, count, largest, all);
+        ck_assert_msg(test_close(count, actual->grad[k], expected->grad[k], tolerance.backward, scale, text,
+                                 sizeof text),
                       "%s on %s, %s: gradient of input %d: %s", row->name, device, type, k, text);
     }
 }
@@ -393,7 +408,7 @@ static void against_ref_as(const struct op_case *row, heed_dtype dtype, double *
                 compare_bits(row, &one, &result, name);
                 free_result(&result);
             }
-            if (dtype == HEED_F32 && !row->falls_back)
+            if (dtype != HEED_F64 && !row->falls_back)
                 ck_assert_msg(heed_fallbacks(ctx) == 0, "%s on %s fell back to ref", row->name, name);
             heed_ctx_free(ctx);
         }
@@ -409,6 +424,7 @@ static void against_ref(const struct op_case *row) {
     make_data(row, data);
     against_ref_as(row, HEED_F32, data);
     if (!row->big) against_ref_as(row, HEED_F64, data);
+    if (!row->big && test_has_bf16()) against_ref_as(row, HEED_BF16, data);
     free_data(data);
 }
 

@@ -185,7 +185,7 @@ START_TEST(bad_options) {
     refused(&(heed_cache_options){.batch = 1, .kv_heads = 1, .width = 1, .window = -1}, HEED_ERROR_ARGUMENT,
             "cache: window -1");
     refused(&(heed_cache_options){.batch = 1, .kv_heads = 1, .width = 1, .capacity = 1, .dtype = HEED_I32},
-            HEED_ERROR_DTYPE, "cache: a cache is f32 or f64, not i32");
+            HEED_ERROR_DTYPE, "cache: a cache is f32, f64 or bf16, not i32");
     refused(&(heed_cache_options){.batch = 1, .kv_heads = 1, .width = 1, .window = INT64_MAX},
             HEED_ERROR_MEMORY, "cache: ");
     refused(&(heed_cache_options){.batch = 1, .kv_heads = 1, .width = INT64_MAX / 4, .capacity = 9},

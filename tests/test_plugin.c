@@ -81,6 +81,23 @@ START_TEST(opens) {
 }
 END_TEST
 
+/* A backend whose kernels would take bf16 for f32 must not see it. */
+START_TEST(mixed_precision_must_be_known) {
+    setenv("HEED_SIM_WITHOUT_BF16", "1", 1);
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = "sim", .precision = HEED_BF16});
+    ck_assert_int_eq(heed_error_status(ctx), HEED_ERROR_UNSUPPORTED);
+    ck_assert_str_eq(heed_error(ctx), "ctx_new: device \"sim\" has no mixed precision yet");
+    heed_ctx_free(ctx);
+    ctx = heed_ctx_new(&(heed_ctx_options){.device = "sim"});
+    test_ok(ctx);
+    heed_ctx_free(ctx);
+    unsetenv("HEED_SIM_WITHOUT_BF16");
+    ctx = heed_ctx_new(&(heed_ctx_options){.device = "sim", .precision = HEED_BF16});
+    test_ok(ctx);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
 START_TEST(every_allocation_may_fail) {
     int64_t n = 1;
     for (bool reached = true; reached; n++) {
@@ -110,6 +127,7 @@ int main(void) {
     tcase_add_test(tcase, names);
     tcase_add_test(tcase, files);
     tcase_add_test(tcase, opens);
+    tcase_add_test(tcase, mixed_precision_must_be_known);
     tcase_add_loop_test(tcase, every_allocation_may_fail, 0, 2);
     return test_main(suite);
 }

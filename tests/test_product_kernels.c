@@ -14,6 +14,7 @@ struct problem {
     struct kernel_call call;         /* backward's arguments are forward's and the gradients */
     const char *name[KERNEL_BLOCKS]; /* of each block of the call */
     int64_t terms;                   /* of the longest sum */
+    bool bf16;                       /* each view is bf16 or f32 by chance */
     char text[200];
 };
 
@@ -31,7 +32,8 @@ static bool chance(struct problem *p, double probability) {
 static struct heed_view make(struct problem *p, const char *name, enum kernel_layout layout, unsigned repeats,
                              int rank, const int64_t *size) {
     p->name[p->call.blocks] = name;
-    const struct heed_view v = kernel_view(&p->call, HEED_F32, layout, repeats, rank, size);
+    const heed_dtype dtype = p->bf16 && chance(p, 0.6) ? HEED_BF16 : HEED_F32;
+    const struct heed_view v = kernel_view(&p->call, dtype, layout, repeats, rank, size);
     kernel_fill_view(&p->call, &v, KERNEL_NORMAL);
     return v;
 }
@@ -119,8 +121,9 @@ static void start_problem(struct problem *p, uint64_t state) {
     p->call.edge = state % 3 == 0 ? TEST_EDGE_BEFORE : TEST_EDGE_BEHIND;
 }
 
-static void make_problem(struct problem *p, uint64_t seed) {
+static void make_problem(struct problem *p, uint64_t seed, bool bf16) {
     start_problem(p, seed * 104729 + 3);
+    p->bf16 = bf16;
     if (seed % 2) {
         make_linear(p);
     } else {
@@ -197,8 +200,11 @@ static void run(struct problem *p, const struct kernel_image *start, struct heed
 
 static void compare(const struct problem *p, uint64_t seed, const struct kernel_image *expected,
                     const char *device) {
-    /* Inputs are about 1 large; errors of sums grow like the root of their terms. */
-    const struct test_tolerance tolerance = {1e-5, 2e-6 * sqrt((double)p->terms + 16)};
+    /* Inputs are about 1 large; errors of sums grow like the root of their terms. In bf16 results are
+     * neighbours, and so are products before an activation, of which gradients are sums. */
+    const double root = sqrt((double)p->terms + 16);
+    const struct test_tolerance exact = {1e-5, 2e-6 * root}, rounded = {0x1p-7, 0x1p-9 * root},
+                                tolerance = p->bf16 ? rounded : exact;
     for (int b = 0; b < p->call.blocks; b++) {
         char text[200];
         test_check(kernel_image_close(&p->call, b, expected, tolerance, 4, text, sizeof text),
@@ -257,18 +263,26 @@ static void close_devices(heed_ctx *contexts[MOST_DEVICES]) {
     for (int i = 0; i < MOST_DEVICES; i++) heed_ctx_free(contexts[i]);
 }
 
-START_TEST(random_problems) {
+static void try_seeds(struct test_seeds seeds, bool bf16) {
     heed_ctx *contexts[MOST_DEVICES];
     static struct problem p;
-    const struct test_seeds seeds = test_seeds(500, 100);
     open_devices(contexts);
     test_fault_says(p.text);
     for (uint64_t seed = seeds.first; seed < seeds.end; seed++) {
-        make_problem(&p, seed);
+        make_problem(&p, seed, bf16);
         try_problem(&p, seed, contexts);
     }
     test_fault_says(NULL);
     close_devices(contexts);
+}
+
+START_TEST(random_problems) {
+    try_seeds(test_seeds(500, 100), false);
+}
+END_TEST
+
+START_TEST(random_problems_in_bf16) {
+    if (test_has_bf16()) try_seeds(test_seeds(200, 50), true);
 }
 END_TEST
 
@@ -314,6 +328,7 @@ int main(void) {
     Suite *suite = suite_create("product_kernels");
     TCase *tests = test_case(suite, "against_ref");
     tcase_add_test(tests, random_problems);
+    tcase_add_test(tests, random_problems_in_bf16);
     tcase_add_test(tests, slabs_and_slices);
     tcase_add_test(tests, relu_stops_nan);
     return test_main(suite);

@@ -4,7 +4,7 @@
 #include <string.h>
 
 static const struct bench_case *const tables[] = {bench_product_cases, bench_mha_cases, bench_attention_cases,
-                                                  bench_gpt_cases};
+                                                  bench_gpt_cases, bench_memory_cases};
 
 const struct bench_case *bench_case_at(int index) {
     for (size_t t = 0; t < sizeof tables / sizeof *tables; t++) {

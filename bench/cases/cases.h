@@ -5,7 +5,7 @@
 #include "bench.h"
 
 extern const struct bench_case bench_product_cases[], bench_mha_cases[], bench_attention_cases[],
-    bench_gpt_cases[];
+    bench_gpt_cases[], bench_memory_cases[];
 
 /* A tensor of normal random numbers. */
 heed_tensor bench_normal(struct bench *b, int rank, const int64_t *size);

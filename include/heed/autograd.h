@@ -26,7 +26,7 @@ HEED_API heed_status heed_backward(heed_tensor loss);
 /** The same, of any tensor and with options. */
 HEED_API heed_status heed_backward_with(heed_tensor output, const heed_backward_options *options);
 
-/** Asks for the gradient of a leaf (f32 or f64, made by no recorded operation), or stops asking.
+/** Asks for the gradient of a leaf (f32, f64 or bf16, made by no recorded operation), or stops asking.
  *  Parameters of modules ask by themselves. */
 HEED_API heed_status heed_require_grad(heed_tensor leaf, bool wanted);
 

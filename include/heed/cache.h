@@ -23,7 +23,7 @@ typedef struct heed_cache_options {
     int64_t capacity;     /**< most positions; must be given, but with a window may be 0: any number */
     int64_t window;       /**< 0: all keys stay. Otherwise a position attends to itself and the window − 1
                                before it: older keys leave, and memory is that of twice the window */
-    heed_dtype dtype;     /**< f32 or f64 */
+    heed_dtype dtype;     /**< f32, f64 or bf16; of mixed precision f32 is bf16 */
     uint64_t reserved[4]; /**< must be zero */
 } heed_cache_options;
 

@@ -32,8 +32,30 @@ typedef struct heed_ctx_options {
                                    pages never touched cost nothing); 1 makes every block a call of its own */
     bool strict;              /**< an operation that only the reference kernels can do is an error */
     bool poison;              /**< for tests: fills memory with NaN before and after use */
+    heed_dtype precision;     /**< HEED_F32 (default): every operation in the dtype of its inputs; HEED_BF16:
+                                   mixed precision, see below */
     uint64_t reserved[6];     /**< must be zero */
 } heed_ctx_options;
+
+/**
+ * @page precision Mixed precision
+ *
+ * With `.precision = HEED_BF16` the same program computes with bf16 where that is safe. Parameters, their
+ * gradients and the optimiser's state stay f32, and so do checkpoints; tensors of f64 and whole numbers are
+ * left alone. Every operation accumulates in f32 or better and rounds its result once, to nearest even.
+ *
+ * - Matrix products (heed_matmul(), heed_linear(), attention's q, k, v, multi-head attention) read f32 as
+ *   bf16 and give bf16. The bf16 copy of a parameter is made once after each change of it.
+ * - Norms, rotary positions and embeddings give bf16; mean, deviation, scale and shift of a norm are f32.
+ * - Softmax, sums and means, losses, attention's weights and log-sum-exp are f32.
+ * - Other operations follow their inputs. f32 and bf16 may meet, and give f32; but a module's parameter meets
+ *   what it is given: bf16 with a parameter is bf16.
+ * - heed_read() of a bf16 tensor gives f32 where that many bytes are asked for; heed_custom_op() is given
+ *   f32; caches are bf16 unless they are f64.
+ *
+ * A gradient has the dtype of its tensor. heed_explain() tells the precision. Devices "cpu" and "ref" have
+ * it; with others it is HEED_ERROR_UNSUPPORTED until they have.
+ */
 
 /**
  * Makes a context. @param options NULL for all defaults.
@@ -129,7 +151,7 @@ typedef struct heed_memory_info {
 HEED_API heed_memory_info heed_memory(const heed_ctx *ctx);
 
 /**
- * Tells in words which backend, instruction set, BLAS core and threads the context uses, and which
+ * Tells in words which backend, instruction set, BLAS core, threads and precision the context uses, and which
  * kernel last ran for each primitive, with the reasons why earlier candidates did not.
  * @param[out] text filled with at most `size` bytes, always terminated; may be NULL if size is 0
  * @return the bytes the whole text needs, without the terminator (as snprintf does)

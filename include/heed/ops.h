@@ -3,9 +3,10 @@
  * @brief Operations: functions of tensors, recorded under HEED_RECORD.
  *
  * Every function returns a tensor of the innermost scope, or the context's inert tensor after an
- * error. Unless said otherwise tensors are f32 or f64, all of one dtype, of any strides, and
- * gradients flow to every floating-point argument. "Broadcast" is NumPy's rule: sizes are aligned at
- * the end, and a size of 1 repeats.
+ * error. Unless said otherwise tensors are f32, f64 or bf16, all of one dtype (in mixed precision,
+ * heed/context.h, f32 and bf16 may meet), of any strides, and gradients flow to every floating-point
+ * argument. The loss of bf16 tensors is f32. "Broadcast" is NumPy's rule: sizes are aligned at the end, and a
+ * size of 1 repeats.
  */
 #ifndef HEED_OPS_H
 #define HEED_OPS_H

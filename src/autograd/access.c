@@ -54,6 +54,18 @@ static bool check_bytes(struct heed_call *c, const struct heed_view *v, const vo
     return true;
 }
 
+/* A program of mixed precision may not know what is bf16: the bytes say what it expects. */
+static bool reads_as_f32(const struct heed_call *c, const struct heed_view *x, size_t bytes) {
+    return heed_is_mixed(c->ctx) && x->dtype == HEED_BF16 &&
+           bytes == (size_t)heed_view_count(x) * sizeof(float);
+}
+
+static struct heed_view as_f32(struct heed_call *c, const struct heed_view *x) {
+    struct heed_copy_args copy = {.x = *x, .y.view = heed_call_temp(c, HEED_F32, x->rank, x->size)};
+    if (c->ok && heed_exec_run(&c->ctx->exec, HEED_PRIMITIVE_COPY, &copy) != HEED_OK) c->ok = false;
+    return copy.y.view;
+}
+
 heed_status heed_read(heed_tensor t, void *data, size_t bytes) {
     struct heed_call c;
     if (heed_call_begin(&c, &op_read, NULL, 1, &t)) {
@@ -61,6 +73,7 @@ heed_status heed_read(heed_tensor t, void *data, size_t bytes) {
             heed_call_fail(&c, HEED_ERROR_ARGUMENT, "no tensor given");
         } else {
             struct heed_view x = heed_call_dense(&c, 0);
+            if (c.ok && reads_as_f32(&c, &x, bytes)) x = as_f32(&c, &x);
             if (c.ok && check_bytes(&c, &x, data, bytes))
                 heed_elements_read(&c.ctx->exec, data, x.data, bytes);
         }

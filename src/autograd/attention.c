@@ -43,7 +43,7 @@ static heed_status attention_backward(struct heed_backward *b) {
     return heed_backward_run(b);
 }
 
-static const struct heed_op op_attention = {"attention", HEED_PRODUCT, attention_backward, NULL};
+static const struct heed_op op_attention = {"attention", HEED_PRODUCT, attention_backward, NULL, SCORE};
 
 /* A list of places below `below`, for the duration of the call; absent for NULL. */
 static struct heed_view choose(struct heed_call *c, const char *name, const int64_t *from, int64_t count,
@@ -103,8 +103,8 @@ heed_tensor heed_attention_folded(const heed_tensor qkv[3], const struct heed_pr
     int64_t size[4] = {slices, problem->heads, problem->queries, args.v.size[3]};
     args.y = heed_call_output(&c, args.q.dtype, 4, size);
     size[3] = problem->keys;
-    if (extra->weights) args.weights = heed_call_output(&c, args.q.dtype, 4, size);
-    if (extra->lse) args.lse = heed_call_output(&c, args.q.dtype, 3, size);
+    if (extra->weights) args.weights = heed_call_output(&c, problem->dtype, 4, size);
+    if (extra->lse) args.lse = heed_call_output(&c, problem->dtype, 3, size);
     if (extra->chosen || extra->column_sums) choose_weights(&c, extra, problem, &args);
     if (!heed_score_bind(&c, SCORE, prepared, problem, args.q.size[3], &args) ||
         !heed_attention_dropout(&c, dropout, &args))
@@ -180,8 +180,11 @@ bool heed_attention_check(heed_ctx *ctx, const heed_tensor qkv[3], const heed_at
     }
     const int rank = v[0]->rank;
     const int64_t *q = v[0]->size + rank - 3, *k = v[1]->size + rank - 3, *value = v[2]->size + rank - 3;
-    *problem = (struct heed_problem){
-        .batch_rank = rank - 3, .heads = q[0], .queries = q[1], .keys = k[1], .dtype = v[0]->dtype};
+    *problem = (struct heed_problem){.batch_rank = rank - 3,
+                                     .heads = q[0],
+                                     .queries = q[1],
+                                     .keys = k[1],
+                                     .dtype = heed_precise_dtype(v[0]->dtype)};
     for (int d = 0; d < HEED_MAX_RANK; d++) problem->batch_size[d] = 1;
     for (int i = 0; i < 3; i++)
         if (!join_batch(problem, v[i], rank - 3)) return no_match(ctx, where, "q", v[0], names[i], v[i]);
@@ -313,7 +316,7 @@ static heed_status mha_backward(struct heed_backward *b) {
     return heed_backward_run(b);
 }
 
-static const struct heed_op op_mha = {"multi_head_attention", HEED_PRODUCT, mha_backward, NULL};
+static const struct heed_op op_mha = {"multi_head_attention", HEED_PRODUCT, mha_backward, NULL, MHA_SCORE};
 
 /* An input that is not the one before it must not share its memory either: kernels tell self-attention by
  * that. */
@@ -354,7 +357,7 @@ static heed_tensor mha3(const heed_tensor *input, const struct heed_prepared_sco
                               (int64_t[]){problem->batch, problem->queries, args.wo.size[0]});
     if (weights)
         args.attention.weights =
-            heed_call_output(&c, args.query.dtype, 4,
+            heed_call_output(&c, problem->dtype, 4,
                              (int64_t[]){problem->batch, problem->heads, problem->queries, problem->keys});
     if (!heed_score_bind(&c, MHA_SCORE, prepared, problem, args.wq.size[0] / args.heads, &args.attention) ||
         !heed_attention_dropout(&c, options->dropout, &args.attention))
@@ -432,8 +435,10 @@ static bool check_mha(heed_ctx *ctx, const heed_tensor *input, const heed_mha_ca
     if (!x[2]) x[2] = x[1];
     const int rank = x[0]->rank;
     if (rank < 2 || rank > HEED_MAX_RANK - 1) return mha_fail(ctx, "query", x[0], "[batch.., length, width]");
-    *problem = (struct heed_problem){
-        .batch_rank = rank - 2, .heads = heads, .queries = x[0]->size[rank - 2], .dtype = x[0]->dtype};
+    *problem = (struct heed_problem){.batch_rank = rank - 2,
+                                     .heads = heads,
+                                     .queries = x[0]->size[rank - 2],
+                                     .dtype = heed_precise_dtype(x[0]->dtype)};
     for (int d = 0; d < HEED_MAX_RANK; d++) problem->batch_size[d] = 1;
     for (int i = 0; i < 3; i++)
         if (x[i]->rank != rank || !join_batch(problem, x[i], rank - 2))

@@ -145,7 +145,7 @@ struct heed_grad_view heed_dx_expanded(struct heed_backward *b, int i, const str
 void heed_dx_share(struct heed_backward *b, int i, int o, const struct heed_view *v) {
     if (!b->ok || !heed_wants(b, i)) return;
     struct heed_node *node = b->entry->input[i];
-    if (!is_leaf(node) && !node->grad_storage) {
+    if (!is_leaf(node) && !node->grad_storage && v->dtype == node->view.dtype) {
         node->grad_storage = b->entry->output[o]->grad_storage;
         heed_storage_ref(node->grad_storage);
         node->grad = *v;
@@ -331,7 +331,7 @@ static heed_status seed(heed_ctx *ctx, struct heed_node *node, const heed_backwa
             return heed_fail(ctx, HEED_ERROR_SHAPE, where, "%s does not match %s",
                              heed_named_shape("gradient", &gradient->view, one, sizeof one),
                              heed_named_shape("output", &node->view, two, sizeof two));
-        if (gradient->view.dtype != node->view.dtype)
+        if (!heed_dtypes_meet(ctx, gradient->view.dtype, node->view.dtype))
             return heed_fail(ctx, HEED_ERROR_DTYPE, where, "the gradient is %s, the output %s",
                              heed_dtype_name(gradient->view.dtype), heed_dtype_name(node->view.dtype));
     } else if (heed_view_count(&node->view) != 1) {

@@ -29,8 +29,7 @@ struct heed_node *heed_argument(heed_ctx *ctx, const char *where, heed_tensor t,
 }
 
 bool heed_node_requires_grad(const struct heed_node *node) {
-    bool is_float = node->view.dtype == HEED_F32 || node->view.dtype == HEED_F64;
-    return is_float && (node->producer || node->flags & HEED_NODE_WANTS_GRAD);
+    return heed_is_float(node->view.dtype) && (node->producer || node->flags & HEED_NODE_WANTS_GRAD);
 }
 
 static void take_input(struct heed_call *c, int i, heed_tensor t) {
@@ -46,7 +45,7 @@ bool heed_call_begin(struct heed_call *c, const struct heed_op *op, heed_ctx *ct
     c->ctx = ctx ? ctx : heed_find_ctx(inputs, input);
     c->ok = c->record = c->entered = c->side_by_side = false;
     c->inputs = inputs;
-    c->outputs = c->saves = c->moves = c->temps = 0;
+    c->outputs = c->saves = c->moves = c->temps = c->lowered = 0;
     c->blob = NULL;
     c->remade = NULL;
     c->kernel = NULL;
@@ -60,6 +59,7 @@ bool heed_call_begin(struct heed_call *c, const struct heed_op *op, heed_ctx *ct
     c->ok = true;
     for (int i = 0; i < inputs; i++) take_input(c, i, input[i]);
     if (!(c->ctx->flags & HEED_RECORD)) c->record = false;
+    heed_call_lower(c);
     return c->ok;
 }
 
@@ -78,10 +78,11 @@ bool heed_call_float(struct heed_call *c, int i, const char *name) {
     if (!c->ok) return false;
     const struct heed_node *node = c->input[i];
     if (!node) return heed_call_fail(c, HEED_ERROR_ARGUMENT, "%s is missing", name);
-    heed_dtype dtype = node->view.dtype;
-    if (dtype != HEED_F32 && dtype != HEED_F64)
-        return heed_call_fail(c, HEED_ERROR_DTYPE, "%s is %s, not f32 or f64", name, heed_dtype_name(dtype));
-    if (i > 0 && c->input[0] && c->input[0]->view.dtype != dtype)
+    const heed_dtype dtype = node->view.dtype;
+    if (!heed_is_float(dtype))
+        return heed_call_fail(c, HEED_ERROR_DTYPE, "%s is %s, not f32, f64 or bf16", name,
+                              heed_dtype_name(dtype));
+    if (i > 0 && c->input[0] && !heed_dtypes_meet(c->ctx, c->input[0]->view.dtype, dtype))
         return heed_call_fail(c, HEED_ERROR_DTYPE, "%s is %s, but the first argument is %s", name,
                               heed_dtype_name(dtype), heed_dtype_name(c->input[0]->view.dtype));
     return true;
@@ -106,6 +107,8 @@ int heed_call_dim(struct heed_call *c, int dim, int rank) {
 /* ---- views ---- */
 
 struct heed_view heed_call_view(struct heed_call *c, int i) {
+    for (int j = 0; c->ok && j < c->lowered; j++)
+        if (c->low[j].input == i) return c->low[j].view;
     return c->ok && c->input[i] ? c->input[i]->view : (struct heed_view){0};
 }
 

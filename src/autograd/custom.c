@@ -56,7 +56,7 @@ static struct heed_view d_output(struct heed_backward *b, const struct custom_ar
     struct heed_view dy = heed_dy_dense(b, i);
     if (!heed_has(&dy) && b->ok) {
         const struct heed_view *y = &args->output[i];
-        if (y->dtype != HEED_F32 && y->dtype != HEED_F64) return (struct heed_view){0};
+        if (!heed_is_float(y->dtype)) return (struct heed_view){0};
         dy = heed_backward_temp(b, y->dtype, y->rank, y->size);
         struct heed_fill_args fill = {.y = dy};
         if (b->ok && heed_exec_run(&b->ctx->exec, HEED_PRIMITIVE_FILL, &fill) != HEED_OK) b->ok = false;
@@ -163,13 +163,24 @@ static void fill_args(struct heed_call *c, const heed_custom_options *o, struct 
     }
 }
 
+/* The user's functions were written for f32: mixed precision does not show. */
+static void take_inputs(const heed_ctx *ctx, const heed_custom_options *o, heed_tensor *input) {
+    for (int i = 0; i < o->inputs; i++) {
+        const heed_tensor t = o->input[i];
+        const bool low = heed_is_valid(t) && t.node->ctx == ctx && heed_dtype_of(t) == HEED_BF16;
+        input[i] = low && heed_is_mixed(ctx) ? heed_cast(t, HEED_F32) : t;
+    }
+}
+
 heed_status heed_custom_op(heed_ctx *ctx, const heed_custom_options *options, heed_tensor *result) {
     struct heed_call c;
+    heed_tensor input[MAX_CUSTOM_INPUTS];
     struct custom_args args;
     if (!ctx) ctx = heed_inert_ctx();
     int inputs = options ? options->inputs : -1;
     bool countable = inputs >= 0 && inputs <= MAX_CUSTOM_INPUTS && (inputs == 0 || options->input);
-    heed_call_begin(&c, &op_custom, ctx, countable ? inputs : 0, countable ? options->input : NULL);
+    if (countable) take_inputs(ctx, options, input);
+    heed_call_begin(&c, &op_custom, ctx, countable ? inputs : 0, input);
     if (c.ok && (!countable || !result))
         heed_call_fail(&c, HEED_ERROR_ARGUMENT,
                        "no options or no place for results given, or not 0 to %d inputs", MAX_CUSTOM_INPUTS);

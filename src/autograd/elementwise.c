@@ -67,6 +67,7 @@ static heed_status binary_backward(struct heed_backward *b) {
 static bool share_whole(struct heed_backward *b, int i) {
     struct heed_view dy = heed_dy(b, 0);
     if (!heed_wants(b, i) || !heed_view_same_shape(&b->entry->input[i]->view, &dy)) return false;
+    if (b->entry->input[i]->view.dtype != dy.dtype) return false;
     heed_dx_share(b, i, 0, &dy);
     return true;
 }
@@ -92,7 +93,7 @@ static bool check_binary_dtypes(struct heed_call *c, enum heed_binary kind) {
     if (!both_given(c)) return false;
     if (kind < HEED_BINARY_EQUAL) return heed_call_float(c, 0, "a") && heed_call_float(c, 1, "b");
     heed_dtype a = c->input[0]->view.dtype, b = c->input[1]->view.dtype;
-    if (a == b) return true;
+    if (heed_dtypes_meet(c->ctx, a, b)) return true;
     return heed_call_fail(c, HEED_ERROR_DTYPE, "a is %s, but b is %s", heed_dtype_name(a),
                           heed_dtype_name(b));
 }
@@ -126,7 +127,8 @@ static heed_tensor binary(const struct heed_op *op, enum heed_binary kind, heed_
     }
     heed_view_expand(&va, rank, size, &args.a);
     heed_view_expand(&vb, rank, size, &args.b);
-    args.y = heed_call_output(&c, kind < HEED_BINARY_EQUAL ? va.dtype : HEED_BOOL, rank, size);
+    args.y =
+        heed_call_output(&c, kind < HEED_BINARY_EQUAL ? heed_call_result_dtype(&c) : HEED_BOOL, rank, size);
     save_factors(&c, &args);
     return heed_call_run(&c, HEED_PRIMITIVE_BINARY, &args, sizeof args);
 }
@@ -177,8 +179,10 @@ heed_tensor heed_where(heed_tensor condition, heed_tensor a, heed_tensor b) {
         heed_dtype dtype = c.input[i] ? c.input[i]->view.dtype : HEED_BOOL;
         if (!c.input[i])
             heed_call_fail(&c, HEED_ERROR_ARGUMENT, "%s is missing", i == 1 ? "a" : "b");
-        else if ((dtype != HEED_F32 && dtype != HEED_F64) || dtype != c.input[1]->view.dtype)
-            heed_call_fail(&c, HEED_ERROR_DTYPE, "a and b must both be f32 or both f64");
+        else if (!heed_is_float(dtype) || !heed_dtypes_meet(c.ctx, dtype, c.input[1]->view.dtype))
+            heed_call_fail(&c, HEED_ERROR_DTYPE, "a is %s and b %s, not both f32, f64 or bf16",
+                           heed_dtype_name(c.input[1]->view.dtype),
+                           heed_dtype_name(c.input[2] ? c.input[2]->view.dtype : dtype));
     }
     struct heed_view vc = heed_call_view(&c, 0), va = heed_call_view(&c, 1), vb = heed_call_view(&c, 2);
     struct heed_where_args args = {0};
@@ -204,7 +208,7 @@ heed_tensor heed_where(heed_tensor condition, heed_tensor a, heed_tensor b) {
     heed_view_expand(&vc, rank, size, &args.condition);
     heed_view_expand(&va, rank, size, &args.a);
     heed_view_expand(&vb, rank, size, &args.b);
-    args.y = heed_call_output(&c, va.dtype, rank, size);
+    args.y = heed_call_output(&c, heed_call_result_dtype(&c), rank, size);
     heed_call_save_input(&c, 0);
     return heed_call_run(&c, HEED_PRIMITIVE_WHERE, &args, sizeof args);
 }
@@ -215,8 +219,8 @@ heed_tensor heed_masked_fill(heed_tensor x, heed_tensor mask, double value) {
     if (!heed_call_begin(&c, &op_masked_fill, NULL, 3, (heed_tensor[]){mask, {0}, x}) ||
         !heed_call_dtype(&c, 0, "mask", HEED_BOOL))
         return heed_call_end(&c);
-    if (!c.input[2] || (c.input[2]->view.dtype != HEED_F32 && c.input[2]->view.dtype != HEED_F64)) {
-        heed_call_fail(&c, HEED_ERROR_DTYPE, "x must be an f32 or f64 tensor");
+    if (!c.input[2] || !heed_is_float(c.input[2]->view.dtype)) {
+        heed_call_fail(&c, HEED_ERROR_DTYPE, "x must be an f32, f64 or bf16 tensor");
         return heed_call_end(&c);
     }
     struct heed_view vm = heed_call_view(&c, 0), vx = heed_call_view(&c, 2);

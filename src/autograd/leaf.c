@@ -14,7 +14,7 @@ heed_status heed_require_grad(heed_tensor leaf, bool wanted) {
     } else if (node->producer) {
         heed_fail(ctx, HEED_ERROR_GRADIENT, "require_grad", "the tensor is no leaf: %s made it",
                   node->producer->op->name);
-    } else if (node->view.dtype != HEED_F32 && node->view.dtype != HEED_F64) {
+    } else if (!heed_is_float(node->view.dtype)) {
         heed_fail(ctx, HEED_ERROR_DTYPE, "require_grad", "%s tensors have no gradient",
                   heed_dtype_name(node->view.dtype));
     } else if (wanted) {

@@ -257,11 +257,18 @@ static bool of_one_storage(heed_tensor a, heed_tensor b) {
     return !heed_is_valid(a) || !heed_is_valid(b) || a.node->storage == b.node->storage;
 }
 
+/* Tensors that are converted for a call lie anywhere. */
+static bool is_read_in_place(heed_tensor t) {
+    return !heed_is_valid(t) || t.node->view.dtype != HEED_F32 || t.node->storage->of_model ||
+           !heed_is_mixed(t.node->ctx);
+}
+
 static bool joins(const heed_tensor *w, const heed_tensor *bias) {
     const struct heed_view w0 = dense_view(w[0]), w1 = dense_view(w[1]), b0 = dense_view(bias[0]),
                            b1 = dense_view(bias[1]);
-    return heed_has(&w0) && heed_has(&w1) && w0.rank == 2 && w1.rank == 2 && of_one_storage(w[0], w[1]) &&
-           of_one_storage(bias[0], bias[1]) && heed_joins(&w0, &b0, &w1, &b1);
+    return is_read_in_place(w[0]) && is_read_in_place(bias[0]) && heed_has(&w0) && heed_has(&w1) &&
+           w0.rank == 2 && w1.rank == 2 && of_one_storage(w[0], w[1]) && of_one_storage(bias[0], bias[1]) &&
+           heed_joins(&w0, &b0, &w1, &b1);
 }
 
 void heed_project_heads(int count, const heed_tensor *x, const heed_tensor *w, const heed_tensor *bias,

@@ -48,7 +48,7 @@ heed_tensor heed_cross_entropy(heed_tensor logits, heed_tensor target,
     }
     args.x = heed_call_dense(&c, 0);
     args.target = heed_call_dense(&c, 1);
-    args.y = heed_call_output(&c, args.x.dtype, 0, NULL);
+    args.y = heed_call_output(&c, heed_precise_dtype(args.x.dtype), 0, NULL);
     heed_call_save(&c, &args.x);
     heed_call_save(&c, &args.target);
     if (!c.ok) return heed_call_end(&c);
@@ -87,7 +87,7 @@ static heed_tensor pair_loss(const struct heed_op *op, heed_tensor x, heed_tenso
                        heed_named_shape("target", &args.t, two, sizeof two));
     if (c.ok && (unsigned)reduction > HEED_REDUCE_SUM)
         heed_call_fail(&c, HEED_ERROR_ARGUMENT, "%d is no reduction", (int)reduction);
-    args.y = heed_call_output(&c, args.x.dtype, 0, NULL);
+    args.y = heed_call_output(&c, heed_precise_dtype(args.x.dtype), 0, NULL);
     heed_call_save(&c, &args.x);
     heed_call_save(&c, &args.t);
     return heed_call_run(&c, HEED_PRIMITIVE_PAIR_LOSS, &args, sizeof args);

@@ -47,12 +47,13 @@ static heed_tensor reduce(const struct heed_op *op, enum heed_reduce kind, heed_
         kept.size[d] = gone ? 1 : args.x.size[d];
         if (!gone || keep) size[rank++] = kept.size[d];
     }
+    kept.dtype = heed_call_result_dtype(&c);
     heed_view_set_contiguous(&kept);
     if (kind == HEED_REDUCE_OP_MAX && args.reduced == 0 && heed_view_count(&kept) > 0) {
         heed_call_fail(&c, HEED_ERROR_SHAPE, "there is no maximum of nothing");
         return heed_call_end(&c);
     }
-    kept.data = heed_call_output(&c, args.x.dtype, rank, size).data;
+    kept.data = heed_call_output(&c, kept.dtype, rank, size).data;
     if (!c.ok) return heed_call_end(&c);
     heed_view_expand(&kept, args.x.rank, args.x.size, &args.y);
     if (kind == HEED_REDUCE_OP_MAX) {
@@ -62,15 +63,15 @@ static heed_tensor reduce(const struct heed_op *op, enum heed_reduce kind, heed_
     return heed_call_run(&c, HEED_PRIMITIVE_REDUCE, &args, sizeof args);
 }
 
-#define DEFINE_REDUCE(name, kind)                                                                            \
+#define DEFINE_REDUCE(name, kind, precision)                                                                 \
     heed_tensor heed_##name(heed_tensor x, int count, const int *dims, bool keep) {                          \
-        static const struct heed_op op = {#name, HEED_FOLLOWS, reduce_backward, NULL};                       \
+        static const struct heed_op op = {#name, precision, reduce_backward, NULL};                          \
         return reduce(&op, HEED_REDUCE_OP_##kind, x, count, dims, keep);                                     \
     }
 
-DEFINE_REDUCE(sum, SUM)
-DEFINE_REDUCE(mean, MEAN)
-DEFINE_REDUCE(max, MAX)
+DEFINE_REDUCE(sum, SUM, HEED_PRECISE)
+DEFINE_REDUCE(mean, MEAN, HEED_PRECISE)
+DEFINE_REDUCE(max, MAX, HEED_FOLLOWS)
 
 static const struct heed_op op_argmax = {"argmax", HEED_FOLLOWS, NULL,
                                          "an index is constant almost everywhere"};

@@ -12,7 +12,7 @@ static heed_status rotary_backward(struct heed_backward *b) {
     return heed_backward_run(b);
 }
 
-static const struct heed_op op_rotary = {"rotary", HEED_PRECISE, rotary_backward, NULL};
+static const struct heed_op op_rotary = {"rotary", HEED_ROUNDED, rotary_backward, NULL};
 
 static bool check_numbers(struct heed_call *c, const heed_rotary_options *o, int64_t width) {
     const int64_t rotated = o->rotated == 0 ? width : o->rotated;
@@ -76,12 +76,13 @@ static heed_tensor rotary(heed_tensor x, const heed_rotary_options *options, boo
         heed_call_save(&c, &args.positions);
         if (!spread_positions(&c, &args.x, &args.positions)) return heed_call_end(&c);
     }
-    if (over && args.x.data == v.data) {
+    const heed_dtype dtype = heed_call_result_dtype(&c);
+    if (over && args.x.data == v.data && dtype == v.dtype) {
         heed_call_output_view(&c, 0, &args.x);
         heed_node_wrote(c.input[0]);
         args.y = args.x;
     } else {
-        args.y = heed_call_output(&c, args.x.dtype, args.x.rank, args.x.size);
+        args.y = heed_call_output(&c, dtype, args.x.rank, args.x.size);
     }
     return heed_call_run(&c, HEED_PRIMITIVE_ROTARY, &args, sizeof args);
 }

@@ -18,7 +18,7 @@ static heed_tensor softmax_last(const struct heed_op *op, heed_tensor x) {
     struct heed_call c;
     if (!heed_call_begin(&c, op, NULL, 1, &x)) return heed_call_end(&c);
     struct heed_softmax_args args = {.log = op == &op_log_softmax, .x = heed_call_dense(&c, 0)};
-    args.y = heed_call_output(&c, args.x.dtype, args.x.rank, args.x.size);
+    args.y = heed_call_output(&c, heed_call_result_dtype(&c), args.x.rank, args.x.size);
     if (!c.ok) return heed_call_end(&c);
     args.x = heed_view_rows(&args.x);
     args.y = heed_view_rows(&args.y);
@@ -57,8 +57,8 @@ static heed_status norm_backward(struct heed_backward *b) {
     return heed_backward_run(b);
 }
 
-static const struct heed_op op_layer_norm = {"layer_norm", HEED_PRECISE, norm_backward, NULL};
-static const struct heed_op op_rms_norm = {"rms_norm", HEED_PRECISE, norm_backward, NULL};
+static const struct heed_op op_layer_norm = {"layer_norm", HEED_ROUNDED, norm_backward, NULL};
+static const struct heed_op op_rms_norm = {"rms_norm", HEED_ROUNDED, norm_backward, NULL};
 
 static bool check_vector(struct heed_call *c, int i, const char *name, const struct heed_view *x) {
     char one[128], two[128];
@@ -84,7 +84,7 @@ static heed_tensor norm(const struct heed_op *op, heed_tensor x, heed_tensor wei
         return heed_call_end(&c);
     args.weight = heed_call_dense(&c, 1);
     args.bias = heed_call_dense(&c, 2);
-    args.y = heed_call_output(&c, args.x.dtype, args.x.rank, args.x.size);
+    args.y = heed_call_output(&c, heed_call_result_dtype(&c), args.x.rank, args.x.size);
     if (!c.ok) return heed_call_end(&c);
     heed_call_save_view(&c, &args.x);
     heed_call_save(&c, &args.weight);

@@ -163,10 +163,17 @@ struct bind {
     int input; /* the next tensor */
 };
 
+/* The dtype of q, or that of the scores (f32 where q is bf16). */
+static bool takes_dtype(const struct bind *b, const char *name) {
+    struct heed_call *c = b->c;
+    const struct heed_node *node = c->ok ? c->input[b->input] : NULL;
+    return (node && node->view.dtype == b->problem->dtype) || heed_call_float(c, b->input, name);
+}
+
 /* The next tensor, expanded over batch and heads to [batch, heads, rows, columns]. */
 static struct heed_view take(struct bind *b, const char *name, int64_t rows, int64_t columns, bool dense) {
     struct heed_view out = {0};
-    if (!heed_call_float(b->c, b->input, name)) return out;
+    if (!takes_dtype(b, name)) return out;
     const struct heed_view v = dense ? heed_call_dense(b->c, b->input) : heed_call_view(b->c, b->input);
     heed_call_save(b->c, &v);
     b->input++;

@@ -192,7 +192,7 @@ static heed_tensor alibi_vector(const struct heed_prepare *p, const struct heed_
     const heed_dtype dtype = p->problem->dtype;
     const heed_tensor slopes = heed_is_none(stage->tensor)
                                    ? new_vector(p, stage, dtype, p->problem->heads, slope_of_head)
-                                   : stage->tensor;
+                                   : heed_cast(stage->tensor, dtype);
     const struct heed_node *node = heed_node_of(slopes, p->where);
     char text[128];
     if (!node) return no_tensor(p);

@@ -26,7 +26,7 @@ static heed_status cat_backward(struct heed_backward *b) {
 
 static const struct heed_op op_cat = {"cat", HEED_FOLLOWS, cat_backward, NULL};
 static const struct heed_op op_stack = {"stack", HEED_FOLLOWS, cat_backward, NULL};
-static const char whole_numbers[] = "gradients flow through f32 and f64 only";
+static const char whole_numbers[] = "gradients flow through f32, f64 and bf16 only";
 static const struct heed_op op_cat_whole = {"cat", HEED_FOLLOWS, NULL, whole_numbers};
 static const struct heed_op op_stack_whole = {"stack", HEED_FOLLOWS, NULL, whole_numbers};
 
@@ -35,7 +35,7 @@ static bool add_length(struct heed_call *c, int i, int dim, int64_t *lengths, in
     char one[128], two[128];
     if (!c->input[i]) return heed_call_fail(c, HEED_ERROR_ARGUMENT, "tensor %d is none", i);
     const struct heed_view *first = &c->input[0]->view, *v = &c->input[i]->view;
-    bool fits = v->rank == first->rank && v->dtype == first->dtype;
+    bool fits = v->rank == first->rank && heed_dtypes_meet(c->ctx, v->dtype, first->dtype);
     for (int d = 0; fits && d < v->rank; d++) fits = d == dim || v->size[d] == first->size[d];
     if (!fits)
         return heed_call_fail(c, HEED_ERROR_SHAPE, "%s %s does not match %s %s along dimension %d",
@@ -51,7 +51,7 @@ static heed_tensor cat_some(const struct heed_op *floats, const struct heed_op *
                             const heed_tensor *tensors, int dim) {
     struct heed_call c;
     heed_dtype dtype = heed_dtype_of(tensors[0]);
-    const struct heed_op *op = dtype == HEED_F32 || dtype == HEED_F64 ? floats : whole;
+    const struct heed_op *op = heed_is_float(dtype) ? floats : whole;
     if (!heed_call_begin(&c, op, NULL, count, tensors)) return heed_call_end(&c);
     if (!c.input[0]) heed_call_fail(&c, HEED_ERROR_ARGUMENT, "tensor 0 is none");
     struct heed_view first = heed_call_view(&c, 0);
@@ -60,6 +60,7 @@ static heed_tensor cat_some(const struct heed_op *floats, const struct heed_op *
     for (int i = 0; c.ok && i < count; i++) add_length(&c, i, args.dim, lengths, &total);
     if (!c.ok) return heed_call_end(&c);
     first.size[args.dim] = total;
+    if (heed_is_float(dtype)) dtype = heed_call_result_dtype(&c);
     struct heed_view y = heed_call_output(&c, dtype, first.rank, first.size);
     int64_t start = 0;
     for (int i = 0; c.ok && i < count; i++) {
@@ -146,7 +147,7 @@ static heed_status gather_backward(struct heed_backward *b) {
 
 static const struct heed_op op_gather = {"gather", HEED_FOLLOWS, gather_backward, NULL};
 static const struct heed_op op_index_select = {"index_select", HEED_FOLLOWS, gather_backward, NULL};
-static const struct heed_op op_embedding = {"embedding", HEED_FOLLOWS, gather_backward, NULL};
+static const struct heed_op op_embedding = {"embedding", HEED_ROUNDED, gather_backward, NULL};
 
 static bool begin_gather(struct heed_call *c, const struct heed_op *op, heed_tensor x, heed_tensor index) {
     return heed_call_begin(c, op, NULL, 2, (heed_tensor[]){x, index}) && heed_call_float(c, 0, "x") &&
@@ -215,7 +216,7 @@ heed_tensor heed_embedding(heed_tensor table, heed_tensor index) {
     int64_t size[HEED_MAX_RANK], count = heed_view_count(&vi);
     memcpy(size, vi.size, sizeof size);
     size[vi.rank] = args.x.size[1];
-    struct heed_view y = heed_call_output(&c, args.x.dtype, vi.rank + 1, size);
+    struct heed_view y = heed_call_output(&c, heed_call_result_dtype(&c), vi.rank + 1, size);
     heed_call_save(&c, &vi);
     if (!c.ok) return heed_call_end(&c);
     heed_view_reshape(&y, 2, (int64_t[]){count, size[vi.rank]}, &args.y);

@@ -40,12 +40,17 @@
 #define HEED_MAX_INPUTS 48
 #define HEED_MAX_OUTPUTS 8
 #define HEED_MAX_SAVED 56
+#define HEED_MAX_LOWERED 12
 
-/* What mixed precision may do with an operation. */
+/* What an operation does in a context of mixed precision (options.precision HEED_BF16). Every one computes in
+ * f32 or better and rounds its result once; without mixed precision the result has the dtype of the inputs,
+ * which must all have one. f64 is never touched. */
 enum heed_precision {
-    HEED_FOLLOWS, /* computes in the dtype of its input */
-    HEED_PRODUCT, /* a matrix product: may take bf16 operands, accumulates in f32 */
-    HEED_PRECISE  /* f32 or better only: norms, softmax, losses */
+    HEED_FOLLOWS, /* the result is as wide as the widest input; parameters adapt to the others */
+    HEED_PRODUCT, /* a matrix product: reads f32 inputs as bf16, gives bf16, accumulates in f32 */
+    HEED_ROUNDED, /* reads what it is given and gives an activation, bf16: norms, rotary positions, embeddings
+                   */
+    HEED_PRECISE  /* reads what it is given and gives f32: softmax, sums, losses */
 };
 
 struct heed_backward;
@@ -57,6 +62,7 @@ struct heed_op {
     enum heed_precision precision;
     heed_status (*backward)(struct heed_backward *b);
     const char *no_gradient; /* with backward NULL: the reason, for the message */
+    int operands;            /* of a product: so many of the inputs are read as bf16, 0: all */
 };
 
 struct heed_saved {
@@ -114,8 +120,12 @@ struct heed_call {
     bool entered;
     const char *around; /* the operation that was running when this one was called, or NULL */
     bool side_by_side;  /* gradients of outputs lie as the outputs do */
-    int inputs, outputs, saves, moves, temps;
+    int inputs, outputs, saves, moves, temps, lowered;
     struct heed_node *input[HEED_MAX_INPUTS]; /* NULL where none */
+    struct {
+        int input;
+        struct heed_view view;
+    } low[HEED_MAX_LOWERED]; /* inputs that are read as bf16 (precision.c) */
     struct heed_node *output[HEED_MAX_OUTPUTS];
     struct heed_storage *saved[HEED_MAX_SAVED];
     bool pinned[HEED_MAX_SAVED];                            /* saved[i] was saved in a way that cannot wait */
@@ -146,15 +156,15 @@ bool heed_call_begin(struct heed_call *c, const struct heed_op *op, heed_ctx *ct
 bool heed_call_fail(struct heed_call *c, heed_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Input i must be there, f32 or f64 (and of the same dtype as input 0, if that is there and i > 0). `name` is
- * for the message. */
+/* Input i must be there and of a floating dtype (one that meets that of input 0, if that is there and i > 0).
+ * `name` is for the message. */
 bool heed_call_float(struct heed_call *c, int i, const char *name);
 bool heed_call_dtype(struct heed_call *c, int i, const char *name, heed_dtype dtype);
 
 /* A dimension counted from the end if negative, in 0 … rank − 1; −1 (and an error) if it is none. */
 int heed_call_dim(struct heed_call *c, int dim, int rank);
 
-/* The view of input i; an absent view if it is none. */
+/* The view of input i, as the operation reads it; an absent view if it is none. */
 struct heed_view heed_call_view(struct heed_call *c, int i);
 
 /* The same, contiguous: itself or a copy that ends with the call unless it is saved. */
@@ -215,6 +225,17 @@ heed_tensor heed_call_end(struct heed_call *c);
 
 /* A handle to output i; only after run or finish, which keep the nodes alive in the scope. */
 heed_tensor heed_call_result(struct heed_call *c, int i);
+
+/* ---- precision ---- */
+
+/* The dtype of statistics and losses of such a tensor: bf16 is too coarse. */
+heed_dtype heed_precise_dtype(heed_dtype dtype);
+
+/* The dtype of the result, by the operation's class and its inputs. */
+heed_dtype heed_call_result_dtype(struct heed_call *c);
+
+/* For heed_call_begin(): finds what a product reads instead of its f32 inputs. */
+void heed_call_lower(struct heed_call *c);
 
 /* ---- backward ---- */
 

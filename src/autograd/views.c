@@ -303,15 +303,12 @@ static heed_status cast_backward(struct heed_backward *b) {
 
 static const struct heed_op op_cast = {"cast", HEED_FOLLOWS, cast_backward, NULL};
 static const struct heed_op op_cast_whole = {"cast", HEED_FOLLOWS, NULL,
-                                             "gradients flow between f32 and f64 only"};
-
-static bool is_float(heed_dtype dtype) {
-    return dtype == HEED_F32 || dtype == HEED_F64;
-}
+                                             "gradients flow between f32, f64 and bf16 only"};
 
 heed_tensor heed_cast(heed_tensor t, heed_dtype dtype) {
     struct heed_call c;
-    const struct heed_op *op = is_float(dtype) && is_float(heed_dtype_of(t)) ? &op_cast : &op_cast_whole;
+    const struct heed_op *op =
+        heed_is_float(dtype) && heed_is_float(heed_dtype_of(t)) ? &op_cast : &op_cast_whole;
     if (!heed_call_begin(&c, op, NULL, 1, &t) || !the_tensor(&c)) return heed_call_end(&c);
     struct heed_copy_args copy = {.x = heed_call_view(&c, 0)};
     if (copy.x.dtype == dtype) {

@@ -48,6 +48,8 @@ struct heed_backend {
     const char *name;
     const struct heed_kernel *const *slot[HEED_PRIMITIVES];
     const struct heed_device *device; /* NULL: elements are in host memory */
+    bool mixed; /* its kernels take arguments of which some are bf16, or refuse them: mixed precision may be
+                   asked for */
 };
 
 /* Instruction sets in ascending order. */

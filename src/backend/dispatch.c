@@ -115,6 +115,9 @@ heed_status heed_exec_open(struct heed_exec *exec, const char *device) {
         exec->device = backend->name;
         exec->isa = HEED_ISA_BASELINE;
     }
+    if (backend && !backend->mixed && heed_is_mixed(exec->ctx))
+        return heed_fail(exec->ctx, HEED_ERROR_UNSUPPORTED, OPENED_BY,
+                         "device \"%.40s\" has no mixed precision yet", exec->device);
     memset(exec->last, 0, sizeof exec->last);
     exec->fallbacks = 0;
     for (int primitive = 0; primitive < HEED_PRIMITIVES; primitive++) {

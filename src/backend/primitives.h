@@ -8,7 +8,9 @@
  * - "strided": any strides, repeated dimensions (stride 0) included in inputs; in a gradient a stride of 0
  *   means that contributions are summed over that dimension.
  * - "rows": a contiguous matrix [rows, n].
- * - Views of one primitive have one floating dtype, f32 or f64, except where i32 or bool is said.
+ * - Views of one primitive have one floating dtype, f32 or f64, except where i32 or bool is said; or each is
+ *   f32 or bf16 as it likes (mixed precision). A kernel then computes in f32 or better and rounds what it
+ * writes once; LINEAR rounds twice, before its activation too, if y is bf16.
  * - Inputs, outputs and gradients do not overlap, unless the comment says so.
  * - Sums are accumulated in a fixed order that depends on shapes only. */
 #ifndef HEED_SRC_BACKEND_PRIMITIVES_H
@@ -62,7 +64,8 @@ enum heed_primitive {
 };
 
 /* y = x converted to y's dtype, same shape; strided both. With y.add: y += x, where y may have repeated
- * dimensions (a sum) and both are of one floating dtype. Without add y does not repeat. No backward. */
+ * dimensions (a sum) and both are of one floating dtype, or each f32 or bf16. Without add y does not repeat.
+ * No backward. */
 struct heed_copy_args {
     struct heed_view x;
     struct heed_grad_view y;
@@ -147,8 +150,8 @@ struct heed_where_args {
 enum heed_reduce { HEED_REDUCE_OP_SUM, HEED_REDUCE_OP_MEAN, HEED_REDUCE_OP_MAX };
 
 /* y = reduction of x. y and dy are seen in x's shape, with stride 0 in every reduced dimension; their own
- * memory is contiguous. x strided. dx strided, x's shape. Backward has x and y for MAX (gradient divided
- * evenly among equal maxima). Reducing nothing: SUM 0, MEAN NaN; MAX is refused before. */
+ * memory is contiguous. x strided, for MAX of y's dtype. dx strided, x's shape. Backward has x and y for MAX
+ * (gradient divided evenly among equal maxima). Reducing nothing: SUM 0, MEAN NaN; MAX is refused before. */
 struct heed_reduce_args {
     enum heed_reduce op;
     struct heed_view x, y;

@@ -4,7 +4,7 @@
 
 static const struct heed_io_dtype table[] = {
     {"F32", 32, true, HEED_F32},         {"F64", 64, true, HEED_F64},     {"I32", 32, true, HEED_I32},
-    {"BOOL", 8, true, HEED_BOOL},        {"BF16", 16, false, HEED_BF16},  {"F16", 16, false, HEED_F32},
+    {"BOOL", 8, true, HEED_BOOL},        {"BF16", 16, true, HEED_BF16},   {"F16", 16, false, HEED_F32},
     {"I8", 8, false, HEED_F32},          {"U8", 8, false, HEED_F32},      {"I16", 16, false, HEED_F32},
     {"U16", 16, false, HEED_F32},        {"U32", 32, false, HEED_F32},    {"I64", 64, false, HEED_F32},
     {"U64", 64, false, HEED_F32},        {"C64", 64, false, HEED_F32},    {"F8_E4M3", 8, false, HEED_F32},

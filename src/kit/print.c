@@ -34,6 +34,14 @@ static int element_text(char *text, size_t size, heed_dtype dtype, const char *d
         memcpy(&value, data, sizeof value);
         return snprintf(text, size, "%d", (int)value);
     }
+    case HEED_BF16: { /* the upper half of an f32 */
+        uint16_t half;
+        memcpy(&half, data, sizeof half);
+        const uint32_t bits = (uint32_t)half << 16;
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        return snprintf(text, size, "%.3g", (double)value);
+    }
     default:
         return snprintf(text, size, "%s", *data ? "true" : "false");
     }

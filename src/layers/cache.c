@@ -41,8 +41,8 @@ static bool options_are_sound(heed_ctx *ctx, const heed_cache_options *o) {
         !(o->window > 0 ? heed_layer_not_negative(ctx, where, "capacity", (double)o->capacity)
                         : heed_layer_positive(ctx, where, "capacity", o->capacity)))
         return false;
-    if (o->dtype != HEED_F32 && o->dtype != HEED_F64)
-        return heed_layer_fail(ctx, HEED_ERROR_DTYPE, where, "a cache is f32 or f64, not %s",
+    if (!heed_is_float(o->dtype))
+        return heed_layer_fail(ctx, HEED_ERROR_DTYPE, where, "a cache is f32, f64 or bf16, not %s",
                                heed_dtype_name(o->dtype));
     return o->window < INT64_MAX / 2 ||
            heed_layer_fail(ctx, HEED_ERROR_MEMORY, where, "the window is larger than memory can be");
@@ -59,10 +59,11 @@ static heed_cache *make(heed_ctx *ctx, const heed_cache_options *o) {
     cache->window = o->window;
     ctx->modules++;
     const int64_t rows = o->window > 0 ? 2 * o->window : o->capacity;
+    const bool mixed = heed_is_mixed(ctx) && o->dtype == HEED_F32;
     const int64_t width[PARTS] = {o->width, heed_size_or(o->value_width, o->width)};
     for (int i = 0; i < PARTS; i++) {
         const int64_t size[4] = {o->batch, o->kv_heads, rows, width[i]};
-        cache->buffer[i] = heed_node_new(ctx, "cache", o->dtype, 4, size);
+        cache->buffer[i] = heed_node_new(ctx, "cache", mixed ? HEED_BF16 : o->dtype, 4, size);
     }
     if (cache->buffer[KEYS] && cache->buffer[VALUES]) return cache;
     heed_cache_free(cache);
@@ -132,7 +133,7 @@ static bool part_fits(const heed_cache *cache, int part, const struct heed_node 
     if (!node)
         return heed_layer_fail(cache->ctx, HEED_ERROR_ARGUMENT, "cache_append", "%s is missing", names[part]);
     const struct heed_view *v = &node->view;
-    if (v->dtype != have->dtype)
+    if (!heed_dtypes_meet(cache->ctx, v->dtype, have->dtype))
         return heed_layer_fail(cache->ctx, HEED_ERROR_DTYPE, "cache_append", "%s is %s, the cache %s",
                                names[part], heed_dtype_name(v->dtype), heed_dtype_name(have->dtype));
     return (v->rank == 4 && v->size[0] == s[0] && v->size[1] == s[1] && v->size[3] == s[3]) ||

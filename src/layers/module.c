@@ -180,6 +180,7 @@ static heed_tensor make_param(heed_module *module, const char *name, struct heed
         return none;
     }
     node->flags |= HEED_NODE_PARAM | HEED_NODE_WANTS_GRAD;
+    node->storage->of_model = true;
     param->tensor = tensor;
     return tensor;
 }

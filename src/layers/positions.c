@@ -68,6 +68,7 @@ static heed_tensor constant_table(heed_ctx *ctx, int64_t length, int64_t width) 
     heed_scope_begin(ctx);
     heed_tensor kept = heed_keep(heed_sinusoidal_positions(ctx, length, width));
     heed_scope_end(ctx, HEED_NONE);
+    if (heed_is_valid(kept)) kept.node->storage->of_model = true;
     return kept;
 }
 

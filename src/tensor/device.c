@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "tensor/bf16.h"
 #include "tensor/internal.h"
 
 static const char where[] = "elements";
@@ -51,6 +52,7 @@ double heed_elements_load(struct heed_exec *exec, const struct heed_view *v, int
         double f64;
         int32_t i32;
         uint8_t boolean;
+        uint16_t bf16;
     } value = {.f64 = 0};
     if (heed_elements_read(exec, &value, heed_view_at(v, offset), heed_dtype_bytes(v->dtype)) != HEED_OK)
         return (double)NAN;
@@ -64,7 +66,7 @@ double heed_elements_load(struct heed_exec *exec, const struct heed_view *v, int
     case HEED_BOOL:
         return value.boolean;
     case HEED_BF16:
-        break;
+        return (double)heed_bf16_value(value.bf16);
     }
     return (double)NAN;
 }

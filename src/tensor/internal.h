@@ -36,6 +36,9 @@ struct heed_storage {
     void *data;                 /* NULL only while nobody but entries of the tape that wait refers to it */
     struct heed_memory *memory; /* where they are from */
     struct heed_recipe *recipe; /* NULL: what the elements are cannot be computed again */
+    bool of_model;              /* f32: parameters or constants of a module */
+    struct heed_storage *low; /* mixed precision: a copy in bf16, of elements of that version; may be NULL */
+    uint64_t low_version;
 };
 
 /* How a storage's elements can be computed again: part of the tape's entry that made them. Each of the two
@@ -119,6 +122,17 @@ struct heed_ctx {
     bool is_static_inert; /* the context of none handles and where there was no memory for another */
 };
 
+/* Whether the context computes in mixed precision. */
+static inline bool heed_is_mixed(const heed_ctx *ctx) {
+    return ctx->options.precision == HEED_BF16;
+}
+
+/* Whether tensors of two dtypes may go into one operation. */
+static inline bool heed_dtypes_meet(const heed_ctx *ctx, heed_dtype a, heed_dtype b) {
+    return a == b ||
+           (heed_is_mixed(ctx) && (a == HEED_F32 || a == HEED_BF16) && (b == HEED_F32 || b == HEED_BF16));
+}
+
 /* ---- errors ---- */
 
 /* The one place every error passes: keeps it if it is the first. `where` is the operation. Returns status. */
@@ -194,6 +208,7 @@ void heed_node_retire(struct heed_node *node);
 /* After writing to a node's elements: they are not what they were made as. */
 static inline void heed_node_wrote(struct heed_node *node) {
     node->storage->version++;
+    if (node->storage->low) node->storage->low->version++; /* what was made of it is of the old elements */
     if (node->storage->recipe) heed_recipe_end(node->storage->recipe);
 }
 

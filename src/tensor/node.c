@@ -61,6 +61,7 @@ void heed_storage_drop(struct heed_storage *storage) {
     if (!storage || --storage->refs > 0) return;
     heed_ctx *ctx = storage->ctx;
     if (storage->recipe) heed_recipe_end(storage->recipe);
+    heed_storage_drop(storage->low);
     heed_block_free(storage->memory, storage->data);
     pool_give(&ctx->storages, storage);
 }
@@ -119,10 +120,6 @@ static bool shape_bytes(heed_ctx *ctx, const char *where, struct heed_view *view
     char text[160];
     if (view->rank < 0 || view->rank > HEED_MAX_RANK) {
         heed_fail(ctx, HEED_ERROR_SHAPE, where, "rank %d is not in 0 to %d", view->rank, HEED_MAX_RANK);
-        return false;
-    }
-    if (view->dtype == HEED_BF16) {
-        heed_fail(ctx, HEED_ERROR_UNSUPPORTED, where, "bf16 tensors do not exist yet");
         return false;
     }
     size_t element = heed_dtype_bytes(view->dtype);

@@ -27,6 +27,11 @@ static inline bool heed_has(const struct heed_view *v) {
     return v->data != NULL;
 }
 
+/* Whether tensors of a dtype may have gradients. */
+static inline bool heed_is_float(heed_dtype dtype) {
+    return dtype == HEED_F32 || dtype == HEED_F64 || dtype == HEED_BF16;
+}
+
 /* Number of elements, counting repeated ones. */
 int64_t heed_view_count(const struct heed_view *v);
 

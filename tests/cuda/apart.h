@@ -49,4 +49,18 @@ static inline bool has(const char *output, const char *texts) {
     return false;
 }
 
+/* A program whose only test is a loop over the rows of a table. */
+static inline int run_table(const char *name, const TTest *test, int rows) {
+    Suite *suite = suite_create(name);
+    TCase *tcase = tcase_create("cases");
+    tcase_set_timeout(tcase, 120);
+    tcase_add_loop_test(tcase, test, 0, rows);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
 #endif

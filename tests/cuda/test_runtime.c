@@ -49,6 +49,12 @@ START_TEST(devices) {
         ck_assert_msg(strstr(text, names[i]) != NULL, "%s", text);
         test_equals(heed_arange(both[i], HEED_F32, 3), 3, (float[]){0, 1, 2}, "arange");
     }
+    /* They take turns in one thread. */
+    heed_tensor x[2];
+    for (int i = 0; i < 2; i++) x[i] = heed_full(both[i], HEED_F32, TEST_SHAPE(3), i + 1);
+    for (int turn = 0; turn < 2; turn++)
+        for (int i = 0; i < 2; i++) x[i] = heed_add(x[i], x[i]);
+    for (int i = 0; i < 2; i++) test_equals(x[i], 3, (float[]){4 * i + 4, 4 * i + 4, 4 * i + 4}, "turns");
     for (int i = 0; i < 2; i++) heed_ctx_free(both[i]);
     nothing_lives("both ended");
 }

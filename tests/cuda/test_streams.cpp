@@ -14,32 +14,35 @@ static cudaEvent_t event;
 
 #define WRONG_RESULT "not the right result"
 
-/* Memory of the device, and pinned memory of the host. */
+/* Memory of the device, and pinned memory of the host: what is sent there, and NaN until something comes
+ * back. */
 struct pair {
-    float *device, *host;
+    float *device, *host, *back;
 
-    pair() : device(NULL), host(NULL) {
+    pair() : device(NULL), host(NULL), back(NULL) {
         cudaMalloc(reinterpret_cast<void **>(&device), BYTES);
         cudaHostAlloc(reinterpret_cast<void **>(&host), BYTES, 0);
+        cudaHostAlloc(reinterpret_cast<void **>(&back), BYTES, 0);
     }
     pair(const pair &) = delete;
     ~pair() {
         cudaFree(device);
         cudaFreeHost(host);
+        cudaFreeHost(back);
     }
     void set(float value) {
         for (int i = 0; i < COUNT; i++) host[i] = value;
     }
     bool is(float value) const {
         for (int i = 0; i < COUNT; i++)
-            if (host[i] != value) return false;
+            if (back[i] != value) return false;
         return true;
     }
     void send(cudaStream_t stream) {
         cudaMemcpyAsync(device, host, BYTES, cudaMemcpyHostToDevice, stream);
     }
     void fetch(cudaStream_t stream) {
-        cudaMemcpyAsync(host, device, BYTES, cudaMemcpyDeviceToHost, stream);
+        cudaMemcpyAsync(back, device, BYTES, cudaMemcpyDeviceToHost, stream);
     }
     static constexpr size_t BYTES = COUNT * sizeof(float);
 };
@@ -108,7 +111,7 @@ template <bool WRONG> static bool waits_for_an_event() {
     x.fetch(first);
     if (!WRONG) cudaEventRecord(event, first);
     cudaEventSynchronize(event);
-    const bool right = x.is(1); /* a copy to come leaves NaN */
+    const bool right = x.is(1);
     cudaStreamSynchronize(first);
     return right;
 }
@@ -130,6 +133,14 @@ static bool frees_early() {
     x.set(1);
     x.send(first);
     start_add(x, 1, first);
+    return true;
+}
+
+template <bool WRONG> static bool other_device() {
+    pair x;
+    if (WRONG) cudaSetDevice(1);
+    x.send(first);
+    cudaStreamSynchronize(first);
     return true;
 }
 
@@ -164,6 +175,8 @@ static const row rows[] = {
     ROW(waits_for_the_other_stream),
     ROW(waits_before_the_record),
     ROW(waits_for_an_event),
+    {"other_device", other_device<false>, ""},
+    {"other_device (seeded)", other_device<true>, "the stream is of device 0, and the thread's device is 1"},
     {"ordinary_memory", ordinary_memory, ""},
     {"frees_early", frees_early, ""},
     {"leaves_an_event", leaves_an_event, "0 allocations of 0 bytes and 1 events are left"},
@@ -197,14 +210,5 @@ START_TEST(cases) {
 END_TEST
 
 int main() {
-    Suite *suite = suite_create("streams");
-    TCase *tcase = tcase_create("cases");
-    tcase_set_timeout(tcase, 120);
-    tcase_add_loop_test(tcase, cases, 0, sizeof rows / sizeof *rows);
-    suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_table("streams", cases, sizeof rows / sizeof *rows);
 }

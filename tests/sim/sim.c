@@ -3,6 +3,7 @@
 #include "backend/plugin.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -20,7 +21,7 @@ struct sim {
 };
 
 static const struct heed_services *heed;
-static const struct heed_backend sim_backend;
+static struct heed_backend sim_backend;
 
 static size_t whole_pages(size_t bytes) {
     return (bytes + PAGE - 1) / PAGE * PAGE;
@@ -159,12 +160,13 @@ static const struct heed_device sim_device = {.open = sim_open,
 HEED_PRIMITIVE_LIST(KERNEL)
 
 #define SLOT(name, word, args) [HEED_PRIMITIVE_##name] = slot_##name,
-static const struct heed_backend sim_backend = {
+static struct heed_backend sim_backend = {
     .name = "sim", .slot = {HEED_PRIMITIVE_LIST(SLOT)}, .device = &sim_device};
 
 const struct heed_backend *heed_plugin(const struct heed_services *services) {
     if (services->version != HEED_PLUGIN_VERSION) return NULL;
     heed = services;
+    sim_backend.mixed = !getenv("HEED_SIM_WITHOUT_BF16");
     slot_MHA[0] = services->composite[HEED_PRIMITIVE_MHA];
 #define WITHOUT(name, word, args)                                                                            \
     if (!services->ref[HEED_PRIMITIVE_##name]->backward) kernel_##name.backward = NULL;                      \

@@ -4,13 +4,8 @@
 #include <stdio.h>
 
 static bool attention_applies(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
-    const struct heed_attention_args *a = arguments;
     (void)exec;
-    if (a->q.dtype != HEED_F32) {
-        why->reason = "dtype is not f32";
-        return false;
-    }
-    return true;
+    return heed_cpu_takes_f32(HEED_PRIMITIVE_ATTENTION, arguments, why);
 }
 
 static bool wants_gradients(const struct heed_attention_args *a) {

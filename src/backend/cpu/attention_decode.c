@@ -16,7 +16,7 @@ static bool decode_applies(const struct heed_exec *exec, const void *arguments, 
     const struct heed_attention_args *a = arguments;
     (void)exec;
     const int64_t heads = a->q.size[1], kv_heads = a->k.size[1], queries = a->q.size[2];
-    if (a->q.dtype != HEED_F32) return refuse(why, "dtype is not f32");
+    if (!heed_cpu_takes_f32(HEED_PRIMITIVE_ATTENTION, a, why)) return false;
     if (heed_is_packed(&a->packed)) return refuse(why, "sequences are packed");
     for (int i = 0; i < a->stages; i++)
         if (a->stage[i].kind != HEED_STAGE_BIAS) return refuse(why, "the score has stages other than biases");

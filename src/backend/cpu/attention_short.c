@@ -19,7 +19,7 @@ static bool short_applies(const struct heed_exec *exec, const void *arguments, s
     const int64_t queries = a->q.size[2], keys = a->k.size[2], width = a->q.size[3],
                   value_width = a->v.size[3];
     (void)exec;
-    if (a->q.dtype != HEED_F32) return refuse(why, "dtype is not f32");
+    if (!heed_cpu_takes_f32(HEED_PRIMITIVE_ATTENTION, a, why)) return false;
     if (heed_is_packed(&a->packed)) return refuse(why, "sequences are packed");
     if (a->stages > 0) return refuse(why, "the score has stages");
     if (a->normalizer != HEED_NORMALIZER_SOFTMAX) return refuse(why, "the normaliser is not the softmax");

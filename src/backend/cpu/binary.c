@@ -22,9 +22,9 @@ static bool binary_applies(const struct heed_exec *exec, const void *args, struc
         why->reason = "the function has no vector form";
         return false;
     }
-    if (a->a.dtype == HEED_F32 && a->b.dtype == HEED_F32) return true;
-    if (is_comparison(a->op) && a->a.dtype == HEED_I32 && a->b.dtype == HEED_I32) return true;
-    why->reason = is_comparison(a->op) ? "dtypes are neither both f32 nor both i32" : "dtype is not f32";
+    if (!is_comparison(a->op)) return heed_cpu_takes_f32(HEED_PRIMITIVE_BINARY, args, why);
+    if (a->a.dtype == a->b.dtype && (a->a.dtype == HEED_F32 || a->a.dtype == HEED_I32)) return true;
+    why->reason = "dtypes are neither both f32 nor both i32";
     return false;
 }
 
@@ -90,11 +90,7 @@ const struct heed_kernel heed_cpu_binary = {
 
 static bool where_applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
     (void)exec;
-    const struct heed_where_args *a = args;
-    const heed_dtype dtype = heed_has(&a->y) ? a->y.dtype : a->dy.dtype;
-    if (dtype == HEED_F32) return true;
-    why->reason = "dtype is not f32";
-    return false;
+    return heed_cpu_takes_f32(HEED_PRIMITIVE_WHERE, args, why);
 }
 
 static heed_status where_forward(struct heed_exec *exec, const void *args, void *saved, void *scratch) {

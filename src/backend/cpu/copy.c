@@ -2,8 +2,10 @@
  * then do not, a square block is transposed within cache. With `add` it is a map. */
 #include <string.h>
 
+#include "backend/cpu/bf16.h"
 #include "backend/cpu/map.h"
 #include "backend/cpu/walk.h"
+#include "tensor/bf16.h"
 
 enum { X, Y };
 
@@ -13,6 +15,7 @@ enum { SIDE = 64 };
 struct copy {
     struct heed_view x, y;
     size_t bytes; /* of an element, if both have one dtype; else 0 */
+    const struct heed_bf16_vectors *bf16;
     struct heed_dim row, line;
     int64_t box_rows, box_lines;
     int row_place, line_place;
@@ -148,7 +151,7 @@ static void copy_box(const struct copy *c, const void *x, void *y, int64_t rows,
         copy_uint64_t(x, c, y, rows, lines);
 }
 
-/* ---- boxes that change dtype: every one through double, which holds them all ---- */
+/* ---- boxes that change dtype: through double, which holds them all, or between f32 and bf16 ---- */
 
 enum { CONVERTED = 256 };
 
@@ -156,6 +159,7 @@ static void load(const struct heed_view *v, const void *x, int64_t stride, int64
     const float *as_f32 = x;
     const double *as_f64 = x;
     const int32_t *as_i32 = x;
+    const uint16_t *as_bf16 = x;
     const uint8_t *as_bool = x;
     if (v->dtype == HEED_F32)
         for (int64_t j = 0; j < n; j++) to[j] = as_f32[j * stride];
@@ -163,6 +167,8 @@ static void load(const struct heed_view *v, const void *x, int64_t stride, int64
         for (int64_t j = 0; j < n; j++) to[j] = as_f64[j * stride];
     else if (v->dtype == HEED_I32)
         for (int64_t j = 0; j < n; j++) to[j] = as_i32[j * stride];
+    else if (v->dtype == HEED_BF16)
+        for (int64_t j = 0; j < n; j++) to[j] = (double)heed_bf16_value(as_bf16[j * stride]);
     else
         for (int64_t j = 0; j < n; j++) to[j] = as_bool[j * stride] != 0;
 }
@@ -178,6 +184,7 @@ static void store(const struct heed_view *v, void *y, int64_t stride, int64_t n,
     float *as_f32 = y;
     double *as_f64 = y;
     int32_t *as_i32 = y;
+    uint16_t *as_bf16 = y;
     uint8_t *as_bool = y;
     if (v->dtype == HEED_F32)
         for (int64_t j = 0; j < n; j++) as_f32[j * stride] = (float)from[j];
@@ -185,6 +192,8 @@ static void store(const struct heed_view *v, void *y, int64_t stride, int64_t n,
         for (int64_t j = 0; j < n; j++) as_f64[j * stride] = from[j];
     else if (v->dtype == HEED_I32)
         for (int64_t j = 0; j < n; j++) as_i32[j * stride] = to_i32(from[j]);
+    else if (v->dtype == HEED_BF16)
+        for (int64_t j = 0; j < n; j++) as_bf16[j * stride] = heed_bf16_of_double(from[j]);
     else
         for (int64_t j = 0; j < n; j++) as_bool[j * stride] = from[j] != 0;
 }
@@ -201,6 +210,22 @@ static void convert_box(const struct copy *c, int64_t x, int64_t y, int64_t rows
     }
 }
 
+/* Whether lines of the two are converted as vectors. */
+static bool is_vector_line(const struct copy *c) {
+    const heed_dtype x = c->x.dtype, y = c->y.dtype;
+    return c->line.stride[X] == 1 && c->line.stride[Y] == 1 &&
+           ((x == HEED_F32 && y == HEED_BF16) || (x == HEED_BF16 && y == HEED_F32));
+}
+
+static void convert_lines(const struct copy *c, int64_t x, int64_t y, int64_t rows, int64_t lines) {
+    for (int64_t i = 0; i < rows; i++, x += c->row.stride[X], y += c->row.stride[Y]) {
+        if (c->y.dtype == HEED_F32)
+            c->bf16->widen(lines, heed_view_at(&c->x, x), heed_view_at(&c->y, y));
+        else
+            c->bf16->round(lines, heed_view_at(&c->x, x), heed_view_at(&c->y, y));
+    }
+}
+
 /* ---- the kernel ---- */
 
 static void copy_tile(void *arg, int64_t tile, int worker) {
@@ -212,7 +237,9 @@ static void copy_tile(void *arg, int64_t tile, int worker) {
     for (int64_t i = 0; i < positions; i++) {
         const int64_t rows = heed_cpu_walk_extent(&walk, c->row_place, &c->row, c->box_rows);
         const int64_t lines = heed_cpu_walk_extent(&walk, c->line_place, &c->line, c->box_lines);
-        if (c->bytes == 0)
+        if (is_vector_line(c))
+            convert_lines(c, walk.offset[X], walk.offset[Y], rows, lines);
+        else if (c->bytes == 0)
             convert_box(c, walk.offset[X], walk.offset[Y], rows, lines);
         else
             copy_box(c, heed_view_at(&c->x, walk.offset[X]), heed_view_at(&c->y, walk.offset[Y]), rows,
@@ -228,13 +255,8 @@ static struct heed_map adding_map(const struct heed_copy_args *a) {
 static bool applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
     (void)exec;
     const struct heed_copy_args *a = args;
-    const heed_dtype x = a->x.dtype, y = a->y.view.dtype;
-    if (a->y.add && x != HEED_F32)
-        why->reason = "adding a dtype that is not f32";
-    else if (x != y && (x == HEED_BF16 || y == HEED_BF16))
-        why->reason = "conversion of bf16";
-    else
-        return true;
+    if (!a->y.add || (a->x.dtype == HEED_F32 && a->y.view.dtype == HEED_F32)) return true;
+    why->reason = "adding a dtype that is not f32";
     return false;
 }
 
@@ -257,6 +279,7 @@ static heed_status forward(struct heed_exec *exec, const void *args, void *saved
     if (heed_view_count(&a->x) == 0) return HEED_OK;
     struct copy c;
     plan(&c, a);
+    c.bf16 = heed_bf16_vectors(exec->isa);
     heed_threads_run(exec->threads, heed_cpu_tiles(c.positions, c.tile_positions), copy_tile, &c);
     return HEED_OK;
 }

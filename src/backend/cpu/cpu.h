@@ -6,6 +6,7 @@
 #ifndef HEED_SRC_BACKEND_CPU_CPU_H
 #define HEED_SRC_BACKEND_CPU_CPU_H
 
+#include "backend/views.h"
 #include "backend/backend.h"
 
 /* The largest instruction set that the processor has and the operating system lets programs use. */
@@ -45,6 +46,13 @@ const char *heed_cpu_blas_report(void);
 bool heed_cpu_blas_fits(void);
 
 /* ---- kernels ---- */
+
+/* For `applies` of kernels that take f32 only. */
+static inline bool heed_cpu_takes_f32(enum heed_primitive primitive, const void *args, struct heed_why *why) {
+    if (heed_args_are_f32(primitive, args)) return true;
+    why->reason = "dtype is not f32";
+    return false;
+}
 
 extern const struct heed_kernel heed_cpu_copy;
 extern const struct heed_kernel heed_cpu_fill;

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "backend/cpu/walk.h"
+#include "tensor/bf16.h"
 
 /* ---- fill ---- */
 
@@ -19,6 +20,7 @@ static void set_value(struct fill *f, heed_dtype dtype, double value) {
     const float as_f32 = (float)value;
     const bool below = value <= INT32_MIN, above = value >= INT32_MAX;
     const int32_t as_i32 = below ? INT32_MIN : above ? INT32_MAX : value == value ? (int32_t)value : 0;
+    const uint16_t as_bf16 = heed_bf16_of_double(value);
     const uint8_t as_bool = value != 0;
     f->bits = 0;
     if (dtype == HEED_F32)
@@ -27,6 +29,8 @@ static void set_value(struct fill *f, heed_dtype dtype, double value) {
         memcpy(&f->bits, &value, sizeof value);
     else if (dtype == HEED_I32)
         memcpy(&f->bits, &as_i32, sizeof as_i32);
+    else if (dtype == HEED_BF16)
+        memcpy(&f->bits, &as_bf16, sizeof as_bf16);
     else
         memcpy(&f->bits, &as_bool, sizeof as_bool);
 }
@@ -59,6 +63,10 @@ static void fill_line(const struct fill *f, void *y, int64_t n) {
     } else if (bytes == 8) {
         uint64_t *as_u64 = y;
         for (int64_t j = 0; j < n; j++) as_u64[j * stride] = f->bits;
+    } else if (bytes == 2) {
+        uint16_t value, *as_u16 = y;
+        memcpy(&value, &f->bits, sizeof value);
+        for (int64_t j = 0; j < n; j++) as_u16[j * stride] = value;
     } else {
         uint8_t value, *as_u8 = y;
         memcpy(&value, &f->bits, sizeof value);
@@ -88,16 +96,10 @@ static void count_up(const struct heed_view *y) {
     else if (y->dtype == HEED_I32)
         for (int64_t i = 0; i < n; i++)
             ((int32_t *)y->data)[i * stride] = i < INT32_MAX ? (int32_t)i : INT32_MAX;
+    else if (y->dtype == HEED_BF16)
+        for (int64_t i = 0; i < n; i++) ((uint16_t *)y->data)[i * stride] = heed_bf16_of_double((double)i);
     else
         for (int64_t i = 0; i < n; i++) ((uint8_t *)y->data)[i * stride] = i != 0;
-}
-
-static bool fill_applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
-    (void)exec;
-    const struct heed_fill_args *a = args;
-    if (a->y.dtype != HEED_BF16) return true;
-    why->reason = "dtype is bf16";
-    return false;
 }
 
 static heed_status fill_forward(struct heed_exec *exec, const void *args, void *saved, void *scratch) {
@@ -115,4 +117,4 @@ static heed_status fill_forward(struct heed_exec *exec, const void *args, void *
     return HEED_OK;
 }
 
-const struct heed_kernel heed_cpu_fill = {.name = "cpu", .applies = fill_applies, .forward = fill_forward};
+const struct heed_kernel heed_cpu_fill = {.name = "cpu", .forward = fill_forward};

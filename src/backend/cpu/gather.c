@@ -130,10 +130,7 @@ static void scatter_tile(void *arg, int64_t tile, int worker) {
 
 static bool applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
     (void)exec;
-    const struct heed_gather_args *a = args;
-    if (a->x.dtype == HEED_F32) return true;
-    why->reason = "dtype is not f32";
-    return false;
+    return heed_cpu_takes_f32(HEED_PRIMITIVE_GATHER, args, why);
 }
 
 /* Whether every index is in range; repeated ones are looked at once. */

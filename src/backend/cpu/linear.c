@@ -9,10 +9,7 @@
 static bool linear_applies(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
     const struct heed_linear_args *a = arguments;
     (void)exec;
-    if (a->x.dtype != HEED_F32) {
-        why->reason = "dtype is not f32";
-        return false;
-    }
+    if (!heed_cpu_takes_f32(HEED_PRIMITIVE_LINEAR, a, why)) return false;
     if (!heed_cpu_product_fits(a->x.size[0], a->w.size[0], a->x.size[1]) || a->x.stride[0] > INT32_MAX ||
         a->w.stride[0] > INT32_MAX || a->y.stride[0] > INT32_MAX) {
         why->reason = "a size is beyond 31 bits";

@@ -11,10 +11,7 @@ static bool matmul_applies(const struct heed_exec *exec, const void *arguments, 
     const struct heed_matmul_args *a = arguments;
     const int last = a->y.rank - 1;
     (void)exec;
-    if (a->y.dtype != HEED_F32) {
-        why->reason = "dtype is not f32";
-        return false;
-    }
+    if (!heed_cpu_takes_f32(HEED_PRIMITIVE_MATMUL, a, why)) return false;
     if (!heed_cpu_product_fits(a->y.size[last - 1], a->y.size[last], a->a.size[last])) {
         why->reason = "a size is beyond 31 bits";
         return false;

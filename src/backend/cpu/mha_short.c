@@ -7,9 +7,9 @@
 /* Fewer rows than that, or than a row has numbers, are not worth packing the weights. */
 enum { LEAST_ROWS = 64 };
 
-/* Where weights are larger, the products of other kernels are better. Median of forward and backward here / of the
- * composite, over widths 64 to 768, lengths 1 to 32 and 64 to 4096 rows, Zen 4: 0.82 where this applies, 1.02 and
- * up to 2.7 beyond this width. */
+/* Where weights are larger, the products of other kernels are better. Median of forward and backward here /
+ * of the composite, over widths 64 to 768, lengths 1 to 32 and 64 to 4096 rows, Zen 4: 0.82 where this
+ * applies, 1.02 and up to 2.7 beyond this width. */
 enum { MOST_WIDTH = 256 };
 
 /* A register block of every instruction set fits into the gradients of weights. */

@@ -20,10 +20,7 @@ static void forward_tile(void *arg, int64_t tile, int worker) {
 
 static bool applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
     (void)exec;
-    const struct heed_pair_loss_args *a = args;
-    if (a->x.dtype == HEED_F32) return true;
-    why->reason = "dtype is not f32";
-    return false;
+    return heed_cpu_takes_f32(HEED_PRIMITIVE_PAIR_LOSS, args, why);
 }
 
 static void sizes(const struct heed_exec *exec, const void *args, struct heed_sizes *sizes) {

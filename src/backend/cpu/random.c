@@ -72,11 +72,7 @@ const struct heed_kernel heed_cpu_random = {
 
 static bool dropout_applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
     (void)exec;
-    const struct heed_dropout_args *a = args;
-    const heed_dtype dtype = heed_has(&a->y) ? a->y.dtype : a->dy.dtype;
-    if (dtype == HEED_F32) return true;
-    why->reason = "dtype is not f32";
-    return false;
+    return heed_cpu_takes_f32(HEED_PRIMITIVE_DROPOUT, args, why);
 }
 
 struct dropout_job {

@@ -3,10 +3,7 @@
 
 static bool applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
     (void)exec;
-    const struct heed_reduce_args *a = args;
-    if (a->x.dtype == HEED_F32) return true;
-    why->reason = "dtype is not f32";
-    return false;
+    return heed_cpu_takes_f32(HEED_PRIMITIVE_REDUCE, args, why);
 }
 
 static struct heed_map forward_map(const struct heed_reduce_args *a) {

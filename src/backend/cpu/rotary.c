@@ -159,10 +159,7 @@ static void rotary_sizes(const struct heed_exec *exec, const void *args, struct 
 
 static bool rotary_applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
     (void)exec;
-    const struct heed_rotary_args *a = args;
-    if (a->y.dtype == HEED_F32) return true;
-    why->reason = "dtype is not f32";
-    return false;
+    return heed_cpu_takes_f32(HEED_PRIMITIVE_ROTARY, args, why);
 }
 
 static void plan_rows(struct job *job) {

@@ -33,10 +33,7 @@ static void backward_tile(void *arg, int64_t tile, int worker) {
 
 static bool applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
     (void)exec;
-    const struct heed_softmax_args *a = args;
-    if (a->y.dtype == HEED_F32) return true;
-    why->reason = "dtype is not f32";
-    return false;
+    return heed_cpu_takes_f32(HEED_PRIMITIVE_SOFTMAX, args, why);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *args, void *saved, void *scratch) {

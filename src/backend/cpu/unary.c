@@ -8,9 +8,9 @@ static bool has_vectors(const struct heed_exec *exec, enum heed_unary op) {
 
 static bool applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {
     const struct heed_unary_args *a = args;
-    if (a->x.dtype == HEED_F32 && has_vectors(exec, a->op)) return true;
-    why->reason = a->x.dtype == HEED_F32 ? "the function has no vector form" : "dtype is not f32";
-    return false;
+    if (!heed_cpu_takes_f32(HEED_PRIMITIVE_UNARY, args, why)) return false;
+    why->reason = "the function has no vector form";
+    return has_vectors(exec, a->op);
 }
 
 /* c is kept in *constant while the map lives. */

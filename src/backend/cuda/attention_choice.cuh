@@ -41,7 +41,7 @@ static heed_status cuda_start_special(struct heed_exec *exec, cudaKernel_t kerne
     int n = 0;
     std::apply([&](Parameters &...each) { ((at[n++] = &each), ...); }, parameters);
     const cudaError_t status = cudaLaunchKernel(reinterpret_cast<const void *>(kernel), grid,
-                                                dim3((unsigned)threads), at, 0, cuda_of(exec)->stream);
+                                                dim3((unsigned)threads), at, 0, cuda_stream(cuda_of(exec)));
     return cuda_check(exec, HEED_PRIMITIVE_ATTENTION, status);
 }
 

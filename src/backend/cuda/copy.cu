@@ -157,9 +157,9 @@ static void start_adding(struct heed_exec *exec, const struct heed_copy_args *a,
 
 static heed_status copy_bytes(struct heed_exec *exec, const struct heed_copy_args *a, int64_t count) {
     const size_t bytes = (size_t)count * heed_dtype_bytes(a->x.dtype);
-    return cuda_check(
-        exec, HEED_PRIMITIVE_COPY,
-        cudaMemcpyAsync(a->y.view.data, a->x.data, bytes, cudaMemcpyDeviceToDevice, cuda_of(exec)->stream));
+    return cuda_check(exec, HEED_PRIMITIVE_COPY,
+                      cudaMemcpyAsync(a->y.view.data, a->x.data, bytes, cudaMemcpyDeviceToDevice,
+                                      cuda_stream(cuda_of(exec))));
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {

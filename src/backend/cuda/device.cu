@@ -1,4 +1,6 @@
 /* The CUDA device of a context: memory, copies, waiting, and what went wrong. */
+#include "backend/cuda/cudnn_plans.cuh"
+#include "backend/cuda/lt.cuh"
 #include "backend/cuda/specialise.cuh"
 
 #include <stdio.h>
@@ -11,6 +13,13 @@ heed_status cuda_check(struct heed_exec *exec, enum heed_primitive primitive, cu
     if (status == cudaSuccess) return HEED_OK;
     const heed_status kind = status == cudaErrorMemoryAllocation ? HEED_ERROR_MEMORY : HEED_ERROR_DEVICE;
     return heed_host->fail(exec, kind, primitive, "CUDA: %s", cudaGetErrorString(status));
+}
+
+/* A failure shows in the call that the stream is for. */
+cudaStream_t cuda_stream(const struct cuda_device *device) {
+    int current = -1;
+    if (cudaGetDevice(&current) != cudaSuccess || current != device->ordinal) cudaSetDevice(device->ordinal);
+    return device->stream;
 }
 
 /* What a kernel raised, in words. */
@@ -39,12 +48,12 @@ static heed_status device_sync(void *self) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
     struct cuda_fault_word word = {};
     cudaError_t status =
-        cudaMemcpyAsync(&word, device->fault, sizeof word, cudaMemcpyDeviceToHost, device->stream);
-    if (status == cudaSuccess) status = cudaStreamSynchronize(device->stream);
+        cudaMemcpyAsync(&word, device->fault, sizeof word, cudaMemcpyDeviceToHost, cuda_stream(device));
+    if (status == cudaSuccess) status = cudaStreamSynchronize(cuda_stream(device));
     if (status != cudaSuccess) return cuda_check(device->exec, HEED_PRIMITIVE_COPY, status);
     device->norms = 0;
     if (word.fault == CUDA_FAULT_NONE) return HEED_OK;
-    status = cudaMemsetAsync(device->fault, 0, sizeof word, device->stream);
+    status = cudaMemsetAsync(device->fault, 0, sizeof word, cuda_stream(device));
     const heed_status reported = report(device, &word);
     return status == cudaSuccess ? reported : cuda_check(device->exec, HEED_PRIMITIVE_COPY, status);
 }
@@ -114,8 +123,10 @@ static cudaError_t open_stream(struct cuda_device *device) {
 
 static void device_close(void *self) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
-    if (device->stream) cudaStreamSynchronize(device->stream);
+    if (device->stream) cudaStreamSynchronize(cuda_stream(device));
     cuda_special_close(device);
+    cuda_lt_close(device);
+    dnn_session_close(device);
     if (device->fault) cudaFree(device->fault);
     if (device->stream) cudaStreamDestroy(device->stream);
     heed_host->block_free(device->exec->memory, device);
@@ -136,8 +147,8 @@ static void *device_open(struct heed_exec *exec, int ordinal, char *why, size_t 
     device->blocking = blocking && strcmp(blocking, "1") == 0;
     device->specialises = !specialise || strcmp(specialise, "0") != 0;
     const cudaError_t status = open_stream(device);
-    if (status == cudaSuccess) return device;
-    snprintf(why, bytes, "CUDA: %s", cudaGetErrorString(status));
+    if (status == cudaSuccess && cuda_lt_open(device, why, bytes)) return device;
+    if (status != cudaSuccess) snprintf(why, bytes, "CUDA: %s", cudaGetErrorString(status));
     device_close(device);
     return NULL;
 }
@@ -146,13 +157,17 @@ static size_t device_describe(void *self, char *text, size_t size) {
     const struct cuda_device *device = static_cast<struct cuda_device *>(self);
     size_t free_bytes = 0, all_bytes = 0;
     int runtime = 0, driver = 0;
+    cuda_stream(device);
     cudaMemGetInfo(&free_bytes, &all_bytes);
     cudaRuntimeGetVersion(&runtime);
     cudaDriverGetVersion(&driver);
-    const int n =
-        snprintf(text, size, "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d\n",
-                 device->ordinal, device->name, device->processors, free_bytes >> 20, all_bytes >> 20,
-                 runtime, driver);
+    char products[160], dnn[120];
+    cuda_lt_describe(device, products, sizeof products);
+    dnn_describe(device, dnn, sizeof dnn);
+    const int n = snprintf(
+        text, size, "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d, %s%s\n",
+        device->ordinal, device->name, device->processors, free_bytes >> 20, all_bytes >> 20, runtime, driver,
+        products, dnn);
     const size_t used = n > 0 ? (size_t)n : 0;
     return used +
            cuda_special_describe(device, used < size ? text + used : NULL, used < size ? size - used : 0);
@@ -162,7 +177,7 @@ static size_t device_describe(void *self, char *text, size_t size) {
 
 static void *device_alloc(void *self, size_t bytes) {
     void *memory = NULL;
-    (void)self;
+    cuda_stream(static_cast<struct cuda_device *>(self)); /* memory is that of the thread's device */
     if (cudaMalloc(&memory, bytes) == cudaSuccess) return memory;
     cudaGetLastError(); /* running out is an ordinary answer and no error of what comes next */
     return NULL;
@@ -177,13 +192,14 @@ static void device_free(void *self, void *memory, size_t bytes) {
 
 static heed_status device_fill(void *self, void *to, int byte, size_t bytes) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
-    return cuda_check(device->exec, HEED_PRIMITIVE_FILL, cudaMemsetAsync(to, byte, bytes, device->stream));
+    return cuda_check(device->exec, HEED_PRIMITIVE_FILL,
+                      cudaMemsetAsync(to, byte, bytes, cuda_stream(device)));
 }
 
 static heed_status transfer(void *self, void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
     return cuda_check(device->exec, HEED_PRIMITIVE_COPY,
-                      cudaMemcpyAsync(to, from, bytes, kind, device->stream));
+                      cudaMemcpyAsync(to, from, bytes, kind, cuda_stream(device)));
 }
 
 static heed_status device_copy(void *self, void *to, const void *from, size_t bytes) {

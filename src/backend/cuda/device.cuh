@@ -12,6 +12,8 @@
  * items.cuh    lists of parameters for one launch
  * choice.cuh   what kernels may know when they are compiled; specialise.cuh: compiling them at run time, of
  * hash.cuh, nvrtc.cuh, code_cache.cuh, sources.cuh, rtc/ (headers for NVRTC)
+ * product.cuh  matrix products; lt.cuh: by cuBLASLt, which lt_library.cuh opens
+ * cudnn.cuh    cuDNN, in several files, of which it tells
  * NAME.cu      one primitive, or one family of them, each: the kernels with their formula and memory traffic,
  * when they apply, and their rows of the table
  *
@@ -29,6 +31,9 @@ extern "C" {
 
 /* ---- the device of a context ---- */
 
+struct cuda_lt;     /* lt.cu */
+struct dnn_session; /* cudnn_plans.cu */
+
 /* A norm of gradients that the host has not waited for, and who is to be told if it is not finite. */
 struct cuda_watched_norm {
     struct heed_grad_witness *witness;
@@ -42,11 +47,13 @@ struct cuda_device {
     int ordinal;
     cudaStream_t stream;
     struct cuda_fault_word *fault;  /* in device memory */
+    struct cuda_lt *lt;             /* cuBLASLt, or why not */
+    struct dnn_session *dnn;        /* cuDNN; NULL: nobody asked for it yet */
+    struct cuda_specials *specials; /* specialise.cuh; NULL: none was asked for yet */
     int processors;                 /* streaming multiprocessors */
     int architecture;               /* 90: sm_90 */
     bool specialises;               /* HEED_CUDA_SPECIALISE is not 0 */
     bool starved;                   /* a block for specialised kernels could not be had */
-    struct cuda_specials *specials; /* specialise.cuh; NULL: none was asked for yet */
     bool blocking;                  /* HEED_CUDA_BLOCKING=1: wait after every kernel, for debugging */
     struct cuda_watched_norm norm[CUDA_WATCHED_NORMS]; /* since the host waited last */
     int norms;
@@ -59,6 +66,10 @@ extern const struct heed_device heed_cuda_device;
 static inline struct cuda_device *cuda_of(const struct heed_exec *exec) {
     return static_cast<struct cuda_device *>(exec->remote.self);
 }
+
+/* The stream of a context, whose device is from now on that of the calling thread: contexts of several
+ * devices may take turns there, with each other and with other users of CUDA. */
+cudaStream_t cuda_stream(const struct cuda_device *device);
 
 /* Reports a failed call of the runtime. */
 heed_status cuda_check(struct heed_exec *exec, enum heed_primitive primitive, cudaError_t status);
@@ -74,14 +85,7 @@ heed_status cuda_watch_norm(struct heed_exec *exec, struct heed_grad_witness *wi
 /* Starts a kernel on the context's stream. The kernel is named here and not chosen by a pointer: so the
  * emulation knows at compile time what there is to start. */
 #define CUDA_RUN(exec, kernel, grid, block, shared, ...)                                                     \
-    HEED_START(kernel, grid, block, shared, cuda_of(exec)->stream, __VA_ARGS__)
-
-/* What most kernels apply to. */
-static inline bool cuda_is_float(heed_dtype dtype, struct heed_why *why) {
-    if (dtype == HEED_F32 || dtype == HEED_F64) return true;
-    why->reason = "dtype is not f32 or f64";
-    return false;
-}
+    HEED_START(kernel, grid, block, shared, cuda_stream(cuda_of(exec)), __VA_ARGS__)
 
 /* ---- shapes of launches ---- */
 
@@ -103,10 +107,11 @@ static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
 
 /* ---- the table ---- */
 
-/* Every kernel of the backend: its primitive, and what its name is behind heed_cuda_. Multi-head attention is
- * heed's own composite of the others. */
+/* Every kernel of the backend: its primitive, and what its name is behind heed_cuda_. Of several kernels of a
+ * primitive the first that applies runs. Multi-head attention is heed's own composite of the others. */
 #define HEED_CUDA_KERNELS(X)                                                                                 \
     X(ARGMAX, argmax)                                                                                        \
+    X(ATTENTION, attention_cudnn)                                                                            \
     X(ATTENTION, attention)                                                                                  \
     X(BINARY, binary)                                                                                        \
     X(COPY, copy)                                                                                            \
@@ -115,7 +120,9 @@ static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
     X(FILL, fill)                                                                                            \
     X(GATHER, gather)                                                                                        \
     X(GRAD_NORM, grad_norm)                                                                                  \
+    X(LINEAR, linear_lt)                                                                                     \
     X(LINEAR, linear)                                                                                        \
+    X(MATMUL, matmul_lt)                                                                                     \
     X(MATMUL, matmul)                                                                                        \
     X(NORM, norm)                                                                                            \
     X(PAIR_LOSS, pair_loss)                                                                                  \

@@ -306,7 +306,8 @@ static heed_status clear(struct heed_exec *exec, const struct heed_view *v) {
     struct heed_fill_args fill = {};
     fill.y = *v;
     if (!heed_view_is_contiguous(v)) return heed_host->forward(exec, &heed_cuda_fill, &fill, NULL);
-    return cuda_check(exec, HEED_PRIMITIVE_GATHER, cudaMemsetAsync(v->data, 0, bytes, cuda_of(exec)->stream));
+    return cuda_check(exec, HEED_PRIMITIVE_GATHER,
+                      cudaMemsetAsync(v->data, 0, bytes, cuda_stream(cuda_of(exec))));
 }
 
 static heed_status scatter(struct heed_exec *exec, const struct heed_gather_args *a,

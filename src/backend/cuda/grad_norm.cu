@@ -81,7 +81,7 @@ static __global__ void norm_of(const cuda_item *item, int64_t chunks, const foun
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_is_float(static_cast<const struct heed_grad_norm_args *>(arguments)->dtype, why);
+    return cuda_computes(static_cast<const struct heed_grad_norm_args *>(arguments)->dtype, why);
 }
 
 /* scratch: the list, then what each chunk has. */

@@ -1,47 +1,10 @@
 /* y = a · b with broadcast batch dimensions, forward and backward: da = dy · bᵀ, db = aᵀ · dy; a batch
- * dimension that an operand repeats is summed in its gradient, inside the kernel and in order. */
-#include "backend/cuda/product.cuh"
-
-static struct heed_view transposed(const struct heed_view *v) {
-    struct heed_view t = *v;
-    const int last = v->rank - 1;
-    t.size[last] = v->size[last - 1];
-    t.stride[last] = v->stride[last - 1];
-    t.size[last - 1] = v->size[last];
-    t.stride[last - 1] = v->stride[last];
-    return t;
-}
-
-template <typename T>
-static heed_status multiply(struct heed_exec *exec, const struct heed_view *a, const struct heed_view *b,
-                            const struct heed_view *c, bool add) {
-    const int last = c->rank - 1;
-    cuda_product<T> x = {};
-    x.m = c->size[last - 1];
-    x.n = c->size[last];
-    x.k = a->size[last];
-    x.a = static_cast<const T *>(a->data);
-    x.b = static_cast<const T *>(b->data);
-    x.c = static_cast<T *>(c->data);
-    x.a_row = a->stride[last - 1];
-    x.a_column = a->stride[last];
-    x.b_row = b->stride[last - 1];
-    x.b_column = b->stride[last];
-    x.c_row = c->stride[last - 1];
-    x.c_column = c->stride[last];
-    x.add = add;
-    for (int d = 0; d < last - 1; d++) {
-        if (c->size[d] == 1) continue;
-        cuda_repeat_add(c->stride[d] == 0 ? &x.sum : &x.batch, c->size[d], a->stride[d], b->stride[d],
-                        c->stride[d]);
-    }
-    return cuda_product_run(exec, HEED_PRIMITIVE_MATMUL, x);
-}
-
-static heed_status multiply(struct heed_exec *exec, const struct heed_view *a, const struct heed_view *b,
-                            const struct heed_view *c, bool add) {
-    return c->dtype == HEED_F64 ? multiply<double>(exec, a, b, c, add) : multiply<float>(exec, a, b, c, add);
-}
+ * dimension that an operand repeats is summed in its gradient, in order.
+ *
+ * "cublaslt" applies where the product of forward is one that cuBLASLt can be given (lt.cu), after batches
+ * that share b were joined to rows; gradients whose strides it cannot be given are heed's own products in it
+ * too. "cuda" applies always: the sum over batches is inside its kernel. */
+#include "backend/cuda/lt.cuh"
 
 /* Only batch dimensions of a gradient may repeat. */
 static bool writable(const struct heed_view *v) {
@@ -50,31 +13,88 @@ static bool writable(const struct heed_view *v) {
     return true;
 }
 
-static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    const struct heed_matmul_args *a = static_cast<const struct heed_matmul_args *>(arguments);
-    if (a->y.dtype != HEED_F32 && a->y.dtype != HEED_F64) {
-        why->reason = "dtype is not f32 or f64";
-        return false;
-    }
-    return true;
+/* ---- the products ---- */
+
+static struct cuda_product product_y(const struct heed_matmul_args *a) {
+    return cuda_product_of(&a->a, &a->b, &a->y, false);
 }
 
-static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *) {
-    const struct heed_matmul_args *a = static_cast<const struct heed_matmul_args *>(arguments);
-    return multiply(exec, &a->a, &a->b, &a->y, false);
+static struct cuda_product product_da(const struct heed_matmul_args *a) {
+    const struct heed_view bt = cuda_transposed(&a->b);
+    return cuda_product_of(&a->dy, &bt, &a->da.view, a->da.add);
 }
 
-static heed_status backward(struct heed_exec *exec, const void *arguments, void *, void *) {
+static struct cuda_product product_db(const struct heed_matmul_args *a) {
+    const struct heed_view at = cuda_transposed(&a->a);
+    return cuda_product_of(&at, &a->dy, &a->db.view, a->db.add);
+}
+
+/* ---- running them: with workspace by cuBLASLt, without by heed ---- */
+
+static heed_status multiply(struct heed_exec *exec, const struct cuda_product *x, void *workspace) {
+    return workspace ? cuda_lt_multiply(exec, HEED_PRIMITIVE_MATMUL, x, workspace)
+                     : cuda_product_run(exec, HEED_PRIMITIVE_MATMUL, x);
+}
+
+static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *workspace) {
+    const struct cuda_product y = product_y(static_cast<const struct heed_matmul_args *>(arguments));
+    return multiply(exec, &y, workspace);
+}
+
+static heed_status backward(struct heed_exec *exec, const void *arguments, void *, void *workspace) {
     const struct heed_matmul_args *a = static_cast<const struct heed_matmul_args *>(arguments);
-    const struct heed_view at = transposed(&a->a), bt = transposed(&a->b);
     heed_status status = HEED_OK;
     if (!writable(&a->da.view) || !writable(&a->db.view))
         return heed_host->fail(exec, HEED_ERROR_INTERNAL, HEED_PRIMITIVE_MATMUL,
                                "a gradient repeats rows or columns");
-    if (heed_has(&a->da.view)) status = multiply(exec, &a->dy, &bt, &a->da.view, a->da.add);
-    if (status == HEED_OK && heed_has(&a->db.view))
-        status = multiply(exec, &at, &a->dy, &a->db.view, a->db.add);
+    if (heed_has(&a->da.view)) {
+        const struct cuda_product da = product_da(a);
+        status = multiply(exec, &da, workspace);
+    }
+    if (status == HEED_OK && heed_has(&a->db.view)) {
+        const struct cuda_product db = product_db(a);
+        status = multiply(exec, &db, workspace);
+    }
     return status;
 }
 
+/* ---- the kernels ---- */
+
+static bool computes(const struct heed_matmul_args *a, struct heed_why *why) {
+    return cuda_computes(a->a.dtype, why) && cuda_computes(a->b.dtype, why) && cuda_computes(a->y.dtype, why);
+}
+
+static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
+    return computes(static_cast<const struct heed_matmul_args *>(arguments), why);
+}
+
 const struct heed_kernel heed_cuda_matmul = {"cuda", applies, NULL, forward, backward};
+
+static bool applies_lt(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
+    const struct heed_matmul_args *a = static_cast<const struct heed_matmul_args *>(arguments);
+    if (!computes(a, why)) return false;
+    const struct cuda_product x = product_y(a);
+    const char *reason = cuda_lt_refuses(exec, &x);
+    if (reason) why->reason = reason;
+    return !reason;
+}
+
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+static void sizes_lt(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {
+    const struct heed_matmul_args *a = static_cast<const struct heed_matmul_args *>(arguments);
+    const struct cuda_product y = product_y(a);
+    sizes->forward_scratch = cuda_lt_workspace_bytes(&y);
+    if (heed_has(&a->da.view)) {
+        const struct cuda_product da = product_da(a);
+        sizes->backward_scratch = cuda_lt_workspace_bytes(&da);
+    }
+    if (heed_has(&a->db.view)) {
+        const struct cuda_product db = product_db(a);
+        sizes->backward_scratch = larger(sizes->backward_scratch, cuda_lt_workspace_bytes(&db));
+    }
+}
+
+const struct heed_kernel heed_cuda_matmul_lt = {"cublaslt", applies_lt, sizes_lt, forward, backward};

@@ -183,7 +183,7 @@ static __global__ void norm_columns(norm_job<T> j, const T *dy, T *found, int64_
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_is_float(static_cast<const struct heed_norm_args *>(arguments)->x.dtype, why);
+    return cuda_computes(static_cast<const struct heed_norm_args *>(arguments)->x.dtype, why);
 }
 
 static bool wants_columns(const struct heed_norm_args *a) {

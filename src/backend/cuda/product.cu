@@ -44,7 +44,7 @@ template <typename T, typename SHAPE> struct slices {
 
 /* sum += A · B of one tile. */
 template <typename T, typename SHAPE>
-static __device__ inline void accumulate(const cuda_product<T> &x, const T *a, const T *b, int64_t rows,
+static __device__ inline void accumulate(const cuda_product &x, const T *a, const T *b, int64_t rows,
                                          int64_t columns, slices<T, SHAPE> *slice,
                                          T sum[SHAPE::rows][SHAPE::columns]) {
     const int row = threadIdx.x / SHAPE::across, column = threadIdx.x % SHAPE::across;
@@ -72,8 +72,9 @@ static __device__ inline void accumulate(const cuda_product<T> &x, const T *a, c
 }
 
 template <typename T, typename SHAPE>
-static __device__ inline void store_tile(const cuda_product<T> &x, T *c, int64_t first_row,
-                                         int64_t first_column, const T sum[SHAPE::rows][SHAPE::columns]) {
+static __device__ inline void store_tile(const cuda_product &x, T *c, int64_t first_row, int64_t first_column,
+                                         const T sum[SHAPE::rows][SHAPE::columns]) {
+    const T *bias = static_cast<const T *>(x.bias);
     const int64_t row = first_row + threadIdx.x / SHAPE::across,
                   column = first_column + threadIdx.x % SHAPE::across;
 #pragma unroll
@@ -83,15 +84,14 @@ static __device__ inline void store_tile(const cuda_product<T> &x, T *c, int64_t
             const int64_t r = row + i * SHAPE::down, s = column + j * SHAPE::across;
             if (r >= x.m || s >= x.n) continue;
             T *at = c + r * x.c_row + s * x.c_column;
-            const T value = sum[i][j] + (x.bias ? x.bias[s] : T(0));
+            const T value = sum[i][j] + (bias ? bias[s] : T(0));
             *at = x.add ? *at + value : value;
         }
     }
 }
 
 template <typename T, typename SHAPE>
-static __global__ void __launch_bounds__(SHAPE::threads, 1)
-    multiply(const __grid_constant__ cuda_product<T> x) {
+static __global__ void __launch_bounds__(SHAPE::threads, 1) multiply(const __grid_constant__ cuda_product x) {
     HEED_SHARED(char, shared, (sizeof(slices<T, SHAPE>)));
     slices<T, SHAPE> *slice = reinterpret_cast<slices<T, SHAPE> *>(shared);
     const int64_t row = (int64_t)blockIdx.y * SHAPE::m, column = (int64_t)blockIdx.x * SHAPE::n;
@@ -103,13 +103,14 @@ static __global__ void __launch_bounds__(SHAPE::threads, 1)
         for (int64_t s = 0; s < x.sum.count; s++) {
             int64_t a = a0, b = b0;
             repeat_to(x.sum, s, &a, &b, &none);
-            accumulate<T, SHAPE>(x, x.a + a, x.b + b, x.m - row, x.n - column, slice, sum);
+            accumulate<T, SHAPE>(x, static_cast<const T *>(x.a) + a, static_cast<const T *>(x.b) + b,
+                                 x.m - row, x.n - column, slice, sum);
         }
-        store_tile<T, SHAPE>(x, x.c + c0, row, column, sum);
+        store_tile<T, SHAPE>(x, static_cast<T *>(x.c) + c0, row, column, sum);
     }
 }
 
-template <typename T, typename SHAPE> static void start(struct heed_exec *exec, const cuda_product<T> &x) {
+template <typename T, typename SHAPE> static void start(struct heed_exec *exec, const cuda_product &x) {
     const int64_t most = 65535;
     const dim3 grid((unsigned)((x.n + SHAPE::n - 1) / SHAPE::n), (unsigned)((x.m + SHAPE::m - 1) / SHAPE::m),
                     (unsigned)(x.batch.count < most ? x.batch.count : most));
@@ -117,7 +118,7 @@ template <typename T, typename SHAPE> static void start(struct heed_exec *exec, 
 }
 
 /* Small tiles where large ones would leave processors without work. */
-template <typename T> static bool is_large(struct heed_exec *exec, const cuda_product<T> &x) {
+static bool is_large(struct heed_exec *exec, const cuda_product &x) {
     const int64_t tiles =
         (x.m + large_tile::m - 1) / large_tile::m * ((x.n + large_tile::n - 1) / large_tile::n);
     return x.m >= large_tile::m / 2 && x.n >= large_tile::n / 2 &&
@@ -126,13 +127,17 @@ template <typename T> static bool is_large(struct heed_exec *exec, const cuda_pr
 
 /* Rows of tiles beyond what a grid holds are products of their own. */
 template <typename T>
-static heed_status run(struct heed_exec *exec, enum heed_primitive primitive, cuda_product<T> x) {
+static heed_status run(struct heed_exec *exec, enum heed_primitive primitive, cuda_product x) {
     const int64_t most = (int64_t)65535 * small_tile::m, rows = x.m;
+    const T *a = static_cast<const T *>(x.a);
+    T *c = static_cast<T *>(x.c);
     if (x.batch.rank == 0) x.batch.count = 1;
     if (x.sum.rank == 0) x.sum.count = 1;
     if (x.m == 0 || x.n == 0 || x.batch.count == 0) return HEED_OK;
-    for (int64_t first = 0; first < rows; first += most, x.a += most * x.a_row, x.c += most * x.c_row) {
+    for (int64_t first = 0; first < rows; first += most) {
         x.m = rows - first < most ? rows - first : most;
+        x.a = a + first * x.a_row;
+        x.c = c + first * x.c_row;
         if (is_large(exec, x)) {
             start<T, large_tile>(exec, x);
         } else {
@@ -143,11 +148,56 @@ static heed_status run(struct heed_exec *exec, enum heed_primitive primitive, cu
 }
 
 heed_status cuda_product_run(struct heed_exec *exec, enum heed_primitive primitive,
-                             const cuda_product<float> &x) {
-    return run(exec, primitive, x);
+                             const struct cuda_product *product) {
+    return product->dtype == HEED_F64 ? run<double>(exec, primitive, *product)
+                                      : run<float>(exec, primitive, *product);
 }
 
-heed_status cuda_product_run(struct heed_exec *exec, enum heed_primitive primitive,
-                             const cuda_product<double> &x) {
-    return run(exec, primitive, x);
+/* ---- products of views ---- */
+
+/* An empty repetition is done once. */
+static void repeat_add(struct cuda_repeat *r, int64_t size, int64_t a, int64_t b, int64_t c) {
+    if (r->rank == 0) r->count = 1;
+    r->size[r->rank] = size;
+    r->a[r->rank] = a;
+    r->b[r->rank] = b;
+    r->c[r->rank] = c;
+    r->rank++;
+    r->count *= size;
+}
+
+struct heed_view cuda_transposed(const struct heed_view *v) {
+    struct heed_view t = *v;
+    const int last = v->rank - 1;
+    t.size[last] = v->size[last - 1];
+    t.stride[last] = v->stride[last - 1];
+    t.size[last - 1] = v->size[last];
+    t.stride[last - 1] = v->stride[last];
+    return t;
+}
+
+struct cuda_product cuda_product_of(const struct heed_view *a, const struct heed_view *b,
+                                    const struct heed_view *c, bool add) {
+    const int last = c->rank - 1;
+    struct cuda_product x = {};
+    x.dtype = c->dtype;
+    x.m = c->size[last - 1];
+    x.n = c->size[last];
+    x.k = a->size[last];
+    x.a = a->data;
+    x.b = b->data;
+    x.c = c->data;
+    x.a_row = a->stride[last - 1];
+    x.a_column = a->stride[last];
+    x.b_row = b->stride[last - 1];
+    x.b_column = b->stride[last];
+    x.c_row = c->stride[last - 1];
+    x.c_column = c->stride[last];
+    x.add = add;
+    for (int d = 0; d < last - 1; d++) {
+        if (c->size[d] == 1) continue;
+        repeat_add(c->stride[d] == 0 ? &x.sum : &x.batch, c->size[d], a->stride[d], b->stride[d],
+                   c->stride[d]);
+    }
+    return x;
 }

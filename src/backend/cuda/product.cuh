@@ -1,4 +1,4 @@
-/* Matrix products by heed's own kernel: what does not go to cuBLASLt. */
+/* Matrix products, and heed's own kernel for them: what does not go to cuBLASLt (lt.cuh). */
 #ifndef HEED_SRC_BACKEND_CUDA_PRODUCT_CUH
 #define HEED_SRC_BACKEND_CUDA_PRODUCT_CUH
 
@@ -16,29 +16,25 @@ struct cuda_repeat {
 
 /* C [m, n] (+)= Σ over `sum` of A [m, k] · B [k, n] + bias [n], for each of `batch`. Any strides; elements of
  * C are distinct. */
-template <typename T> struct cuda_product {
+struct cuda_product {
+    heed_dtype dtype; /* of all */
     int64_t m, n, k;
-    const T *a, *b, *bias; /* bias NULL: none */
-    T *c;
+    const void *a, *b, *bias; /* bias NULL: none */
+    void *c;
     int64_t a_row, a_column, b_row, b_column, c_row, c_column;
     struct cuda_repeat batch, sum;
     bool add;
 };
 
-/* An empty repetition is done once. */
-static inline void cuda_repeat_add(struct cuda_repeat *r, int64_t size, int64_t a, int64_t b, int64_t c) {
-    if (r->rank == 0) r->count = 1;
-    r->size[r->rank] = size;
-    r->a[r->rank] = a;
-    r->b[r->rank] = b;
-    r->c[r->rank] = c;
-    r->rank++;
-    r->count *= size;
-}
+/* Of views of rank 2 and more, of which the last two dimensions are the matrices. Dimensions before them are
+ * expanded to those of c; where c repeats, the products are summed. */
+struct cuda_product cuda_product_of(const struct heed_view *a, const struct heed_view *b,
+                                    const struct heed_view *c, bool add);
+
+/* A view with its last two dimensions exchanged. */
+struct heed_view cuda_transposed(const struct heed_view *v);
 
 heed_status cuda_product_run(struct heed_exec *exec, enum heed_primitive primitive,
-                             const cuda_product<float> &x);
-heed_status cuda_product_run(struct heed_exec *exec, enum heed_primitive primitive,
-                             const cuda_product<double> &x);
+                             const struct cuda_product *product);
 
 #endif

@@ -100,7 +100,7 @@ static void run_backward(struct heed_exec *exec, const struct heed_reduce_args *
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_is_float(static_cast<const struct heed_reduce_args *>(arguments)->x.dtype, why);
+    return cuda_computes(static_cast<const struct heed_reduce_args *>(arguments)->x.dtype, why);
 }
 
 static void sizes(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {

@@ -99,7 +99,7 @@ static struct special *make_room(struct heed_exec *exec, struct cuda_specials *a
     for (int i = 1; i < all->count; i++)
         if (all->special[i].used < oldest->used) oldest = &all->special[i];
     if (oldest->library) {
-        cudaStreamSynchronize(cuda_of(exec)->stream);
+        cudaStreamSynchronize(cuda_stream(cuda_of(exec)));
         cudaLibraryUnload(oldest->library);
     }
     all->dropped++;

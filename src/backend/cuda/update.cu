@@ -126,7 +126,7 @@ template <typename T, typename Options> static __global__ void step_chunks(step_
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_is_float(static_cast<const struct heed_update_args *>(arguments)->dtype, why);
+    return cuda_computes(static_cast<const struct heed_update_args *>(arguments)->dtype, why);
 }
 
 static void sizes(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {

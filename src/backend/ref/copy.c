@@ -11,7 +11,10 @@ static double copied(const void *p, const int64_t *at) {
 static heed_status copy_forward(struct heed_exec *exec, const void *p, void *saved, void *scratch) {
     (void)exec, (void)saved, (void)scratch;
     const struct heed_copy_args *args = p;
-    heed_ref_gradient(&args->y, copied, args);
+    if (args->y.add)
+        heed_ref_gradient(&args->y, copied, args);
+    else
+        heed_ref_map(&args->y.view, copied, args); /* a sum would make 0 of −0 */
     return HEED_OK;
 }
 

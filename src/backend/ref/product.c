@@ -2,6 +2,7 @@
 #include "backend/ref/ref.h"
 
 #include "backend/unary.h"
+#include "tensor/bf16.h"
 
 /* ---- matmul ---- */
 
@@ -66,7 +67,8 @@ static heed_status matmul_backward(struct heed_exec *exec, const void *p, void *
 
 const struct heed_kernel heed_ref_matmul = {"ref", NULL, NULL, matmul_forward, matmul_backward};
 
-/* ---- linear: with z = x·wᵀ + bias, y = activation(z). Saved: z, where there is an activation. ---- */
+/* ---- linear: with z = x·wᵀ + bias, y = activation(z). Saved: z, where there is an activation. In bf16 z is
+ * rounded before the activation, since that is what other kernels keep. ---- */
 
 static void linear_sizes(const struct heed_exec *exec, const void *p, struct heed_sizes *sizes) {
     (void)exec;
@@ -87,6 +89,7 @@ static heed_status linear_forward(struct heed_exec *exec, const void *p, void *s
         for (int64_t o = 0; o < out; o++) {
             double z = line_product(x, r * x->stride[0], 1, w, o * w->stride[0], 1, x->size[1]);
             if (heed_has(&args->bias)) z += heed_ref_load(&args->bias, o);
+            if (args->y.dtype == HEED_BF16) z = heed_bf16_round(z);
             if (keep) keep[r * out + o] = z;
             heed_ref_put2(&args->y, r, o, heed_unary_value(activation, 0, z));
         }

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "tensor/bf16.h"
+
 /* Multi-head attention is made of other primitives: what it does better or worse is decided by theirs. */
 extern const struct heed_kernel heed_composite_mha;
 
@@ -33,22 +35,6 @@ const struct heed_kernel *const heed_ref_kernels[HEED_PRIMITIVES] = {
 
 /* ---- elements ---- */
 
-/* bf16: the upper half of an f32. */
-static double bf16_load(uint16_t half) {
-    uint32_t bits = (uint32_t)half << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static uint16_t bf16_store(double number) {
-    float value = (float)number;
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if (isnan(value)) return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to nearest, ties to even */
-}
-
 static int32_t i32_store(double value) {
     if (isnan(value)) return 0;
     if (value <= INT32_MIN) return INT32_MIN;
@@ -62,7 +48,7 @@ double heed_ref_load(const struct heed_view *v, int64_t offset) {
     case HEED_F64:
         return ((const double *)v->data)[offset];
     case HEED_BF16:
-        return bf16_load(((const uint16_t *)v->data)[offset]);
+        return (double)heed_bf16_value(((const uint16_t *)v->data)[offset]);
     case HEED_I32:
         return ((const int32_t *)v->data)[offset];
     case HEED_BOOL:
@@ -80,7 +66,7 @@ void heed_ref_store(const struct heed_view *v, int64_t offset, double value) {
         ((double *)v->data)[offset] = value;
         break;
     case HEED_BF16:
-        ((uint16_t *)v->data)[offset] = bf16_store(value);
+        ((uint16_t *)v->data)[offset] = heed_bf16_of_double(value);
         break;
     case HEED_I32:
         ((int32_t *)v->data)[offset] = i32_store(value);

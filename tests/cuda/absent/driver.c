@@ -43,3 +43,56 @@ int cuGetErrorString(int status, const char **text) {
     *text = "no GPU";
     return SUCCESS;
 }
+
+/* What cuDNN looks for before it compiles kernels for a device that is described to it. */
+#define SYMBOLS(X)                                                                                           \
+    X(cuCtxGetCurrent)                                                                                       \
+    X(cuCtxGetDevice)                                                                                        \
+    X(cuCtxGetLimit)                                                                                         \
+    X(cuCtxPopCurrent)                                                                                       \
+    X(cuCtxPushCurrent)                                                                                      \
+    X(cuDeviceGet)                                                                                           \
+    X(cuDeviceGetAttribute)                                                                                  \
+    X(cuDevicePrimaryCtxRelease)                                                                             \
+    X(cuDevicePrimaryCtxReset)                                                                               \
+    X(cuDevicePrimaryCtxRetain)                                                                              \
+    X(cuFuncGetAttribute)                                                                                    \
+    X(cuFuncSetAttribute)                                                                                    \
+    X(cuKernelGetAttribute)                                                                                  \
+    X(cuKernelGetFunction)                                                                                   \
+    X(cuKernelSetAttribute)                                                                                  \
+    X(cuLaunchCooperativeKernel)                                                                             \
+    X(cuLaunchKernel)                                                                                        \
+    X(cuLaunchKernelEx)                                                                                      \
+    X(cuLibraryGetGlobal)                                                                                    \
+    X(cuLibraryGetKernel)                                                                                    \
+    X(cuLibraryLoadData)                                                                                     \
+    X(cuLibraryLoadFromFile)                                                                                 \
+    X(cuLibraryUnload)                                                                                       \
+    X(cuLinkAddData)                                                                                         \
+    X(cuLinkAddData_v2)                                                                                      \
+    X(cuLinkAddFile_v2)                                                                                      \
+    X(cuLinkComplete)                                                                                        \
+    X(cuLinkCreate)                                                                                          \
+    X(cuLinkCreate_v2)                                                                                       \
+    X(cuLinkDestroy)                                                                                         \
+    X(cuMemcpyDtoH_v2)                                                                                       \
+    X(cuMemcpyHtoDAsync_v2)                                                                                  \
+    X(cuModuleGetFunction)                                                                                   \
+    X(cuModuleGetGlobal_v2)                                                                                  \
+    X(cuModuleLoadData)                                                                                      \
+    X(cuModuleLoadDataEx)                                                                                    \
+    X(cuModuleLoadFatBinary)                                                                                 \
+    X(cuModuleUnload)                                                                                        \
+    X(cuOccupancyMaxActiveBlocksPerMultiprocessor)                                                           \
+    X(cuOccupancyMaxPotentialClusterSize)                                                                    \
+    X(cuStreamGetCtx)                                                                                        \
+    X(cuStreamSynchronize)                                                                                   \
+    X(cuTensorMapEncodeIm2col)                                                                               \
+    X(cuTensorMapEncodeTiled)
+#define NO(name)                                                                                             \
+    int name(void);                                                                                          \
+    int name(void) {                                                                                         \
+        return NO_DEVICE;                                                                                    \
+    }
+SYMBOLS(NO)

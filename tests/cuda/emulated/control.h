@@ -1,4 +1,5 @@
-/* What a test may ask of the emulated device: libheed_cudaemu.so exports heed_emulated(). */
+/* What a test, and fakes of libraries that work on the device (fakes/), may ask of the emulated device:
+ * libheed_cudaemu.so exports heed_emulated(). */
 #ifndef HEED_TESTS_CUDA_EMULATED_CONTROL_H
 #define HEED_TESTS_CUDA_EMULATED_CONTROL_H
 
@@ -16,6 +17,21 @@ struct emulated_control {
     /* What is alive. */
     int64_t streams, events, allocations;
     int64_t launches; /* so far */
+
+    /* For fakes of libraries. Whether the call that they are in is the one that is to fail; it is counted. */
+    int (*fails)(void);
+    /* These end the process, in the name of `who`, where that is no stream, or memory of the device with so
+     * many bytes from there. */
+    void (*check_stream)(const char *who, const void *stream);
+    void (*check_memory)(const char *who, const void *memory, size_t bytes);
+    /* Ends it with a line of the caller's. */
+    void (*end)(const char *line);
+    /* Work in the order of a stream: it runs when the stream comes to it, and may touch memory of the device.
+     */
+    void (*queue)(const void *stream, void (*work)(void *data), void *data);
+    /* In between the caller may touch memory of the device. */
+    void (*enter)(void);
+    void (*leave)(void);
 };
 
 /* Kept up to date; the address stays. */

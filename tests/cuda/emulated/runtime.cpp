@@ -15,15 +15,9 @@ using namespace emulated;
 enum { DEVICES = 2, VERSION = CUDART_VERSION };
 
 static emulated_control control;
+static thread_local int current_device;
 static cudaError_t last_error;                        /* of a launch */
 static std::map<const void *, size_t> allowed_shared; /* by kernel, where it is not the ordinary */
-
-struct emulated_control *heed_emulated(void) {
-    control.streams = streams_living();
-    control.events = events_living();
-    control.allocations = (int64_t)memory_living().allocations;
-    return &control;
-}
 
 /* ---- failures ---- */
 
@@ -34,6 +28,45 @@ bool fails() {
 }
 
 } // namespace emulated
+
+/* ---- for tests and fakes ---- */
+
+static int fails_for_fake() {
+    locked lock;
+    return fails();
+}
+
+static cudaStream_t stream_of_fake(const void *stream) {
+    return static_cast<cudaStream_t>(const_cast<void *>(stream));
+}
+
+static void check_stream_for_fake(const char *who, const void *stream) {
+    locked lock;
+    stream_check(who, stream_of_fake(stream), current_device);
+}
+
+static void queue_for_fake(const void *stream, void (*work)(void *), void *data) {
+    locked lock;
+    stream_do(stream_of_fake(stream), [work, data] { work(data); });
+}
+
+static void end(const char *line) {
+    fail("%s", line);
+}
+
+struct emulated_control *heed_emulated(void) {
+    control.streams = streams_living();
+    control.events = events_living();
+    control.allocations = (int64_t)memory_living().allocations;
+    control.fails = fails_for_fake;
+    control.check_stream = check_stream_for_fake;
+    control.check_memory = memory_check;
+    control.end = end;
+    control.queue = queue_for_fake;
+    control.enter = enter;
+    control.leave = leave;
+    return &control;
+}
 
 /* ---- launches ---- */
 
@@ -47,7 +80,7 @@ size_t shared_allowed(const void *kernel) {
 
 bool may_launch(const char *kernel, cudaStream_t stream) {
     locked lock;
-    stream_check(kernel, stream);
+    stream_check(kernel, stream, current_device);
     control.launches++;
     if (!fails()) return true;
     last_error = cudaErrorLaunchOutOfResources;
@@ -120,7 +153,14 @@ cudaError_t cudaGetDeviceCount(int *count) {
 cudaError_t cudaSetDevice(int device) {
     locked lock;
     if (device < 0 || device >= DEVICES) return cudaErrorInvalidDevice;
-    return fails() ? cudaErrorDevicesUnavailable : cudaSuccess;
+    if (fails()) return cudaErrorDevicesUnavailable;
+    current_device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device) {
+    *device = current_device;
+    return cudaSuccess;
 }
 
 /* Few processors, so that small shapes already have more blocks than run at once; the rest is the least of
@@ -177,7 +217,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
 
 cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t stream) {
     locked lock;
-    stream_check("cudaMemsetAsync", stream);
+    stream_check("cudaMemsetAsync", stream, current_device);
     if (fails()) return cudaErrorUnknown;
     if (bytes == 0) return cudaSuccess;
     memory_check("cudaMemsetAsync", to, bytes);
@@ -195,7 +235,7 @@ static void check_side(const char *which, const void *memory, size_t bytes, bool
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t stream) {
     locked lock;
-    stream_check("cudaMemcpyAsync", stream);
+    stream_check("cudaMemcpyAsync", stream, current_device);
     if (kind != cudaMemcpyHostToDevice && kind != cudaMemcpyDeviceToHost && kind != cudaMemcpyDeviceToDevice)
         fail("cudaMemcpyAsync: kind %d", (int)kind);
     if (fails()) return cudaErrorUnknown;
@@ -210,7 +250,6 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
         stream_do(stream, [=] { memcpy(to, taken.data(), bytes); });
         return cudaSuccess;
     }
-    if (kind == cudaMemcpyDeviceToHost) memset(to, 0xff, bytes);
     stream_do(stream, [=] { memcpy(to, from, bytes); });
     if (kind == cudaMemcpyDeviceToHost && !memory_is_pinned(to)) stream_wait(stream);
     return cudaSuccess;
@@ -235,7 +274,7 @@ cudaError_t cudaFreeHost(void *memory) {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
     locked lock;
     if (fails()) return cudaErrorUnknown;
-    *stream = stream_new();
+    *stream = stream_new(current_device);
     return cudaSuccess;
 }
 

@@ -4,7 +4,8 @@
  * Streams are queues (stream.h). Memory of the host that is not pinned is read, or written, before a copy
  * returns, as CUDA has it. Wrong use
  * of the runtime (a pointer that is not of the device, more bytes than there are, a stream that is none) ends
- * the process with a line that says so, where CUDA would return an error or do harm. Two devices. */
+ * the process with a line that says so, where CUDA would return an error or do harm. Two devices, and a
+ * stream is one of the device that was the thread's when it was made. */
 #ifndef HEED_TESTS_CUDA_EMULATED_RUNTIME_H
 #define HEED_TESTS_CUDA_EMULATED_RUNTIME_H
 
@@ -22,6 +23,7 @@
 extern "C" {
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device);
 cudaError_t cudaGetLastError();
 const char *cudaGetErrorString(cudaError_t status);

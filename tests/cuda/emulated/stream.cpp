@@ -27,6 +27,7 @@ struct operation {
 
 struct CUstream_st {
     std::deque<emulated::operation> queue;
+    int device;
 };
 
 namespace emulated {
@@ -111,13 +112,15 @@ static void put(cudaStream_t stream, operation what) {
 
 /* ---- streams ---- */
 
-void stream_check(const char *who, cudaStream_t stream) {
+void stream_check(const char *who, cudaStream_t stream, int device) {
     if (!is_among(streams, stream)) fail("%s: %p is no stream", who, static_cast<void *>(stream));
+    if (device >= 0 && device != stream->device)
+        fail("%s: the stream is of device %d, and the thread's device is %d", who, stream->device, device);
 }
 
-cudaStream_t stream_new() {
+cudaStream_t stream_new(int device) {
     locked lock;
-    streams.push_back(new CUstream_st);
+    streams.push_back(new CUstream_st{{}, device});
     return streams.back();
 }
 

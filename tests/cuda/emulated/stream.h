@@ -14,10 +14,10 @@
 
 namespace emulated {
 
-/* Ends the process if it is no stream; `who` asks. */
-void stream_check(const char *who, cudaStream_t stream);
+/* Ends the process if it is no stream, or none of this device (−1: of any); `who` asks. */
+void stream_check(const char *who, cudaStream_t stream, int device = -1);
 
-cudaStream_t stream_new();
+cudaStream_t stream_new(int device);
 void stream_free(cudaStream_t stream); /* when its work is done */
 int64_t streams_living();
 

@@ -1,0 +1,155 @@
+/* Copies of bf16 that know of lengths and of packed sequences, and what else is around cuDNN. */
+#include "backend/cuda/cudnn_copies.cuh"
+
+#include <string.h>
+
+#include "backend/cuda/cudnn_problem.cuh"
+#include "backend/cuda/pack.cuh"
+
+/* ---- bf16 in kernels ---- */
+
+static __device__ inline float bf16_number(uint16_t bits) {
+    const uint32_t word = (uint32_t)bits << 16;
+    float number;
+    memcpy(&number, &word, sizeof number);
+    return number;
+}
+
+/* To the nearest, ties to even; NaN stays NaN. */
+static __device__ inline uint16_t bf16_bits(float number) {
+    uint32_t word;
+    memcpy(&word, &number, sizeof word);
+    if (number != number) return (uint16_t)(word >> 16 | 0x40);
+    return (uint16_t)((word + 0x7fff + (word >> 16 & 1)) >> 16);
+}
+
+/* ---- kernels ---- */
+
+static __global__ void dnn_lengths(const int32_t *length, int64_t stride, int64_t batch, int64_t queries,
+                                   int64_t keys, int32_t *query_lengths, int32_t *key_lengths) {
+    for (int64_t b = CUDA_FIRST; b < batch; b += CUDA_STEP) {
+        const int32_t own = length[b * stride];
+        query_lengths[b] = (int32_t)queries;
+        key_lengths[b] = own < 1 ? 1 : own > keys ? (int32_t)keys : own;
+    }
+}
+
+/* to = from, or to += from; 0 where lengths hide it. What lies in its place already is only hidden. N
+ * elements of a row at once. */
+template <int N> static __global__ void dnn_deliver(struct dnn_copy c) {
+    const int64_t packs = c.size[3] / N, count = c.size[0] * c.size[1] * c.size[2] * packs;
+    for (int64_t i = CUDA_FIRST; i < count; i += CUDA_STEP) {
+        const int64_t row = i / packs, w = (i - row * packs) * N, line = row / c.size[2],
+                      r = row - line * c.size[2], b = line / c.size[1], h = line - b * c.size[1];
+        int64_t from_row = r, to_row = r;
+        bool hidden = false;
+        if (c.lengths)
+            hidden = c.by_row ? r >= c.lengths[b * c.batch_stride] : c.lengths[b * c.batch_stride] < 1;
+        if (c.starts) {
+            hidden = r >= c.starts[b + 1] - c.starts[b];
+            if (c.packs && hidden) continue;
+            if (c.packs)
+                to_row += c.starts[b];
+            else
+                from_row += c.starts[b];
+        }
+        const uint16_t *from = c.from + b * c.from_stride[0] + h * c.from_stride[1] +
+                               from_row * c.from_stride[2] + w * c.from_stride[3];
+        uint16_t *to =
+            c.to + b * c.to_stride[0] + h * c.to_stride[1] + to_row * c.to_stride[2] + w * c.to_stride[3];
+        if (c.from == c.to && !hidden) continue;
+        cuda_pack<uint16_t, N> own = {};
+        if (!hidden) own = cuda_load<N>(from);
+        if (c.add) {
+            const cuda_pack<uint16_t, N> before = cuda_load<N>(to);
+            for (int k = 0; k < N; k++)
+                own.at[k] = bf16_bits(bf16_number(before.at[k]) + bf16_number(own.at[k]));
+        }
+        cuda_store(to, own);
+    }
+}
+
+static __global__ void dnn_clear_statistics(float *statistics, const int32_t *starts, int64_t heads,
+                                            int64_t queries, int64_t rows) {
+    for (int64_t row = CUDA_FIRST; row < rows; row += CUDA_STEP) {
+        const int64_t line = row / queries, batch = line / heads;
+        if (row - line * queries >= starts[batch + 1] - starts[batch]) statistics[row] = 0;
+    }
+}
+
+static __device__ inline bool sees_nothing(const dnn_rows &r, int64_t batch, int64_t head, int64_t query) {
+    const uint16_t minus_infinity = 0xff80;
+    const uint16_t *bias =
+        r.bias + batch * r.bias_stride[0] + head * r.bias_stride[1] + query * r.bias_stride[2];
+    int64_t keys = r.key_lengths ? r.key_lengths[batch] : r.keys;
+    if (r.causal && keys > query + 1) keys = query + 1;
+    for (int64_t k = 0; k < keys; k++)
+        if (bias[k * r.bias_stride[3]] != minus_infinity) return false;
+    return true;
+}
+
+/* A thread per row; few rows have statistics that are no number. */
+static __global__ void dnn_settle(struct dnn_rows r) {
+    for (int64_t row = CUDA_FIRST; row < r.rows; row += CUDA_STEP) {
+        const float own = r.statistics[row];
+        const int64_t query = row % r.queries, head = row / r.queries % r.heads,
+                      batch = row / r.queries / r.heads;
+        if (own - own == 0 || !sees_nothing(r, batch, head, query)) continue;
+        uint16_t *y = r.y + batch * r.y_stride[0] + head * r.y_stride[1] + query * r.y_stride[2];
+        for (int64_t i = 0; i < r.value_width; i++) y[i] = 0;
+        r.statistics[row] = 0; /* so that e^(−∞ − it) is 0 in backward */
+    }
+}
+
+/* ---- launching them ---- */
+
+struct dnn_copy dnn_copy_of(const struct heed_view *shape, const void *from, const int64_t from_stride[3],
+                            void *to, const int64_t to_stride[3]) {
+    struct dnn_copy c = {};
+    c.from = static_cast<const uint16_t *>(from);
+    c.to = static_cast<uint16_t *>(to);
+    memcpy(c.size, shape->size, sizeof c.size);
+    memcpy(c.from_stride, from_stride, 3 * sizeof *from_stride);
+    memcpy(c.to_stride, to_stride, 3 * sizeof *to_stride);
+    c.from_stride[3] = c.to_stride[3] = 1;
+    return c;
+}
+
+/* Whether both sides can be read in vectors. */
+static bool goes_in_vectors(const struct dnn_copy *c) {
+    bool fits =
+        cuda_packs<uint16_t>(c->size[3], c->from, c->to) && c->from_stride[3] == 1 && c->to_stride[3] == 1;
+    for (int d = 0; d < 3; d++)
+        fits = fits && (c->size[d] == 1 ||
+                        (c->from_stride[d] % DNN_VECTOR == 0 && c->to_stride[d] % DNN_VECTOR == 0));
+    return fits;
+}
+
+heed_status dnn_run_copy(struct heed_exec *exec, const struct dnn_copy *copy) {
+    const int64_t count = copy->size[0] * copy->size[1] * copy->size[2] * copy->size[3];
+    if (goes_in_vectors(copy))
+        CUDA_RUN(exec, dnn_deliver<DNN_VECTOR>, cuda_blocks(exec, count / DNN_VECTOR), CUDA_BLOCK, 0, *copy);
+    else
+        CUDA_RUN(exec, dnn_deliver<1>, cuda_blocks(exec, count), CUDA_BLOCK, 0, *copy);
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+}
+
+heed_status dnn_run_lengths(struct heed_exec *exec, const struct dnn_attention *p, const int32_t *length,
+                            int64_t stride, int32_t *query_lengths, int32_t *key_lengths) {
+    CUDA_RUN(exec, dnn_lengths, cuda_blocks(exec, p->batch), CUDA_BLOCK, 0, length, stride, p->batch,
+             p->queries, p->keys, query_lengths, key_lengths);
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+}
+
+heed_status dnn_run_clear_statistics(struct heed_exec *exec, const struct dnn_attention *p,
+                                     const int32_t *starts, float *statistics) {
+    const int64_t rows = p->batch * p->heads * p->queries;
+    CUDA_RUN(exec, dnn_clear_statistics, cuda_blocks(exec, rows), CUDA_BLOCK, 0, statistics, starts, p->heads,
+             p->queries, rows);
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+}
+
+heed_status dnn_run_settle(struct heed_exec *exec, const struct dnn_rows *rows) {
+    CUDA_RUN(exec, dnn_settle, cuda_blocks(exec, rows->rows), CUDA_BLOCK, 0, *rows);
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+}

@@ -1,0 +1,676 @@
+/* Attention through cuDNN on the emulated device, where a fake computes cuDNN's graphs: numbers against ref
+ * in f32, what is refused and why, every call failing once.
+ *
+ * usage: cuda_cudnn [REASON]: with a reason, that a plain problem is refused for it, and nothing else; with
+ * "sliced", numbers alone, where the fake wants so much of a workspace that problems must be cut. */
+#include <dlfcn.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "emulated/control.h"
+#include "fakes/cudnn.h"
+#include "harness.h"
+#include "tensor/internal.h"
+
+/* ---- problems ---- */
+
+struct row {
+    const char *name;
+    int64_t batch, heads, kv_heads, queries, keys, width, value_width;
+    bool causal;
+    const int32_t *lengths; /* of keys, by batch entry */
+    const char *bias;       /* its dimensions: b, h, q, k, or 1 where it repeats */
+    bool side_by_side;      /* heads in a row, as projections leave them */
+    bool adds;              /* gradients are added to */
+    bool odd;               /* gradients and dy begin at odd places */
+    bool bad;               /* keys and values behind lengths are NaN */
+    bool gone;              /* the first row of the bias is −∞ */
+    const char *unwanted;   /* gradients: q, k, v, b */
+    const int32_t
+        *starts[2]; /* of packed sequences, of queries and keys; queries and keys are those of all */
+};
+
+static const int32_t some[] = {13, 20, 1}, none[] = {0, 9, 40};
+static const int32_t queries_of[] = {0, 10, 25, 30}, keys_of[] = {0, 13, 20, 33},
+                     few_queries_of[] = {0, 0, 12, 30}, few_keys_of[] = {0, 5, 5, 33};
+static const struct row rows[] = {
+    {"plain", 2, 3, 3, 16, 16, 8, 8},
+    {"ragged", 2, 2, 2, 11, 13, 16, 24},
+    {"one batch entry and head", 1, 1, 1, 8, 9, 8, 8},
+    {"causal", 2, 2, 2, 17, 17, 8, 8, true},
+    {"causal, more queries", 1, 2, 2, 19, 10, 8, 8, true},
+    {"causal, more keys", 1, 2, 2, 10, 19, 8, 8, true},
+    {"grouped", 2, 6, 2, 12, 14, 8, 16},
+    {"one key head", 1, 4, 1, 12, 12, 16, 8, true},
+    {"lengths", 3, 2, 2, 12, 20, 8, 8, .lengths = some},
+    {"lengths, none and too many", 3, 2, 1, 12, 20, 8, 8, .lengths = none},
+    {"lengths with NaN behind", 3, 2, 2, 12, 20, 8, 8, .lengths = some, .bad = true},
+    {"lengths with NaN behind, none and too many", 3, 4, 2, 12, 20, 8, 8, true, none, .bad = true},
+    {"causal lengths", 3, 2, 2, 20, 20, 8, 8, true, some, .side_by_side = true},
+    {"bias of all", 2, 2, 2, 9, 11, 8, 8, .bias = "bhqk"},
+    {"bias of all, more heads", 2, 4, 2, 10, 12, 8, 8, .bias = "bhqk"},
+    {"many heads", 1, 12, 6, 10, 12, 8, 8, true, .side_by_side = true},
+    {"bias of heads", 2, 3, 3, 9, 16, 8, 8, true, .bias = "1hqk"},
+    {"bias of batch entries", 2, 3, 3, 9, 11, 8, 8, .bias = "b1qk"},
+    {"bias of cells", 2, 3, 1, 9, 11, 8, 8, .bias = "11qk"},
+    {"bias of keys", 2, 2, 2, 9, 11, 8, 8, .bias = "1h1k"},
+    {"bias and lengths", 3, 2, 2, 9, 20, 8, 8, true, none, "bhqk", .bad = true},
+    {"bias that hides a row", 2, 2, 2, 9, 11, 8, 8, .bias = "bhqk", .gone = true},
+    {"bias that hides a row for all", 3, 2, 2, 9, 20, 8, 8, true, some, "11qk", .gone = true},
+    {"side by side", 2, 4, 2, 10, 12, 8, 8, true, .side_by_side = true},
+    {"added to", 2, 4, 2, 10, 12, 8, 8, .bias = "1hqk", .adds = true},
+    {"added to, side by side", 3, 2, 2, 10, 20, 8, 8, .lengths = some, .side_by_side = true, .adds = true},
+    {"odd places", 2, 2, 2, 10, 12, 8, 8, .bias = "11qk", .odd = true},
+    {"queries alone", 2, 2, 2, 10, 12, 8, 8, .bias = "11qk", .unwanted = "kvb"},
+    {"packed", 3, 2, 2, 30, 33, 8, 16, .starts = {queries_of, keys_of}},
+    {"packed, causal, grouped", 3, 4, 2, 30, 33, 8, 8, true, .side_by_side = true,
+     .starts = {queries_of, keys_of}},
+    {"packed, some empty", 3, 2, 1, 30, 33, 8, 8, .starts = {few_queries_of, few_keys_of}},
+    {"packed, added to", 3, 2, 2, 30, 33, 8, 8, true, .adds = true, .starts = {queries_of, few_keys_of}},
+    {"packed, keys alone", 3, 2, 2, 30, 30, 8, 8, true, .odd = true, .unwanted = "qv",
+     .starts = {queries_of, queries_of}},
+    {"bias alone", 2, 2, 2, 10, 12, 8, 8, .bias = "11qk", .unwanted = "qkv"},
+};
+enum { ROWS = (int)(sizeof rows / sizeof *rows) };
+
+/* ---- bf16 ---- */
+
+static float number_of(uint16_t bits) {
+    const uint32_t word = (uint32_t)bits << 16;
+    float number;
+    memcpy(&number, &word, sizeof number);
+    return number;
+}
+
+static uint16_t bits_of(float number) {
+    uint32_t word;
+    memcpy(&word, &number, sizeof word);
+    return (uint16_t)((word + 0x7fff + (word >> 16 & 1)) >> 16);
+}
+
+/* ---- tensors, on the host in f32 and on the device in bf16 ---- */
+
+enum block { Q, K, V, Y, DY, DQ, DK, DV, BIAS, DBIAS, BLOCKS };
+enum { ODD = 1, GUARD = 8 }; /* elements before and behind */
+
+struct tensor {
+    struct heed_view host, device; /* the same but for dtype and memory */
+    int64_t elements, first;
+    float *numbers;
+    void *memory;
+};
+
+struct call {
+    const struct row *row;
+    heed_ctx *ctx; /* the device's */
+    struct tensor tensor[BLOCKS];
+    struct heed_bound_mask causal[2], lengths[2], both[2]; /* on the host, on the device */
+    void *device_lengths;
+    struct heed_attention_args args[2];
+};
+
+static struct heed_exec *exec_of(const struct call *c) {
+    return &c->ctx->exec;
+}
+
+/* [size 0, 1, 2, 3] with repeated dimensions where the bias has them. */
+static void shape(struct tensor *t, const int64_t size[4], bool side_by_side, const char *bias, bool odd) {
+    struct heed_view *v = &t->host;
+    *v = (struct heed_view){.dtype = HEED_F32, .rank = 4};
+    memcpy(v->size, size, 4 * sizeof *size);
+    const int order[2][4] = {{3, 2, 1, 0}, {3, 1, 2, 0}};
+    int64_t stride = 1;
+    for (int i = 0; i < 4; i++) {
+        const int d = order[side_by_side][i];
+        const bool repeats = bias && bias[d] == '1';
+        v->stride[d] = repeats ? 0 : stride;
+        stride *= repeats ? 1 : size[d];
+    }
+    t->first = odd ? GUARD + ODD : GUARD;
+    t->elements = stride;
+}
+
+static void fill(struct call *c, enum block i, uint64_t seed) {
+    struct tensor *t = &c->tensor[i];
+    struct test_random random = {seed * BLOCKS + i};
+    const int64_t all = t->elements + 2 * GUARD;
+    uint16_t *bits = malloc((size_t)all * sizeof *bits);
+    t->numbers = malloc((size_t)all * sizeof *t->numbers);
+    for (int64_t j = 0; j < all; j++) {
+        bits[j] = bits_of((float)test_normal(&random));
+        t->numbers[j] = number_of(bits[j]);
+    }
+    t->memory = heed_block_new(exec_of(c)->elements, (size_t)all * sizeof *bits);
+    ck_assert(t->memory != NULL);
+    ck_assert_int_eq(heed_elements_write(exec_of(c), t->memory, bits, (size_t)all * sizeof *bits), HEED_OK);
+    t->host.data = t->numbers + t->first;
+    t->device = t->host;
+    t->device.dtype = HEED_BF16;
+    t->device.data = (uint16_t *)t->memory + t->first;
+    free(bits);
+}
+
+/* Writes a number to an element of both. */
+static void set(struct call *c, enum block i, int64_t offset, float number) {
+    struct tensor *t = &c->tensor[i];
+    const uint16_t bits = isnan(number) ? 0x7fc0 : bits_of(number);
+    ((float *)t->host.data)[offset] = number;
+    ck_assert_int_eq(heed_elements_write(exec_of(c), (uint16_t *)t->device.data + offset, &bits, sizeof bits),
+                     HEED_OK);
+}
+
+static void spoil_behind_lengths(struct call *c) {
+    const struct row *r = c->row;
+    for (int i = K; i <= V; i++) {
+        const struct heed_view *v = &c->tensor[i].host;
+        for (int64_t b = 0; b < r->batch; b++)
+            for (int64_t key = r->lengths[b]; key < r->keys; key++)
+                for (int64_t w = 0; w < v->size[3]; w++)
+                    set(c, (enum block)i, b * v->stride[0] + key * v->stride[2] + w, NAN);
+    }
+}
+
+static void hide_first_row(struct call *c) {
+    for (int64_t k = 0; k < c->row->keys; k++) set(c, BIAS, k, -INFINITY);
+}
+
+static bool wants(const struct row *r, char gradient) {
+    return !r->unwanted || !strchr(r->unwanted, gradient);
+}
+
+static void set_masks(struct call *c, bool device) {
+    const struct row *r = c->row;
+    c->causal[device] = (struct heed_bound_mask){
+        .kind = &heed_mask_kind_causal,
+        .number = {[HEED_DISTANCE_LOW] = -HEED_MASK_FAR, [HEED_DISTANCE_ALIGN] = HEED_TOP_LEFT}};
+    c->lengths[device] = (struct heed_bound_mask){.kind = &heed_mask_kind_key_lengths};
+    c->lengths[device].tensor[0] = (struct heed_view){device ? c->device_lengths : (void *)r->lengths,
+                                                      HEED_I32,
+                                                      4,
+                                                      {r->batch, r->heads, 1, 1},
+                                                      {1, 0, 0, 0}};
+    c->both[device] = (struct heed_bound_mask){
+        .kind = &heed_mask_kind_and, .a = &c->causal[device], .b = &c->lengths[device]};
+    c->args[device].mask = r->causal && r->lengths ? &c->both[device]
+                           : r->causal             ? &c->causal[device]
+                           : r->lengths            ? &c->lengths[device]
+                                                   : NULL;
+}
+
+static struct heed_view view(const struct call *c, enum block i, bool device) {
+    return device ? c->tensor[i].device : c->tensor[i].host;
+}
+
+static void set_packed(const struct row *r, struct heed_packed *packed) {
+    *packed = (struct heed_packed){r->batch, r->starts[0], r->starts[1], 0, 0};
+    for (int64_t i = 0; i < r->batch; i++) {
+        const int64_t queries = r->starts[0][i + 1] - r->starts[0][i],
+                      keys = r->starts[1][i + 1] - r->starts[1][i];
+        if (queries > packed->most_queries) packed->most_queries = queries;
+        if (keys > packed->most_keys) packed->most_keys = keys;
+    }
+}
+
+static void set_args(struct call *c, bool device) {
+    const struct row *r = c->row;
+    struct heed_attention_args *a = &c->args[device];
+    a->q = view(c, Q, device);
+    a->k = view(c, K, device);
+    a->v = view(c, V, device);
+    a->y = view(c, Y, device);
+    a->scale = 0.4;
+    a->threshold = 65536;
+    if (r->bias) {
+        a->stages = 1;
+        a->stage[0].kind = HEED_STAGE_BIAS;
+        a->stage[0].tensor = view(c, BIAS, device);
+    }
+    if (r->starts[0]) set_packed(r, &a->packed);
+    set_masks(c, device);
+}
+
+/* As backward fills them in. */
+static void set_gradients(struct call *c, bool device) {
+    const struct row *r = c->row;
+    struct heed_attention_args *a = &c->args[device];
+    a->dy = view(c, DY, device);
+    if (wants(r, 'q')) a->dq = (struct heed_grad_view){view(c, DQ, device), r->adds};
+    if (wants(r, 'k')) a->dk = (struct heed_grad_view){view(c, DK, device), r->adds};
+    if (wants(r, 'v')) a->dv = (struct heed_grad_view){view(c, DV, device), r->adds};
+    if (r->bias && wants(r, 'b'))
+        a->stage[0].dtensor = (struct heed_grad_view){view(c, DBIAS, device), r->adds};
+}
+
+static void begin(struct call *c, const struct row *r, heed_ctx *ctx, uint64_t seed) {
+    *c = (struct call){.row = r, .ctx = ctx};
+    const int64_t q[4] = {r->batch, r->heads, r->queries, r->width},
+                  k[4] = {r->batch, r->kv_heads, r->keys, r->width},
+                  v[4] = {r->batch, r->kv_heads, r->keys, r->value_width},
+                  y[4] = {r->batch, r->heads, r->queries, r->value_width},
+                  cells[4] = {r->batch, r->heads, r->queries, r->keys};
+    const int64_t *const sizes[BLOCKS] = {q, k, v, y, y, q, k, v, cells, cells};
+    for (int i = 0; i < BLOCKS; i++) {
+        if (i >= BIAS && !r->bias) continue;
+        const char *repeats = i >= BIAS ? r->bias : r->starts[0] ? "1hqk" : NULL;
+        shape(&c->tensor[i], sizes[i], i < BIAS && r->side_by_side, repeats,
+              r->odd && (i == DY || (i >= DQ && i != BIAS)));
+        fill(c, (enum block)i, seed);
+    }
+    if (r->lengths) {
+        const size_t bytes = (size_t)r->batch * sizeof *r->lengths;
+        c->device_lengths = heed_block_new(exec_of(c)->elements, bytes);
+        heed_elements_write(exec_of(c), c->device_lengths, r->lengths, bytes);
+    }
+    if (r->bad) spoil_behind_lengths(c);
+    if (r->gone) hide_first_row(c);
+    set_args(c, false);
+    set_args(c, true);
+}
+
+static void end(struct call *c) {
+    for (int i = 0; i < BLOCKS; i++) {
+        free(c->tensor[i].numbers);
+        heed_block_free(exec_of(c)->elements, c->tensor[i].memory);
+    }
+    heed_block_free(exec_of(c)->elements, c->device_lengths);
+}
+
+/* ---- running ---- */
+
+static const char *device(void) {
+    const char *name = getenv("HEED_TEST_DEVICE");
+    return name ? name : "cudaemu";
+}
+
+static heed_ctx *device_ctx(void) {
+    return heed_ctx_new(&(heed_ctx_options){.device = device(), .poison = true});
+}
+
+static const struct heed_kernel *cudnn_of(const heed_ctx *ctx) {
+    const struct heed_kernel *kernel = ctx->exec.kernel[HEED_PRIMITIVE_ATTENTION][0];
+    ck_assert_str_eq(kernel->name, "cudnn");
+    return kernel;
+}
+
+static heed_status run(struct call *c, struct heed_exec *exec, const struct heed_kernel *kernel,
+                       bool device) {
+    struct heed_sizes sizes = {0};
+    kernel->sizes(exec, &c->args[device], &sizes);
+    void *saved = heed_block_new(exec->elements, sizes.saved + 1);
+    if (!saved) return HEED_ERROR_MEMORY;
+    heed_status status = heed_exec_forward(exec, kernel, &c->args[device], saved);
+    if (status == HEED_OK) {
+        set_gradients(c, device);
+        status = heed_exec_backward(exec, kernel, &c->args[device], saved);
+    }
+    heed_block_free(exec->elements, saved);
+    return status;
+}
+
+/* Elements, and what lies beside them, against what ref wrote: P and ds are rounded to bf16 on the way, and
+ * so are results. */
+static void compare(struct call *c, enum block i) {
+    static const char *const names[BLOCKS] = {
+        [Y] = "y", [DQ] = "dq", [DK] = "dk", [DV] = "dv", [DBIAS] = "dbias"};
+    struct tensor *t = &c->tensor[i];
+    const int64_t all = t->elements + 2 * GUARD;
+    uint16_t *bits = malloc((size_t)all * sizeof *bits);
+    double *actual = malloc((size_t)all * sizeof *actual), *expected = malloc((size_t)all * sizeof *expected);
+    ck_assert_int_eq(heed_elements_read(exec_of(c), bits, t->memory, (size_t)all * sizeof *bits), HEED_OK);
+    for (int64_t j = 0; j < all; j++) {
+        actual[j] = number_of(bits[j]);
+        expected[j] = t->numbers[j];
+        const bool beside = j < t->first || j >= t->first + t->elements;
+        test_check(!beside || actual[j] == expected[j], "%s: beside %s, element %d", c->row->name, names[i],
+                   (int)(j - t->first));
+    }
+    char text[200];
+    const bool close = test_close(t->elements, actual + t->first, expected + t->first,
+                                  (struct test_tolerance){1.0 / 128, 1.0 / 128},
+                                  test_largest(t->elements, expected + t->first), text, sizeof text);
+    ck_assert_msg(close, "%s: %s: %s", c->row->name, names[i], text);
+    free(bits);
+    free(actual);
+    free(expected);
+}
+
+static struct fake_cudnn *fake(void) {
+    void *library = dlopen("libcudnn.so.9", RTLD_NOW);
+    ck_assert_msg(library != NULL, "%s", dlerror());
+    heed_fake_cudnn_function *function;
+    *(void **)&function = dlsym(library, "heed_fake_cudnn");
+    ck_assert_msg(function != NULL, "libcudnn.so.9 is not the fake");
+    return function();
+}
+
+static bool is_sliced; /* by the command line */
+
+/* Whether a row is cut, and into how many. What biases' gradients sum cannot be. */
+static bool may_run(const struct row *r, int64_t *runs) {
+    const int64_t batch = r->starts[0] ? 8 : r->batch, pairs = batch * r->heads,
+                  most = 4; /* 240 of 256 MiB */
+    *runs = 1;
+    if (!is_sliced || pairs <= most) return true;
+    *runs = pairs; /* no more than that */
+    return !r->bias || (r->bias[0] == 'b' && r->bias[1] == 'h' && r->heads * r->queries * r->keys % 8 == 0);
+}
+
+START_TEST(numbers) {
+    const struct row *r = &rows[_i];
+    struct call c;
+    struct heed_why why = {NULL};
+    heed_ctx *ctx = device_ctx(), *ref = test_ref();
+    int64_t slices;
+    test_ok(ctx);
+    begin(&c, r, ctx, 7);
+    const struct heed_kernel *kernel = cudnn_of(ctx);
+    const bool applies = kernel->applies(exec_of(&c), &c.args[true], &why);
+    ck_assert_msg(applies == may_run(r, &slices), "%s: %s", r->name, why.reason);
+    if (!applies) {
+        end(&c);
+        heed_ctx_free(ctx);
+        heed_ctx_free(ref);
+        return;
+    }
+    const int64_t before = fake()->runs, plans = fake()->plans;
+    ck_assert_msg(run(&c, exec_of(&c), kernel, true) == HEED_OK, "%s: %s", r->name, heed_error(ctx));
+    ck_assert_int_ge(fake()->runs, before + (slices > 1 ? 4 : 2));
+    ck_assert_int_le(fake()->runs, before + 2 * slices);
+    ck_assert_int_le(fake()->plans,
+                     plans + (is_sliced ? 3 : 1)); /* of a gradient that lies otherwise than expected */
+    ck_assert_int_eq(run(&c, &ref->exec, heed_ref_kernels[HEED_PRIMITIVE_ATTENTION], false), HEED_OK);
+    compare(&c, Y);
+    if (wants(r, 'q')) compare(&c, DQ);
+    if (wants(r, 'k')) compare(&c, DK);
+    if (wants(r, 'v')) compare(&c, DV);
+    if (r->bias && wants(r, 'b')) compare(&c, DBIAS);
+    end(&c);
+    heed_ctx_free(ctx);
+    heed_ctx_free(ref);
+    ck_assert_int_eq(fake()->handles, 0);
+    ck_assert_int_eq(fake()->descriptors, 0);
+}
+END_TEST
+
+/* ---- plans ---- */
+
+/* A problem is planned once; more problems than there is room for are, too, and are all forgotten in the end.
+ */
+START_TEST(plans_are_kept) {
+    heed_ctx *ctx = device_ctx();
+    const struct heed_kernel *kernel = cudnn_of(ctx);
+    struct heed_why why;
+    struct fake_cudnn *cudnn = fake();
+    for (int round = 0; round < 2; round++) {
+        const int64_t before = cudnn->plans;
+        for (int i = 0; i < 40; i++) {
+            struct row r = rows[0];
+            struct call c;
+            r.keys = 8 + i % 20; /* the last 20 are those before */
+            begin(&c, &r, ctx, 3);
+            ck_assert_msg(kernel->applies(exec_of(&c), &c.args[true], &why), "%s", why.reason);
+            end(&c);
+        }
+        ck_assert_int_eq(cudnn->plans, before + (round == 0 ? 40 : 0));
+    }
+    const int64_t living = cudnn->descriptors;
+    for (int i = 0; i < 60; i++) {
+        struct row r = rows[0];
+        struct call c;
+        r.queries = 30 + i;
+        begin(&c, &r, ctx, 3);
+        ck_assert_msg(kernel->applies(exec_of(&c), &c.args[true], &why), "%s", why.reason);
+        end(&c);
+    }
+    ck_assert_int_lt(cudnn->descriptors, 3 * living);
+    heed_ctx_free(ctx);
+    ck_assert_int_eq(cudnn->descriptors, 0);
+}
+END_TEST
+
+/* ---- what is refused ---- */
+
+struct refusal {
+    const char *part; /* of the reason */
+    void (*change)(struct heed_attention_args *a);
+};
+
+static struct heed_bound_mask other_mask;
+
+static void be_f32(struct heed_attention_args *a) {
+    a->q.dtype = HEED_F32;
+}
+static void pack(struct heed_attention_args *a) {
+    static const int32_t starts[] = {0, 16, 16};
+    a->packed = (struct heed_packed){2, starts, starts, 16, 16};
+}
+static void pack_with_lengths(struct heed_attention_args *a) {
+    pack(a);
+    other_mask = (struct heed_bound_mask){.kind = &heed_mask_kind_key_lengths};
+    a->mask = &other_mask;
+}
+static void pack_bottom_right(struct heed_attention_args *a) {
+    static const int32_t keys[] = {0, 8, 16};
+    pack(a);
+    a->packed.key_starts = keys;
+    other_mask = (struct heed_bound_mask){.kind = &heed_mask_kind_causal,
+                                          .number = {[HEED_DISTANCE_ALIGN] = HEED_BOTTOM_RIGHT}};
+    a->mask = &other_mask;
+}
+static void pack_with_bias(struct heed_attention_args *a) {
+    pack(a);
+    a->stages = 1;
+    a->stage[0].tensor = a->q;
+}
+static void pack_unevenly(struct heed_attention_args *a) {
+    pack(a);
+    a->packed.most_queries = 8192;
+}
+static void be_sigmoid(struct heed_attention_args *a) {
+    a->normalizer = HEED_NORMALIZER_SIGMOID;
+}
+static void drop_out(struct heed_attention_args *a) {
+    a->threshold = 60000;
+}
+static void sink(struct heed_attention_args *a) {
+    a->sink = a->q;
+}
+static void ask_weights(struct heed_attention_args *a) {
+    a->weights = a->y;
+}
+static void choose(struct heed_attention_args *a) {
+    a->column_sums = a->y;
+}
+static void ask_lse(struct heed_attention_args *a) {
+    a->lse = a->y;
+}
+static void cap(struct heed_attention_args *a) {
+    a->stages = 1;
+    a->stage[0].kind = HEED_STAGE_SOFTCAP;
+}
+static void two_biases(struct heed_attention_args *a) {
+    a->stages = 2;
+    a->stage[0].kind = a->stage[1].kind = HEED_STAGE_BIAS;
+}
+static void no_keys(struct heed_attention_args *a) {
+    a->k.size[2] = a->v.size[2] = 0;
+}
+static void few_queries(struct heed_attention_args *a) {
+    a->q.size[2] = a->y.size[2] = 7;
+}
+static void odd_width(struct heed_attention_args *a) {
+    a->q.size[3] = a->k.size[3] = 4;
+}
+static void wide(struct heed_attention_args *a) {
+    a->v.size[3] = a->y.size[3] = 264;
+}
+static void repeat(struct heed_attention_args *a) {
+    a->k.stride[0] = 0;
+}
+static void misalign(struct heed_attention_args *a) {
+    a->v.data = (char *)a->v.data + 2;
+}
+static void wide_bias(struct heed_attention_args *a) {
+    a->stages = 1;
+    a->stage[0].tensor = a->q;
+    a->stage[0].tensor.dtype = HEED_F32;
+}
+static void repeated_bias(struct heed_attention_args *a) {
+    a->stages = 1;
+    a->stage[0].tensor = a->q;
+    a->stage[0].tensor.stride[3] = 0;
+}
+static void window(struct heed_attention_args *a) {
+    other_mask = (struct heed_bound_mask){.kind = &heed_mask_kind_window};
+    a->mask = &other_mask;
+}
+static void bottom_right(struct heed_attention_args *a) {
+    other_mask = (struct heed_bound_mask){.kind = &heed_mask_kind_causal,
+                                          .number = {[HEED_DISTANCE_ALIGN] = HEED_BOTTOM_RIGHT}};
+    a->k.size[2] = a->v.size[2] = 15;
+    a->mask = &other_mask;
+}
+static void lengths_of_heads(struct heed_attention_args *a) {
+    other_mask = (struct heed_bound_mask){.kind = &heed_mask_kind_key_lengths};
+    other_mask.tensor[0] = (struct heed_view){a->q.data, HEED_I32, 4, {2, 3, 1, 1}, {3, 1, 0, 0}};
+    a->mask = &other_mask;
+}
+
+static const struct refusal refusals[] = {
+    {"for bf16", be_f32},
+    {"lengths beside their own", pack_with_lengths},
+    {"mask is not causal", pack_bottom_right},
+    {"sequences have a bias", pack_with_bias},
+    {"too different lengths", pack_unevenly},
+    {"not the softmax", be_sigmoid},
+    {"random numbers of its own", drop_out},
+    {"a sink", sink},
+    {"weights are asked for", ask_weights},
+    {"weights are asked for", choose},
+    {"logarithm of the sum", ask_lse},
+    {"other than one bias", cap},
+    {"other than one bias", two_biases},
+    {"nothing to attend to", no_keys},
+    {"fewer than 8 queries", few_queries},
+    {"no multiple of 8", odd_width},
+    {"no multiple of 8", wide},
+    {"rows repeat", repeat},
+    {"multiples of 16 bytes", misalign},
+    {"bias is not bf16", wide_bias},
+    {"repeats along the keys", repeated_bias},
+    {"mask is not causal", window},
+    {"mask is not causal", bottom_right},
+    {"mask is not causal", lengths_of_heads},
+};
+enum { REFUSALS = (int)(sizeof refusals / sizeof *refusals) };
+
+static void check_refused(const struct call *c, const struct heed_attention_args *a, const char *part) {
+    struct heed_why why = {"it applies"};
+    const bool applies = cudnn_of(c->ctx)->applies(exec_of(c), a, &why);
+    ck_assert_msg(!applies && strstr(why.reason, part) != NULL, "\"%s\" and not \"%s\"", why.reason, part);
+}
+
+START_TEST(refused) {
+    heed_ctx *ctx = device_ctx();
+    struct call c;
+    begin(&c, &rows[0], ctx, 1);
+    struct heed_attention_args a = c.args[true];
+    refusals[_i].change(&a);
+    check_refused(&c, &a, refusals[_i].part);
+    end(&c);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+/* ---- failures ---- */
+
+/* Of the emulation, which is in the runtime's place or in the plugin. */
+static struct emulated_control *control(void) {
+    char path[4096];
+    heed_ctx_free(device_ctx());
+    snprintf(path, sizeof path, "%s/libheed_%s.so", getenv("HEED_BACKEND_PATH"), device());
+    void *runtime = dlopen("libcudart.so.13", RTLD_NOW | RTLD_NOLOAD);
+    heed_emulated_function *function = NULL;
+    if (runtime) *(void **)&function = dlsym(runtime, "heed_emulated");
+    if (!function) *(void **)&function = dlsym(dlopen(path, RTLD_NOW | RTLD_NOLOAD), "heed_emulated");
+    ck_assert_msg(function != NULL, "%s", dlerror());
+    return function();
+}
+
+START_TEST(every_call_may_fail) {
+    const struct row *r = &rows[20]; /* lengths, a bias and causal: all that there is */
+    struct emulated_control *emulated = control();
+    struct heed_why why;
+    int64_t n = 0;
+    for (bool reached = true; reached; n += test_size(1, 7)) {
+        struct call c;
+        heed_ctx *ctx = device_ctx();
+        begin(&c, r, ctx, 5);
+        emulated->calls = 0;
+        emulated->fail_at = n + 1;
+        const bool applies = cudnn_of(ctx)->applies(exec_of(&c), &c.args[true], &why);
+        const bool failed =
+            !applies || run(&c, exec_of(&c), cudnn_of(ctx), true) != HEED_OK || heed_failed(ctx);
+        reached = emulated->calls > n;
+        emulated->fail_at = 0;
+        ck_assert_msg(failed == reached, "call %d: %s", (int)n, heed_error(ctx));
+        ck_assert_msg(applies == heed_failed(ctx) || !reached, "call %d: %s", (int)n, heed_error(ctx));
+        heed_error_clear(ctx);
+        /* What failed for once works afterwards, unless cuDNN did not start. */
+        if (!applies && strcmp(why.reason, "cuDNN cannot be started on this device") != 0)
+            ck_assert_msg(cudnn_of(ctx)->applies(exec_of(&c), &c.args[true], &why), "call %d: %s", (int)n,
+                          why.reason);
+        end(&c);
+        heed_ctx_free(ctx);
+        ck_assert_int_eq(fake()->descriptors, 0);
+        ck_assert_int_eq(fake()->handles, 0);
+    }
+    ck_assert_int_gt(n, 500);
+}
+END_TEST
+
+START_TEST(described) {
+    char text[4000];
+    heed_ctx *ctx = device_ctx();
+    heed_explain(ctx, text, sizeof text);
+    ck_assert_msg(strstr(text, ", cuDNN 9.") != NULL, "%s", text);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+/* The reason that the command line has. */
+static const char *expected_reason;
+
+START_TEST(refused_for_the_reason) {
+    heed_ctx *ctx = device_ctx();
+    struct call c;
+    test_ok(ctx);
+    begin(&c, &rows[0], ctx, 1);
+    check_refused(&c, &c.args[true], expected_reason);
+    check_refused(&c, &c.args[true], expected_reason); /* again, from the table */
+    end(&c);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+int main(int arguments, char **argument) {
+    Suite *suite = suite_create("cuda_cudnn");
+    TCase *tcase = test_case(suite, "attention");
+    is_sliced = arguments > 1 && strcmp(argument[1], "sliced") == 0;
+    if (is_sliced) {
+        tcase_add_loop_test(tcase, numbers, 0, ROWS);
+        return test_main(suite);
+    }
+    if (arguments > 1) {
+        expected_reason = argument[1];
+        tcase_add_test(tcase, refused_for_the_reason);
+        return test_main(suite);
+    }
+    tcase_add_loop_test(tcase, numbers, 0, ROWS);
+    tcase_add_test(tcase, plans_are_kept);
+    tcase_add_loop_test(tcase, refused, 0, REFUSALS);
+    tcase_add_test(tcase, every_call_may_fail);
+    tcase_add_test(tcase, described);
+    return test_main(suite);
+}
