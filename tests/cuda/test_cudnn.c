@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "emulated/control.h"
+#include "emulation.h"
 #include "fakes/cudnn.h"
 #include "harness.h"
 #include "tensor/internal.h"
@@ -278,13 +278,8 @@ static void end(struct call *c) {
 
 /* ---- running ---- */
 
-static const char *device(void) {
-    const char *name = getenv("HEED_TEST_DEVICE");
-    return name ? name : "cudaemu";
-}
-
 static heed_ctx *device_ctx(void) {
-    return heed_ctx_new(&(heed_ctx_options){.device = device(), .poison = true});
+    return heed_ctx_new(&(heed_ctx_options){.device = emulation_device(), .poison = true});
 }
 
 static const struct heed_kernel *cudnn_of(const heed_ctx *ctx) {
@@ -585,22 +580,9 @@ END_TEST
 
 /* ---- failures ---- */
 
-/* Of the emulation, which is in the runtime's place or in the plugin. */
-static struct emulated_control *control(void) {
-    char path[4096];
-    heed_ctx_free(device_ctx());
-    snprintf(path, sizeof path, "%s/libheed_%s.so", getenv("HEED_BACKEND_PATH"), device());
-    void *runtime = dlopen("libcudart.so.13", RTLD_NOW | RTLD_NOLOAD);
-    heed_emulated_function *function = NULL;
-    if (runtime) *(void **)&function = dlsym(runtime, "heed_emulated");
-    if (!function) *(void **)&function = dlsym(dlopen(path, RTLD_NOW | RTLD_NOLOAD), "heed_emulated");
-    ck_assert_msg(function != NULL, "%s", dlerror());
-    return function();
-}
-
 START_TEST(every_call_may_fail) {
     const struct row *r = &rows[20]; /* lengths, a bias and causal: all that there is */
-    struct emulated_control *emulated = control();
+    struct emulated_control *emulated = emulation();
     struct heed_why why;
     int64_t n = 0;
     for (bool reached = true; reached; n += test_size(1, 7)) {

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "emulated/control.h"
+#include "emulation.h"
 #include "fakes/cublaslt.h"
 #include "harness.h"
 
@@ -36,14 +36,6 @@ static struct fake_cublaslt *fake(void) {
     char name[32];
     snprintf(name, sizeof name, "libcublasLt.so.%s", HEED_TEST_CUBLAS);
     *(void **)&function = find(name, "heed_fake_cublaslt");
-    return function();
-}
-
-static struct emulated_control *emulated(void) {
-    char path[4096];
-    heed_emulated_function *function;
-    snprintf(path, sizeof path, "%s/libheed_cudaemu.so", getenv("HEED_BACKEND_PATH"));
-    *(void **)&function = find(path, "heed_emulated");
     return function();
 }
 
@@ -344,7 +336,7 @@ static heed_status train(heed_ctx *ctx) {
 
 START_TEST(every_call_may_fail) {
     heed_ctx_free(new_context(NULL)); /* loads the plugin */
-    struct emulated_control *control = emulated();
+    struct emulated_control *control = emulation();
     int64_t n = 1;
     for (bool reached = true; reached; n++) {
         control->calls = 0;
@@ -357,7 +349,7 @@ START_TEST(every_call_may_fail) {
         control->fail_at = 0;
         ck_assert_int_eq(fake()->objects, 0);
         ck_assert_int_eq(fake()->handles, 0);
-        ck_assert_int_eq(emulated()->allocations, 0);
+        ck_assert_int_eq(emulation()->allocations, 0);
     }
     ck_assert_int_gt(n, 60);
 }

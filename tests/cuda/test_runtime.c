@@ -1,35 +1,17 @@
 /* The CUDA backend's device on the emulated runtime: opening it, what it says when that fails, and every call
  * of the runtime failing once. */
-#include <dlfcn.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "emulated/control.h"
-#include "harness.h"
+#include "emulation.h"
 
-/* "cudaemu", or "cuda" where the shipped library runs on the same emulation. */
 static const char *device(int number) {
     static char names[3][32];
-    snprintf(names[number], sizeof names[number], "%s:%d",
-             test_elsewhere() ? getenv("HEED_TEST_DEVICE") : "cudaemu", number);
+    snprintf(names[number], sizeof names[number], "%s:%d", emulation_device(), number);
     return names[number];
 }
 
-/* Of the plugin, or of the runtime that it is loaded with. */
-static struct emulated_control *control(void) {
-    char path[4096];
-    heed_ctx_free(heed_ctx_new(&(heed_ctx_options){.device = device(0)}));
-    snprintf(path, sizeof path, "%s/libheed_cudaemu.so", getenv("HEED_BACKEND_PATH"));
-    void *library = dlopen(test_elsewhere() ? "libcudart.so.13" : path, RTLD_NOW | RTLD_NOLOAD);
-    ck_assert_msg(library != NULL, "%s", dlerror());
-    heed_emulated_function *function;
-    *(void **)&function = dlsym(library, "heed_emulated");
-    ck_assert(function != NULL);
-    return function();
-}
-
 static void nothing_lives(const char *when) {
-    const struct emulated_control *emulated = control();
+    const struct emulated_control *emulated = emulation();
     ck_assert_msg(emulated->streams == 0, "%s: %d streams live", when, (int)emulated->streams);
     ck_assert_msg(emulated->allocations == 0, "%s: %d allocations live", when, (int)emulated->allocations);
 }
@@ -75,7 +57,7 @@ static heed_status work(heed_ctx *ctx) {
 }
 
 START_TEST(every_call_may_fail) {
-    struct emulated_control *emulated = control();
+    struct emulated_control *emulated = emulation();
     int64_t n = 1;
     for (bool reached = true; reached; n++) {
         emulated->calls = 0;
@@ -96,12 +78,12 @@ END_TEST
 
 /* A steady step asks the device for no memory. */
 START_TEST(steady_steps_allocate_nothing) {
-    struct emulated_control *emulated = control();
+    struct emulated_control *emulated = emulation();
     heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(0)});
     for (int step = 0; step < 2; step++) ck_assert_int_eq(work(ctx), HEED_OK);
-    const int64_t before = control()->allocations;
+    const int64_t before = emulation()->allocations;
     for (int step = 0; step < 5; step++) ck_assert_int_eq(work(ctx), HEED_OK);
-    ck_assert_int_eq(control()->allocations, before);
+    ck_assert_int_eq(emulation()->allocations, before);
     ck_assert_int_gt(emulated->launches, 0);
     heed_ctx_free(ctx);
 }

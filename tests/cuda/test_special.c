@@ -1,6 +1,9 @@
-/* Kernels that are compiled at run time, on the emulated device: a list of specialisations against ref,
- * users' stages that are wrong, where compiled code is kept, and the compiler failing. With HEED_TEST_NVRTC
- * every program of this is compiled by NVIDIA's compiler for all targets too (emulated/nvrtc.cpp). */
+/* Kernels that are compiled at run time: a list of specialisations against ref, users' stages that are wrong,
+ * where compiled code is kept, and all that may fail. With HEED_TEST_NVRTC every program of this is compiled
+ * by NVIDIA's compiler for all targets too (emulated/nvrtc.cpp). On a GPU (HEED_TEST_DEVICE=cuda) what asks
+ * the emulation is left out.
+ *
+ * usage: cuda_special [NAME]: with a name, that specialisation against ref and nothing else. */
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "harness.h"
+#include "emulation.h"
 #include "harness_attention.h"
 
 enum { BATCH = 2, HEADS = 2, QUERIES = 37, KEYS = 41, WAVE = 4 };
@@ -24,6 +27,7 @@ struct wish {
     heed_normalizer normalizer;
     double dropout;
     const heed_stage_rule *rule;
+    bool forward; /* only */
 };
 
 static const int64_t wave_shape[WAVE][3] = {{2}, {HEADS, 1}, {BATCH, HEADS, QUERIES}, {HEADS, KEYS}};
@@ -31,6 +35,17 @@ static const int wave_rank[WAVE] = {1, 2, 3, 2};
 
 /* Tensors that have gradients: q, k, v, bias, and parameters. */
 enum { Q, K, V, BIAS, PARAMS, INPUTS = PARAMS + WAVE };
+
+/* The gradients of these, the output, and the weights. NULL: not asked for. */
+enum { RESULTS = INPUTS + 2 };
+struct results {
+    double *values[RESULTS];
+    int64_t count[RESULTS];
+};
+
+static void free_results(struct results *r) {
+    for (int i = 0; i < RESULTS; i++) free(r->values[i]);
+}
 
 static heed_mask *mask_of(heed_ctx *ctx, const struct wish *w) {
     static const int32_t lengths[BATCH] = {41, 7};
@@ -45,9 +60,21 @@ static heed_mask *mask_of(heed_ctx *ctx, const struct wish *w) {
     return mask;
 }
 
-/* Forward, and backward of the output and the weights. Fills the results in if all is well. */
-static bool call(heed_ctx *ctx, const struct wish *w, double *result[INPUTS + 2], int64_t count[INPUTS + 2]) {
+/* Calls of the emulation that may fail: which is to, and how many there were until results were read. NULL:
+ * none is to. */
+static struct emulated_control *failing;
+static int64_t calls_made;
+
+static void fail_no_more(void) {
+    if (!failing) return;
+    calls_made = failing->calls;
+    failing->fail_at = 0;
+}
+
+/* Forward, and backward of the output and the weights. Without results if it fails. */
+static bool call(heed_ctx *ctx, const struct wish *w, struct results *r) {
     heed_tensor in[INPUTS] = {{0}}, weights;
+    memset(r, 0, sizeof *r);
     heed_step_begin(ctx, HEED_TRAIN);
     in[Q] = test_tensor(ctx, w->dtype, 1, TEST_SHAPE(BATCH, HEADS, QUERIES, w->width));
     in[K] = test_tensor(ctx, w->dtype, 2, TEST_SHAPE(BATCH, 1, KEYS, w->width));
@@ -70,23 +97,39 @@ static bool call(heed_ctx *ctx, const struct wish *w, double *result[INPUTS + 2]
     const heed_attention_options options = {.dropout = w->dropout};
     heed_tensor y = heed_attention(in[Q], in[K], in[V], score, &options, &weights);
     heed_tensor one = test_tensor(ctx, w->dtype, 30, TEST_SHAPE(BATCH, HEADS, QUERIES, KEYS));
-    heed_backward(heed_add(heed_sum(heed_mul(y, y), HEED_ALL, false),
-                           heed_sum(heed_mul(weights, one), HEED_ALL, false)));
-    const bool fine = !heed_failed(ctx);
-    for (int i = 0; i < INPUTS + 2; i++) {
+    if (!w->forward)
+        heed_backward(heed_add(heed_sum(heed_mul(y, y), HEED_ALL, false),
+                               heed_sum(heed_mul(weights, one), HEED_ALL, false)));
+    const bool fine = heed_sync(ctx) == HEED_OK;
+    fail_no_more();
+    for (int i = 0; fine && i < RESULTS; i++) {
         const heed_tensor t = i == INPUTS ? y : i == INPUTS + 1 ? weights : in[i];
-        result[i] = fine && t.node ? test_values(i < INPUTS ? heed_grad(t) : t, &count[i]) : NULL;
+        if (t.node && (i >= INPUTS || !w->forward))
+            r->values[i] = test_values(i < INPUTS ? heed_grad(t) : t, &r->count[i]);
     }
     heed_step_end(ctx);
     return fine;
 }
 
-static void free_all(double *result[INPUTS + 2]) {
-    for (int i = 0; i < INPUTS + 2; i++) free(result[i]);
+static heed_ctx *ref(void) {
+    return heed_ctx_new(&(heed_ctx_options){.device = "ref", .seed = 3});
+}
+
+/* Ends the test if results are not those of ref. */
+static void agree(const struct wish *w, const struct results *found, const struct results *expected) {
+    const struct test_tolerance near = {1e-4, w->dtype == HEED_F64 ? 1e-10 : 2e-5};
+    for (int i = 0; i < RESULTS; i++) {
+        char text[200];
+        const double *values = expected->values[i];
+        if (!values) continue;
+        ck_assert_msg(test_close(expected->count[i], found->values[i], values, near,
+                                 test_largest(expected->count[i], values), text, sizeof text),
+                      "%s: result %d: %s", w->name, i, text);
+    }
 }
 
 static heed_ctx *cuda(void) {
-    return heed_ctx_new(&(heed_ctx_options){.device = "cudaemu", .seed = 3});
+    return heed_ctx_new(&(heed_ctx_options){.device = emulation_device(), .seed = 3});
 }
 
 /* What heed_explain says of specialised kernels. */
@@ -107,17 +150,25 @@ static struct said said_by(const heed_ctx *ctx) {
     return s;
 }
 
-/* A call on a new context. */
+/* A call on a new context, which must be right. */
 static struct said once(const struct wish *w) {
-    double *result[INPUTS + 2];
-    int64_t count[INPUTS + 2];
-    heed_ctx *ctx = cuda();
-    call(ctx, w, result, count);
-    test_ok(ctx);
+    struct results found, expected;
+    heed_ctx *ctx = cuda(), *plain = ref();
+    ck_assert_msg(call(ctx, w, &found), "%s: %s", w->name, heed_error(ctx));
+    ck_assert_msg(call(plain, w, &expected), "%s: %s", w->name, heed_error(plain));
+    agree(w, &found, &expected);
     const struct said s = said_by(ctx);
-    free_all(result);
+    free_results(&found);
+    free_results(&expected);
     heed_ctx_free(ctx);
+    heed_ctx_free(plain);
     return s;
+}
+
+static void again(heed_ctx *ctx, const struct wish *w) {
+    struct results r;
+    ck_assert_msg(call(ctx, w, &r), "%s: %s", w->name, heed_error(ctx));
+    free_results(&r);
 }
 
 /* ---- specialisations against ref ---- */
@@ -138,49 +189,32 @@ static const struct wish list[] = {
 };
 enum { LIST = sizeof list / sizeof list[0] };
 
+static const char *only; /* the name of the one that is asked for */
+
 START_TEST(against_ref) {
     const struct wish *w = &list[_i];
-    double *found[INPUTS + 2], *expected[INPUTS + 2];
-    int64_t count[INPUTS + 2];
-    heed_ctx *ctx = cuda(), *ref = heed_ctx_new(&(heed_ctx_options){.device = "ref", .seed = 3});
-    const struct test_tolerance near = {1e-4, w->dtype == HEED_F64 ? 1e-10 : 2e-5};
-    ck_assert_msg(call(ctx, w, found, count), "%s: %s", w->name, heed_error(ctx));
-    ck_assert_msg(call(ref, w, expected, count), "%s: %s", w->name, heed_error(ref));
-    for (int i = 0; i < INPUTS + 2; i++) {
-        char text[200];
-        if (!expected[i]) continue;
-        ck_assert_msg(test_close(count[i], found[i], expected[i], near, test_largest(count[i], expected[i]),
-                                 text, sizeof text),
-                      "%s: result %d: %s", w->name, i, text);
-    }
-    const struct said s = said_by(ctx);
+    if (only && strcmp(w->name, only) != 0) return;
+    const struct said s = once(w);
     ck_assert_msg(s.compiled + s.from_disk >= 2 && !strstr(s.text, "the general ones run"), "%s: %s", w->name,
                   s.text);
-    free_all(found);
-    free_all(expected);
-    heed_ctx_free(ctx);
-    heed_ctx_free(ref);
 }
 END_TEST
 
 /* Twice the same bits, whatever the order of threads. */
 START_TEST(same_bits) {
-    double *result[2][INPUTS + 2];
-    int64_t count[INPUTS + 2];
+    struct results r[2];
     for (int i = 0; i < 2; i++) {
         heed_ctx *ctx = cuda();
         setenv("HEED_CUDA_SEED", i ? "7" : "0", 1);
-        call(ctx, &list[7], result[i], count);
-        test_ok(ctx);
+        ck_assert_msg(call(ctx, &list[7], &r[i]), "%s", heed_error(ctx));
         heed_ctx_free(ctx);
     }
     unsetenv("HEED_CUDA_SEED");
-    for (int i = 0; i < INPUTS + 2; i++) {
-        if (result[0][i])
-            ck_assert(memcmp(result[0][i], result[1][i], (size_t)count[i] * sizeof(double)) == 0);
-        free(result[0][i]);
-        free(result[1][i]);
-    }
+    for (int i = 0; i < RESULTS; i++)
+        if (r[0].values[i])
+            ck_assert(memcmp(r[0].values[i], r[1].values[i], (size_t)r[0].count[i] * sizeof(double)) == 0);
+    free_results(&r[0]);
+    free_results(&r[1]);
 }
 END_TEST
 
@@ -191,12 +225,11 @@ static void keeps(const heed_tile *t) {
 }
 
 static void refused(heed_stage_rule rule, const char *const part[3]) {
-    double *result[INPUTS + 2];
-    int64_t count[INPUTS + 2];
+    struct results r;
     heed_ctx *ctx = cuda();
     rule.forward = keeps;
     const struct wish w = {.width = 4, .rule = &rule};
-    ck_assert(!call(ctx, &w, result, count));
+    ck_assert(!call(ctx, &w, &r));
     ck_assert_int_eq(heed_error_status(ctx), HEED_ERROR_UNSUPPORTED);
     for (int i = 0; i < 3 && part[i]; i++)
         ck_assert_msg(strstr(heed_error(ctx), part[i]) != NULL, "no \"%s\" in: %s", part[i], heed_error(ctx));
@@ -214,7 +247,7 @@ START_TEST(wrong_stages) {
     refused((heed_stage_rule){.name = "typo",
                               .cuda = "\n__device__ real forward(real s, const heed_cell &at) {\n"
                                       "    return s + unheard_of;\n}\n"},
-            (const char *const[3]){getenv("HEED_TEST_NVRTC") ? "typo(3)" : "typo:3"});
+            (const char *const[3]){getenv("HEED_TEST_NVRTC") || !emulation() ? "typo(3)" : "typo:3"});
     refused((heed_stage_rule){.name = "empty", .cuda = ""},
             (const char *const[3]){"the stage empty", "error", "forward"});
     refused((heed_stage_rule){.name = "one way",
@@ -241,18 +274,31 @@ END_TEST
 
 /* ---- no compiler ---- */
 
+/* The general kernels run, and the user's stage does not. */
+static void does_without(const char *reason) {
+    char text[300], error[300];
+    snprintf(text, sizeof text, "the general ones run where not: %s", reason);
+    snprintf(error, sizeof error, "the stage ramp cannot be used: %s", reason);
+    const struct said s = once(&list[0]);
+    ck_assert_int_eq(s.compiled, 0);
+    ck_assert_msg(strstr(s.text, text) != NULL, "%s", s.text);
+    refused(test_ramp, (const char *const[3]){error});
+}
+
 START_TEST(no_compiler) {
     setenv("HEED_NVRTC", "/nonexistent/libnvrtc.so", 1);
-    setenv("HEED_CUDA_CACHE", "", 1);
-    const struct said s = once(&list[0]); /* by the general kernels */
-    ck_assert_int_eq(s.compiled, 0);
-    ck_assert_msg(
-        strstr(s.text, "the general ones run where not: NVRTC is not there: /nonexistent/libnvrtc.so") !=
-            NULL,
-        "%s", s.text);
-    refused(test_ramp, (const char *const[3]){"the stage ramp cannot be used: NVRTC is not there"});
+    does_without("NVRTC is not there: /nonexistent/libnvrtc.so");
     setenv("HEED_CUDA_SPECIALISE", "0", 1);
     ck_assert(strstr(once(&list[0]).text, "specialised kernels: off") != NULL);
+}
+END_TEST
+
+/* Code that is none, of the compiler's or on disk. */
+START_TEST(no_code) {
+    if (!emulation()) return;
+    setenv("HEED_CUDA_CACHE", "", 1);
+    setenv("HEED_FAKE_NVRTC", "nonsense", 1);
+    does_without("the driver does not load the code: device kernel image is invalid");
 }
 END_TEST
 
@@ -312,14 +358,12 @@ static void empty(const char *path) {
 
 START_TEST(memory_and_disk) {
     const char *folder = new_folder();
-    double *result[INPUTS + 2];
-    int64_t count[INPUTS + 2];
     heed_ctx *ctx = cuda();
     for (int i = 0; i < 3; i++) {
-        call(ctx, &list[0], result, count);
-        free_all(result);
+        again(ctx, &list[0]);
         const struct said s = said_by(ctx);
-        ck_assert_msg(s.compiled == 2 && s.from_disk == 0 && s.in_memory == 2, "%s", s.text);
+        ck_assert_msg(s.compiled == 2 && s.from_disk == 0 && s.in_memory == 2 && !strstr(s.text, "on disk:"),
+                      "%s", s.text);
     }
     heed_ctx_free(ctx);
     ck_assert_int_eq(files(folder, NULL), 2);
@@ -329,19 +373,37 @@ START_TEST(memory_and_disk) {
     for (int i = 0; i < 3; i++) {
         files(folder, damage[i]);
         const struct said damaged = once(&list[0]), mended = once(&list[0]);
-        ck_assert_msg(damaged.compiled == 2 && damaged.from_disk == 0, "%s", damaged.text);
-        ck_assert_msg(mended.compiled == 0 && mended.from_disk == 2, "%s", mended.text);
+        ck_assert_msg(damaged.compiled == 2 && damaged.from_disk == 0 &&
+                          strstr(damaged.text, "; on disk: ") && strstr(damaged.text, ".cubin is damaged\n"),
+                      "%s", damaged.text);
+        ck_assert_msg(mended.compiled == 0 && mended.from_disk == 2 && !strstr(mended.text, "on disk:"), "%s",
+                      mended.text);
     }
     clean(folder);
 }
 END_TEST
 
-/* With a file where the folder should be, and with no folder wanted. */
+/* Another version of the compiler, another code. */
+START_TEST(versions) {
+    if (!emulation()) return;
+    const char *folder = new_folder();
+    for (int version = 12; version <= 13; version++) {
+        setenv("HEED_FAKE_NVRTC_VERSION", version == 12 ? "12" : "13", 1);
+        for (int i = 0; i < 2; i++) ck_assert_int_eq(once(&list[0]).compiled, i == 0 ? 2 : 0);
+        ck_assert_int_eq(files(folder, NULL), 2 * (version - 11));
+    }
+    clean(folder);
+}
+END_TEST
+
+/* With a folder that cannot be, and with none wanted. */
 START_TEST(no_folder) {
     for (int i = 0; i < 2; i++) {
         setenv("HEED_CUDA_CACHE", i ? "" : "/proc/self/status/heed", 1);
-        const struct said s = once(&list[0]), again = once(&list[0]);
-        ck_assert_msg(s.compiled == 2 && again.compiled == 2 && again.from_disk == 0, "%s", again.text);
+        const struct said s = once(&list[0]), later = once(&list[0]);
+        ck_assert_msg(s.compiled == 2 && later.compiled == 2 && later.from_disk == 0, "%s", later.text);
+        ck_assert_msg((strstr(s.text, "; on disk: cannot write /proc/self/status/heed/") != NULL) == (i == 0),
+                      "%s", s.text);
     }
 }
 END_TEST
@@ -369,11 +431,10 @@ START_TEST(two_processes) {
     for (int i = 0; i < 2; i++) {
         child[i] = fork();
         if (child[i] == 0) {
-            double *result[INPUTS + 2];
-            int64_t count[INPUTS + 2];
+            struct results r;
             heed_ctx *ctx = cuda();
-            const bool fine = call(ctx, &list[0], result, count);
-            if (fine) free_all(result);
+            const bool fine = call(ctx, &list[0], &r);
+            free_results(&r);
             heed_ctx_free(ctx);
             _exit(fine ? 0 : 1);
         }
@@ -391,23 +452,15 @@ END_TEST
 
 /* The build for tests keeps 8 programs; the one that was unused for longest goes. */
 START_TEST(full_memory) {
-    double *result[INPUTS + 2];
-    int64_t count[INPUTS + 2];
+    if (test_elsewhere()) return;
     heed_ctx *ctx = cuda();
-    for (int i = 0; i < 5; i++) {
-        call(ctx, &list[i], result, count);
-        test_ok(ctx);
-        free_all(result);
-    }
+    for (int i = 0; i < 5; i++) again(ctx, &list[i]);
     const struct said full = said_by(ctx);
     ck_assert_msg(full.in_memory == 8 && full.dropped == full.compiled + full.from_disk - 8 &&
                       full.dropped > 0,
                   "%s", full.text);
-    for (int i = 0; i < 2; i++) {
-        call(ctx, &list[i ? 4 : 0], result,
-             count); /* one that went comes again, one that is there does not */
-        test_ok(ctx);
-        free_all(result);
+    for (int i = 0; i < 2; i++) { /* one that went comes again, one that is there does not */
+        again(ctx, &list[i ? 4 : 0]);
         const struct said s = said_by(ctx);
         ck_assert_int_eq(s.compiled + s.from_disk, full.compiled + full.from_disk + 2);
     }
@@ -418,31 +471,79 @@ END_TEST
 /* ---- failing ---- */
 
 static void attend(heed_ctx *ctx) {
-    double *result[INPUTS + 2];
-    int64_t count[INPUTS + 2];
-    if (call(ctx, &list[7], result, count)) free_all(result);
+    struct results r;
+    call(ctx, &list[7], &r);
+    free_results(&r);
 }
 
 START_TEST(every_allocation_may_fail) {
-    ck_assert_int_gt(test_failing_allocations("cudaemu", 3, false, attend), 20);
+    ck_assert_int_gt(test_failing_allocations(emulation_device(), 3, false, attend), 20);
 }
 END_TEST
 
-int main(void) {
+/* Every call of the runtime and of the compiler, once: an error of the context, or all is right. The
+ * emulation ends the process if anything is left. Returns how many there are. */
+static int64_t every_call_fails(const struct wish *w, int64_t step) {
+    struct results expected;
+    heed_ctx *plain = ref();
+    int64_t n = 1;
+    ck_assert_msg(call(plain, w, &expected), "%s", heed_error(plain));
+    heed_ctx_free(plain);
+    failing = emulation();
+    for (bool reached = true; reached; n += step) {
+        struct results r;
+        failing->calls = 0;
+        failing->fail_at = n;
+        heed_ctx *ctx = cuda();
+        const bool fine = call(ctx, w, &r);
+        reached = calls_made >= n;
+        ck_assert_msg(fine || reached, "%s", heed_error(ctx));
+        ck_assert_msg(strchr(heed_error(ctx), '\n') == NULL, "\"%s\" is more than a line", heed_error(ctx));
+        if (fine) agree(w, &r, &expected);
+        free_results(&r);
+        heed_ctx_free(ctx);
+    }
+    free_results(&expected);
+    failing = NULL;
+    return n;
+}
+
+START_TEST(calls_may_fail_with_code_on_disk) {
+    if (!emulation()) return;
+    once(&list[7]);
+    ck_assert_int_gt(every_call_fails(&list[7], test_size(1, 3)), 60);
+}
+END_TEST
+
+START_TEST(calls_may_fail_with_nothing_on_disk) {
+    if (!emulation()) return;
+    struct wish w = list[0];
+    w.forward = true;
+    setenv("HEED_CUDA_CACHE", "", 1);
+    ck_assert_int_gt(every_call_fails(&w, 1), 15);
+}
+END_TEST
+
+int main(int argc, char **argv) {
     Suite *suite = suite_create("special");
     TCase *tcase = test_case(suite, "specialised kernels");
+    only = argc > 1 ? argv[1] : NULL;
     tcase_add_loop_test(tcase, against_ref, 0, LIST);
+    if (only) return test_main(suite);
     tcase_add_test(tcase, wrong_stages);
     tcase_add_test(tcase, seeded_local_memory);
-    if (!getenv("HEED_TEST_NVRTC")) { /* else only what is about code */
-        tcase_add_test(tcase, same_bits);
-        tcase_add_test(tcase, no_compiler);
-        tcase_add_test(tcase, memory_and_disk);
-        tcase_add_test(tcase, no_folder);
-        tcase_add_test(tcase, usual_folders);
-        tcase_add_test(tcase, two_processes);
-        tcase_add_test(tcase, full_memory);
-        tcase_add_test(tcase, every_allocation_may_fail);
-    }
+    if (getenv("HEED_TEST_NVRTC")) return test_main(suite); /* only what is about code */
+    tcase_add_test(tcase, same_bits);
+    tcase_add_test(tcase, no_compiler);
+    tcase_add_test(tcase, memory_and_disk);
+    tcase_add_test(tcase, no_folder);
+    tcase_add_test(tcase, usual_folders);
+    tcase_add_test(tcase, two_processes);
+    tcase_add_test(tcase, no_code);
+    tcase_add_test(tcase, versions);
+    tcase_add_test(tcase, full_memory);
+    tcase_add_test(tcase, every_allocation_may_fail);
+    tcase_add_test(tcase, calls_may_fail_with_code_on_disk);
+    tcase_add_test(tcase, calls_may_fail_with_nothing_on_disk);
     return test_main(suite);
 }

@@ -135,6 +135,26 @@ static __device__ inline int tile_part(int64_t all, int64_t first) {
     return all - first < CUDA_TILE ? (int)(all - first) : (int)CUDA_TILE;
 }
 
+/* That of a block's pair of batch entry and head, without queries and keys. */
+template <typename T> static __device__ inline cuda_box box_of_pair(const cuda_attention<T> &p) {
+    cuda_box box = {};
+    box.batch = blockIdx.z / p.heads;
+    box.head = blockIdx.z % p.heads;
+    return box;
+}
+
+template <typename T>
+static __device__ inline void set_queries(const cuda_attention<T> &p, int64_t first, cuda_box *box) {
+    box->q0 = first;
+    box->nq = tile_part(p.queries, first);
+}
+
+template <typename T>
+static __device__ inline void set_keys(const cuda_attention<T> &p, int64_t first, cuda_box *box) {
+    box->k0 = first;
+    box->nk = tile_part(p.keys, first);
+}
+
 /* `count` rows of `columns` elements from `first` on, the rest zeros. */
 template <typename T>
 static __device__ inline void load_rows(const T *x, int64_t row_stride, int count, int64_t first,
@@ -338,15 +358,9 @@ static __device__ inline T keep_factor(const cuda_attention<T> &p, const cuda_bo
     if (!CHOSEN(HEED_CHOSEN_DROPS, p.threshold < 65536)) return T(1);
     const uint32_t q = (uint32_t)(box.q0 + r), k = (uint32_t)(box.k0 + c);
     const uint32_t line = (uint32_t)((p.first_batch + box.batch) * p.heads + box.head);
-    const uint32_t counter[4] = {q, 16 * (k >> 7) + ((k & 31) >> 1), line, p.random.call};
     uint32_t word[4];
-    cuda_philox(p.random.key, counter, word);
-    uint32_t own = word[0];
-    const uint32_t which = k >> 5 & 3;
-    if (which == 1) own = word[1];
-    if (which == 2) own = word[2];
-    if (which == 3) own = word[3];
-    return (own >> (16 * (k & 1)) & 0xffff) < p.threshold ? p.keep_scale : T(0);
+    cuda_attention_block(p.random, q, k, line, word);
+    return cuda_keep(word, cuda_attention_half(k), p.threshold) ? p.keep_scale : T(0);
 }
 
 /* The weight of a score before dropout, from the statistics of its row; of a score of −∞ 0. */

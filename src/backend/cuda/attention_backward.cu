@@ -35,18 +35,14 @@ static __global__ void delta_of_output(const __grid_constant__ cuda_attention<T>
 /* Adds Σ over keys of weight · dweights. */
 ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     delta_of_weights(const __grid_constant__ cuda_attention<T> p) {
-    HEED_SHARED(cuda_tile<T>, shared, 1);
-    cuda_tile<T> *t = shared;
-    cuda_box box = {};
-    box.batch = blockIdx.z / p.heads;
-    box.head = blockIdx.z % p.heads;
-    box.q0 = (int64_t)blockIdx.x * CUDA_TILE;
-    box.nq = tile_part(p.queries, box.q0);
+    HEED_SHARED(cuda_tile<T>, t, 1);
+    cuda_box box = box_of_pair(p);
+    set_queries(p, (int64_t)blockIdx.x * CUDA_TILE, &box);
     const int r = threadIdx.x / 4, part = threadIdx.x % 4;
     T sum = T(0);
 #pragma unroll 1
-    for (box.k0 = 0; box.k0 < p.keys; box.k0 += CUDA_TILE) {
-        box.nk = tile_part(p.keys, box.k0);
+    for (int64_t k0 = 0; k0 < p.keys; k0 += CUDA_TILE) {
+        set_keys(p, k0, &box);
         if (!tile_scores(p, box, 0, t)) continue;
         for (int c = part; c < CUDA_TILE; c += 4) {
             if (!(t->seen[r] >> c & 1)) continue;
@@ -65,18 +61,14 @@ ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
 
 ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     backward_queries(const __grid_constant__ cuda_attention<T> p) {
-    HEED_SHARED(cuda_tile<T>, shared, 1);
-    cuda_tile<T> *t = shared;
-    cuda_box box = {};
-    box.batch = blockIdx.z / p.heads;
-    box.head = blockIdx.z % p.heads;
-    box.q0 = (int64_t)blockIdx.x * CUDA_TILE;
-    box.nq = tile_part(p.queries, box.q0);
+    HEED_SHARED(cuda_tile<T>, t, 1);
+    cuda_box box = box_of_pair(p);
+    set_queries(p, (int64_t)blockIdx.x * CUDA_TILE, &box);
     const int64_t column = (int64_t)blockIdx.y * CUDA_VALUE_COLUMNS;
     T sum[4][4] = {};
 #pragma unroll 1
-    for (box.k0 = 0; box.k0 < p.keys; box.k0 += CUDA_TILE) {
-        box.nk = tile_part(p.keys, box.k0);
+    for (int64_t k0 = 0; k0 < p.keys; k0 += CUDA_TILE) {
+        set_keys(p, k0, &box);
         if (!tile_scores(p, box, 0, t)) continue;
         tile_gradients(p, box, 0, t);
         add_products<T, false>(t, t->g, at_row(p.k, box.batch, kv_head_of(p, box.head), box.k0),
@@ -92,21 +84,19 @@ ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
 /* All query heads of a group, in order. */
 ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     backward_keys(const __grid_constant__ cuda_attention<T> p) {
-    HEED_SHARED(cuda_tile<T>, shared, 1);
-    cuda_tile<T> *t = shared;
+    HEED_SHARED(cuda_tile<T>, t, 1);
     cuda_box box = {};
     const int64_t kv_head = blockIdx.z % p.kv_heads, group = p.heads / p.kv_heads;
     box.batch = blockIdx.z / p.kv_heads;
-    box.k0 = (int64_t)blockIdx.x * CUDA_TILE;
-    box.nk = tile_part(p.keys, box.k0);
+    set_keys(p, (int64_t)blockIdx.x * CUDA_TILE, &box);
     const int64_t column = (int64_t)blockIdx.y * CUDA_VALUE_COLUMNS;
     const bool dk = p.dk.data && column < p.width, dv = p.dv.data && p.dy.data && column < p.value_width;
     T sum_k[4][4] = {}, sum_v[4][4] = {};
 #pragma unroll 1
     for (box.head = kv_head * group; box.head < (kv_head + 1) * group; box.head++) {
 #pragma unroll 1
-        for (box.q0 = 0; box.q0 < p.queries; box.q0 += CUDA_TILE) {
-            box.nq = tile_part(p.queries, box.q0);
+        for (int64_t q0 = 0; q0 < p.queries; q0 += CUDA_TILE) {
+            set_queries(p, q0, &box);
             if (!tile_scores(p, box, 0, t)) continue;
             tile_gradients(p, box, 0, t);
             if (dk)

@@ -2,6 +2,8 @@
 #ifndef HEED_SRC_BACKEND_CUDA_ATTENTION_CHOICE_CUH
 #define HEED_SRC_BACKEND_CUDA_ATTENTION_CHOICE_CUH
 
+#include <tuple>
+
 #include "backend/cuda/attention.cuh"
 #include "backend/cuda/specialise.cuh"
 

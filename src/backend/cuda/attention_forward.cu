@@ -90,13 +90,9 @@ static __device__ inline void finish_rows(const cuda_attention<T> &p, const cuda
 
 ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     forward(const __grid_constant__ cuda_attention<T> p) {
-    HEED_SHARED(cuda_tile<T>, shared, 1);
-    cuda_tile<T> *t = shared;
-    cuda_box box = {};
-    box.batch = blockIdx.z / p.heads;
-    box.head = blockIdx.z % p.heads;
-    box.q0 = (int64_t)blockIdx.x * CUDA_TILE;
-    box.nq = tile_part(p.queries, box.q0);
+    HEED_SHARED(cuda_tile<T>, t, 1);
+    cuda_box box = box_of_pair(p);
+    set_queries(p, (int64_t)blockIdx.x * CUDA_TILE, &box);
     const int64_t column = (int64_t)blockIdx.y * CUDA_VALUE_COLUMNS;
     T sum[4][4] = {};
     if (threadIdx.x < CUDA_TILE) {
@@ -105,8 +101,8 @@ ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     }
     __syncthreads();
 #pragma unroll 1
-    for (box.k0 = 0; box.k0 < p.keys; box.k0 += CUDA_TILE) {
-        box.nk = tile_part(p.keys, box.k0);
+    for (int64_t k0 = 0; k0 < p.keys; k0 += CUDA_TILE) {
+        set_keys(p, k0, &box);
         if (!tile_scores(p, box, 0, t)) continue;
         if (normalizer_of(p) == HEED_NORMALIZER_SOFTMAX) {
             online_softmax(p, box, t);
@@ -139,15 +135,10 @@ ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
 /* One tile of the matrix of weights, after dropout. */
 ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     weights(const __grid_constant__ cuda_attention<T> p) {
-    HEED_SHARED(cuda_tile<T>, shared, 1);
-    cuda_tile<T> *t = shared;
-    cuda_box box = {};
-    box.batch = blockIdx.z / p.heads;
-    box.head = blockIdx.z % p.heads;
-    box.q0 = (int64_t)blockIdx.x * CUDA_TILE;
-    box.k0 = (int64_t)blockIdx.y * CUDA_TILE;
-    box.nq = tile_part(p.queries, box.q0);
-    box.nk = tile_part(p.keys, box.k0);
+    HEED_SHARED(cuda_tile<T>, t, 1);
+    cuda_box box = box_of_pair(p);
+    set_queries(p, (int64_t)blockIdx.x * CUDA_TILE, &box);
+    set_keys(p, (int64_t)blockIdx.y * CUDA_TILE, &box);
     const bool seen = tile_scores(p, box, 0, t);
     const int c = threadIdx.x % CUDA_TILE;
     for (int r = threadIdx.x / CUDA_TILE; r < box.nq; r += CUDA_TILE_THREADS / CUDA_TILE) {

@@ -6,6 +6,7 @@
 #define HEED_SRC_BACKEND_CUDA_ATTENTION_MASK_CUH
 
 #include "backend/cuda/choice.cuh"
+#include "backend/cuda/philox.cuh"
 #ifndef HEED_CHOSEN
 #include "backend/cuda/device.cuh"
 #endif
@@ -65,26 +66,6 @@ static __device__ inline enum cuda_mask_kind mask_kind(const struct cuda_mask &m
     return CHOSEN((enum cuda_mask_kind)CHOSEN_AT(HEED_CHOSEN_MASK_KINDS, i), m.node[i].kind);
 }
 
-/* ---- Philox4x32-10 (tensor/philox.c) ---- */
-
-static __device__ inline void cuda_philox(uint64_t key, const uint32_t counter[4], uint32_t out[4]) {
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    uint32_t x0 = counter[0], x1 = counter[1], x2 = counter[2], x3 = counter[3];
-    for (int round = 0; round < 10; round++) {
-        const uint64_t p0 = (uint64_t)0xD2511F53u * x0, p1 = (uint64_t)0xCD9E8D57u * x2;
-        x0 = (uint32_t)(p1 >> 32) ^ x1 ^ k0;
-        x1 = (uint32_t)p1;
-        x2 = (uint32_t)(p0 >> 32) ^ x3 ^ k1;
-        x3 = (uint32_t)p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    out[0] = x0;
-    out[1] = x1;
-    out[2] = x2;
-    out[3] = x3;
-}
-
 /* ---- one cell ---- */
 
 static __device__ inline int64_t mask_shift(const struct cuda_mask &m, const struct cuda_mask_node &n) {
@@ -124,12 +105,7 @@ static __device__ inline bool mask_random(const struct cuda_mask_node &n, int64_
     const uint32_t counter[4] = {(uint32_t)q, (uint32_t)(k / 8), line, 0x6d61736bu};
     uint32_t word[4];
     cuda_philox((uint64_t)n.number[HEED_RANDOM_KEY], counter, word);
-    uint32_t own = word[0]; /* no index that the compiler does not know: that would put words into memory */
-    const int which = (int)(k % 8) / 2;
-    if (which == 1) own = word[1];
-    if (which == 2) own = word[2];
-    if (which == 3) own = word[3];
-    return (own >> (16 * (k & 1)) & 0xffff) < (uint32_t)n.number[HEED_RANDOM_THRESHOLD];
+    return cuda_keep(word, (int)(k % 8), (uint32_t)n.number[HEED_RANDOM_THRESHOLD]);
 }
 
 static __device__ inline bool mask_leaf(const struct cuda_mask &m, int i, int64_t batch, int64_t head,

@@ -16,8 +16,7 @@
 ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     sum_cells(const __grid_constant__ cuda_attention<T> p, int stage, const cuda_heads<T> gradient,
               bool add) {
-    HEED_SHARED(cuda_tile<T>, shared, 1);
-    cuda_tile<T> *t = shared;
+    HEED_SHARED(cuda_tile<T>, t, 1);
     const bool batches = gradient.stride[0] == 0, heads = gradient.stride[1] == 0;
     const int64_t own_heads = heads ? 1 : p.heads;
     const int64_t first_batch = batches ? 0 : blockIdx.z / own_heads,
@@ -28,10 +27,8 @@ ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     enum { ROWS = CUDA_TILE * CUDA_TILE / CUDA_TILE_THREADS, STEP = CUDA_TILE_THREADS / CUDA_TILE };
     cuda_box box = {};
     T sum[ROWS] = {};
-    box.q0 = (int64_t)blockIdx.x * CUDA_TILE;
-    box.k0 = (int64_t)blockIdx.y * CUDA_TILE;
-    box.nq = tile_part(p.queries, box.q0);
-    box.nk = tile_part(p.keys, box.k0);
+    set_queries(p, (int64_t)blockIdx.x * CUDA_TILE, &box);
+    set_keys(p, (int64_t)blockIdx.y * CUDA_TILE, &box);
 #pragma unroll 1
     for (box.batch = first_batch; box.batch < end_batch; box.batch++) {
 #pragma unroll 1
@@ -57,18 +54,14 @@ ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
 /* A thread of the first warp sums a column, or a row. */
 template <typename T, bool KEYS>
 static __device__ inline void sum_lines(const cuda_attention<T> &p, int stage, cuda_tile<T> *t, T *sums) {
-    cuda_box box = {};
-    box.batch = blockIdx.z / p.heads;
-    box.head = blockIdx.z % p.heads;
+    cuda_box box = box_of_pair(p);
     const int64_t own = (int64_t)blockIdx.x * CUDA_TILE, count = KEYS ? p.keys : p.queries,
                   others = KEYS ? p.queries : p.keys;
     T sum = T(0);
 #pragma unroll 1
     for (int64_t other = 0; other < others; other += CUDA_TILE) {
-        box.q0 = KEYS ? other : own;
-        box.k0 = KEYS ? own : other;
-        box.nq = tile_part(p.queries, box.q0);
-        box.nk = tile_part(p.keys, box.k0);
+        set_queries(p, KEYS ? other : own, &box);
+        set_keys(p, KEYS ? own : other, &box);
         if (!tile_scores(p, box, stage + 1, t)) continue;
         tile_gradients(p, box, stage + 1, t);
         if (threadIdx.x < CUDA_TILE)
@@ -97,18 +90,15 @@ ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
  * lie in two tiles of keys side by side. */
 ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     sum_distances(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
-    HEED_SHARED(cuda_tile<T>, shared, 1);
-    cuda_tile<T> *t = shared;
-    cuda_box box = {};
-    box.batch = blockIdx.z / p.heads;
-    box.head = blockIdx.z % p.heads;
+    HEED_SHARED(cuda_tile<T>, t, 1);
+    cuda_box box = box_of_pair(p);
     const int64_t own = (int64_t)blockIdx.x * CUDA_TILE, count = p.queries + p.keys - 1;
     T sum = T(0);
 #pragma unroll 1
-    for (box.q0 = 0; box.q0 < p.queries; box.q0 += CUDA_TILE) {
-        box.nq = tile_part(p.queries, box.q0);
+    for (int64_t q0 = 0; q0 < p.queries; q0 += CUDA_TILE) {
+        set_queries(p, q0, &box);
         /* Key of query q0 at distance own; of later queries it is further on. */
-        const int64_t first = own - (p.queries - 1) + box.q0;
+        const int64_t first = own - (p.queries - 1) + q0;
 #pragma unroll 1
         for (int side = 0; side < 2; side++) {
             int64_t k0 = first + side * CUDA_TILE, end = k0 + CUDA_TILE;
@@ -157,11 +147,8 @@ static __device__ inline void gather_params(const cuda_attention<T> &p, const cu
 /* Only specialised: in general there is no user's stage. */
 ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     sum_params(const __grid_constant__ cuda_attention<T> p, const __grid_constant__ cuda_param_sums<T> w) {
-    HEED_SHARED(cuda_tile<T>, shared, 1);
-    cuda_tile<T> *t = shared;
-    cuda_box box = {};
-    box.batch = blockIdx.z / p.heads;
-    box.head = blockIdx.z % p.heads;
+    HEED_SHARED(cuda_tile<T>, t, 1);
+    cuda_box box = box_of_pair(p);
     const int64_t owned = w.keys ? p.keys : p.queries, others = w.keys ? p.queries : p.keys;
     const int64_t lines = w.strips * CUDA_TILE;
     T *own = w.sums + blockIdx.z * w.numbers * lines + blockIdx.x * CUDA_TILE + threadIdx.x % CUDA_TILE;
@@ -171,10 +158,8 @@ ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     for (int64_t mine = (int64_t)blockIdx.x * CUDA_TILE; mine < owned; mine += lines) {
 #pragma unroll 1
         for (int64_t other = 0; other < others; other += CUDA_TILE) {
-            box.q0 = w.keys ? other : mine;
-            box.k0 = w.keys ? mine : other;
-            box.nq = tile_part(p.queries, box.q0);
-            box.nk = tile_part(p.keys, box.k0);
+            set_queries(p, w.keys ? other : mine, &box);
+            set_keys(p, w.keys ? mine : other, &box);
             if (!tile_scores(p, box, w.stage + 1, t)) continue;
             tile_gradients(p, box, w.stage + 1, t);
             if (threadIdx.x < CUDA_TILE) gather_params(p, w, box, t, own, lines);

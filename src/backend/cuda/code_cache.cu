@@ -11,7 +11,8 @@
 
 /* ---- names ---- */
 
-bool cuda_cache_folder(char *path, size_t bytes) {
+/* False: code is not to be kept. */
+static bool find_folder(char *path, size_t bytes) {
     const char *own = getenv("HEED_CUDA_CACHE"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int n = 0;
     if (own)
@@ -26,7 +27,7 @@ bool cuda_cache_folder(char *path, size_t bytes) {
 /* The file of a key, or one of this process's own beside it. */
 static bool file_of(struct cuda_hash key, bool own, char *path, size_t bytes) {
     char folder[PATH_MAX];
-    if (!cuda_cache_folder(folder, sizeof folder)) return false;
+    if (!find_folder(folder, sizeof folder)) return false;
     const int n = snprintf(path, bytes, "%s/%016llx%016llx.cubin", folder, (unsigned long long)key.half[0],
                            (unsigned long long)key.half[1]);
     if (n <= 0 || (size_t)n >= bytes) return false;
@@ -78,6 +79,10 @@ static bool write_all(int file, const void *from, size_t bytes) {
     return true;
 }
 
+static void say(char *why, const char *what, const char *path) {
+    snprintf(why, CUDA_WHY_BYTES, "%s %.160s: %s", what, path, strerror(errno));
+}
+
 /* The size that the header says must be that of the file: nobody's number is believed. */
 static bool read_image(struct heed_exec *exec, int file, struct cuda_hash key, struct cuda_image *image) {
     struct header header;
@@ -95,30 +100,40 @@ static bool read_image(struct heed_exec *exec, int file, struct cuda_hash key, s
     return false;
 }
 
-bool cuda_cache_load(struct heed_exec *exec, struct cuda_hash key, struct cuda_image *image) {
+bool cuda_cache_load(struct heed_exec *exec, struct cuda_hash key, struct cuda_image *image, char *why) {
     char path[PATH_MAX];
     *image = {};
     if (!file_of(key, false, path, sizeof path)) return false;
     const int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0) return false;
+    if (file < 0) {
+        if (errno != ENOENT && errno != ENOTDIR) say(why, "cannot read", path);
+        return false;
+    }
     const bool found = read_image(exec, file, key, image);
     close(file);
-    if (!found) *image = {};
-    return found;
+    if (found) return true;
+    *image = {};
+    if (!cuda_of(exec)->starved) snprintf(why, CUDA_WHY_BYTES, "%.200s is damaged", path);
+    return false;
 }
 
-void cuda_cache_store(struct cuda_hash key, const struct cuda_image *image) {
+void cuda_cache_store(struct cuda_hash key, const struct cuda_image *image, char *why) {
     char path[PATH_MAX], own[PATH_MAX];
     struct header header = {};
     if (!file_of(key, false, path, sizeof path) || !file_of(key, true, own, sizeof own)) return;
     make_folders(own);
     const int file = mkostemp(own, O_CLOEXEC);
-    if (file < 0) return;
+    if (file < 0) {
+        say(why, "cannot write", path);
+        return;
+    }
     memcpy(header.magic, magic, sizeof magic);
     header.key = key;
     header.check = check_of(image);
     header.size = image->size;
     bool whole = write_all(file, &header, sizeof header) && write_all(file, image->bytes, image->size);
-    whole = close(file) == 0 && whole;
-    if (!whole || rename(own, path) != 0) unlink(own);
+    if (close(file) != 0) whole = false;
+    if (whole && rename(own, path) == 0) return;
+    say(why, "cannot write", path);
+    unlink(own);
 }

@@ -26,17 +26,14 @@ struct dnn_session {
 /* ---- opening and closing ---- */
 
 static struct dnn_session *open_session(struct cuda_device *device, const struct dnn_library *library) {
-    cudaDeviceProp properties;
     struct dnn_session *s =
         static_cast<struct dnn_session *>(heed_host->block_new(device->exec->memory, sizeof *s));
     if (!s) return NULL;
     memset(s, 0, sizeof *s);
     s->library = library;
     const cudaStream_t stream = cuda_stream(device); /* the handle is of the thread's device */
-    if (cudaGetDeviceProperties(&properties, device->ordinal) == cudaSuccess) {
-        s->version = properties.major * 10 + properties.minor;
-        if (library->cudnnCreate(&s->handle) != CUDNN_STATUS_SUCCESS) s->handle = NULL;
-    }
+    s->version = device->architecture;
+    if (library->cudnnCreate(&s->handle) != CUDNN_STATUS_SUCCESS) s->handle = NULL;
     if (s->handle && library->cudnnSetStream(s->handle, stream) != CUDNN_STATUS_SUCCESS) {
         library->cudnnDestroy(s->handle);
         s->handle = NULL;

@@ -11,6 +11,7 @@
 
 heed_status cuda_check(struct heed_exec *exec, enum heed_primitive primitive, cudaError_t status) {
     if (status == cudaSuccess) return HEED_OK;
+    cudaGetLastError(); /* it is told here, and is no error of what comes next */
     const heed_status kind = status == cudaErrorMemoryAllocation ? HEED_ERROR_MEMORY : HEED_ERROR_DEVICE;
     return heed_host->fail(exec, kind, primitive, "CUDA: %s", cudaGetErrorString(status));
 }
@@ -92,6 +93,7 @@ static void say_driver(char *why, size_t bytes) {
 static bool find_device(int ordinal, char *why, size_t bytes) {
     int count = 0; /* stays so where there is no driver */
     const cudaError_t status = cudaGetDeviceCount(&count);
+    if (status != cudaSuccess) cudaGetLastError();
     if (status == cudaErrorInsufficientDriver) {
         say_driver(why, bytes);
         return false;
@@ -150,6 +152,7 @@ static void *device_open(struct heed_exec *exec, int ordinal, char *why, size_t 
     if (status == cudaSuccess && cuda_lt_open(device, why, bytes)) return device;
     if (status != cudaSuccess) snprintf(why, bytes, "CUDA: %s", cudaGetErrorString(status));
     device_close(device);
+    cudaGetLastError();
     return NULL;
 }
 

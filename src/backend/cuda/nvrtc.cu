@@ -30,7 +30,8 @@ typedef struct nvrtc_program *program_handle;
     X(int, nvrtcGetProgramLog, (program_handle, char *log))                                                  \
     X(int, nvrtcGetCUBINSize, (program_handle, size_t * bytes))                                              \
     X(int, nvrtcGetCUBIN, (program_handle, char *image))                                                     \
-    X(const char *, nvrtcGetErrorString, (int result))
+    X(const char *, nvrtcGetErrorString, (int result))                                                       \
+    X(int, nvrtcVersion, (int *major, int *minor))
 
 enum { NVRTC_SUCCESS = 0 };
 
@@ -40,14 +41,14 @@ struct nvrtc {
 #undef MEMBER
 };
 
-const char *cuda_nvrtc_name() {
+static const char *library_name() {
     const char *wish = getenv("HEED_NVRTC");
     return wish && *wish ? wish : HEED_NVRTC_LIBRARY;
 }
 
 /* It stays loaded. */
 static bool open_nvrtc(struct nvrtc *rtc, char *why) {
-    void *library = dlopen(cuda_nvrtc_name(), RTLD_NOW | RTLD_LOCAL);
+    void *library = dlopen(library_name(), RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         snprintf(why, CUDA_WHY_BYTES, "NVRTC is not there: %s", dlerror());
         return false;
@@ -55,7 +56,7 @@ static bool open_nvrtc(struct nvrtc *rtc, char *why) {
 #define FIND(result, name, parameters)                                                                       \
     *reinterpret_cast<void **>(&rtc->name) = dlsym(library, #name);                                          \
     if (!rtc->name) {                                                                                        \
-        snprintf(why, CUDA_WHY_BYTES, "%s has no %s", cuda_nvrtc_name(), #name);                             \
+        snprintf(why, CUDA_WHY_BYTES, "%s has no %s", library_name(), #name);                                \
         return false;                                                                                        \
     }
     NVRTC_FUNCTIONS(FIND)
@@ -102,34 +103,33 @@ static bool take_image(struct heed_exec *exec, const struct nvrtc *rtc, program_
     return false;
 }
 
+/* Behind that of the architecture. Declarations of the host's are read too: unused, and no matter. */
+static const char *const options[] = {"--std=c++17", "--device-as-default-execution-space",
+                                      "--diag-suppress=20044"};
+enum { OPTIONS = sizeof options / sizeof options[0] };
+
 static bool compile(struct heed_exec *exec, const struct nvrtc *rtc, program_handle program, int architecture,
-                    struct cuda_image *image, char *why, char **log) {
+                    struct cuda_image *image, char *why) {
     char target[40];
+    const char *option[1 + OPTIONS] = {target};
     snprintf(target, sizeof target, "--gpu-architecture=sm_%d", architecture);
-    /* Declarations of the host's are read too: unused, and no matter. */
-    const char *const option[] = {target, "--std=c++17", "--device-as-default-execution-space",
-                                  "--diag-suppress=20044", "--ptxas-options=-v"};
-    const int result = rtc->nvrtcCompileProgram(program, log ? 5 : 4, option);
-    char *text = result != NVRTC_SUCCESS || log ? new_log(exec, rtc, program) : NULL;
-    if (result != NVRTC_SUCCESS) {
-        if (text && *text)
-            first_error(text, why);
-        else
-            snprintf(why, CUDA_WHY_BYTES, "NVRTC: %s", rtc->nvrtcGetErrorString(result));
-    }
-    if (log)
-        *log = text;
-    else if (text)
-        heed_host->block_free(exec->memory, text);
-    return result == NVRTC_SUCCESS && take_image(exec, rtc, program, image, why);
+    for (int i = 0; i < OPTIONS; i++) option[1 + i] = options[i];
+    const int result = rtc->nvrtcCompileProgram(program, 1 + OPTIONS, option);
+    if (result == NVRTC_SUCCESS) return take_image(exec, rtc, program, image, why);
+    char *log = new_log(exec, rtc, program);
+    if (log && *log)
+        first_error(log, why);
+    else
+        snprintf(why, CUDA_WHY_BYTES, "NVRTC: %s", rtc->nvrtcGetErrorString(result));
+    if (log) heed_host->block_free(exec->memory, log);
+    return false;
 }
 
 bool cuda_nvrtc_compile(struct heed_exec *exec, const char *program, int architecture,
-                        struct cuda_image *image, char *why, char **log) {
+                        struct cuda_image *image, char *why) {
     struct nvrtc rtc;
     program_handle handle = NULL;
     *image = {};
-    if (log) *log = NULL;
     if (!open_nvrtc(&rtc, why)) return false;
     const int result = rtc.nvrtcCreateProgram(&handle, program, "heed.cu", cuda_source_count,
                                               cuda_source_text, cuda_source_name);
@@ -137,7 +137,20 @@ bool cuda_nvrtc_compile(struct heed_exec *exec, const char *program, int archite
         snprintf(why, CUDA_WHY_BYTES, "NVRTC: %s", rtc.nvrtcGetErrorString(result));
         return false;
     }
-    const bool done = compile(exec, &rtc, handle, architecture, image, why, log);
+    const bool done = compile(exec, &rtc, handle, architecture, image, why);
     rtc.nvrtcDestroyProgram(&handle);
     return done;
+}
+
+void cuda_nvrtc_add_to(struct cuda_hash *h) {
+    struct nvrtc rtc;
+    char why[CUDA_WHY_BYTES];
+    int version[2] = {0, 0};
+    if (open_nvrtc(&rtc, why)) rtc.nvrtcVersion(&version[0], &version[1]);
+    cuda_hash_add(h, version, sizeof version);
+    for (const char *option : options) cuda_hash_text(h, option);
+    for (int i = 0; i < cuda_source_count; i++) {
+        cuda_hash_text(h, cuda_source_name[i]);
+        cuda_hash_text(h, cuda_source_text[i]);
+    }
 }

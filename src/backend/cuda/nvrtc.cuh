@@ -4,6 +4,7 @@
 #define HEED_SRC_BACKEND_CUDA_NVRTC_CUH
 
 #include "backend/cuda/device.cuh"
+#include "backend/cuda/hash.cuh"
 
 enum { CUDA_WHY_BYTES = 240 };
 
@@ -22,12 +23,12 @@ struct cuda_image {
 
 /* Compiles a program against the embedded sources for an architecture (90 is sm_90). False: there is no
  * image, and `why` (of CUDA_WHY_BYTES) has one line of the reason: that of NVRTC where the program is wrong.
- * `log` NULL, or gets what the assembler says of registers and memory: a block of the context's, maybe NULL.
  */
 bool cuda_nvrtc_compile(struct heed_exec *exec, const char *program, int architecture,
-                        struct cuda_image *image, char *why, char **log);
+                        struct cuda_image *image, char *why);
 
-/* What libnvrtc.so is called; HEED_NVRTC overrides it. */
-const char *cuda_nvrtc_name();
+/* Adds what an image depends on beside its program: the version of the library, 0 where there is none, the
+ * options that it is given, and the embedded sources. */
+void cuda_nvrtc_add_to(struct cuda_hash *h);
 
 #endif

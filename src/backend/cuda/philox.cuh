@@ -3,7 +3,7 @@
 #ifndef HEED_SRC_BACKEND_CUDA_PHILOX_CUH
 #define HEED_SRC_BACKEND_CUDA_PHILOX_CUH
 
-#include "backend/cuda/device.cuh"
+#include "backend/cuda/kernel.cuh"
 
 /* Philox4x32-10; see tensor/philox.c. */
 __device__ inline void cuda_philox(uint64_t seed, const uint32_t (&counter)[4], uint32_t (&word)[4]) {
@@ -79,9 +79,18 @@ __device__ inline void cuda_normals(const uint32_t (&word)[4], double (&n)[2]) {
 
 /* ---- dropout ---- */
 
+/* Word i. No index that the compiler does not know: that would put the words into local memory. */
+__device__ inline uint32_t cuda_word(const uint32_t (&word)[4], int i) {
+    uint32_t own = word[0];
+    if (i == 1) own = word[1];
+    if (i == 2) own = word[2];
+    if (i == 3) own = word[3];
+    return own;
+}
+
 /* Half h (0 to 7) of a block's words is that of the block's h-th element. */
 __device__ inline bool cuda_keep(const uint32_t (&word)[4], int half, uint32_t threshold) {
-    return (word[half >> 1] >> (16 * (half & 1)) & 0xFFFFu) < threshold;
+    return (cuda_word(word, half >> 1) >> (16 * (half & 1)) & 0xFFFFu) < threshold;
 }
 
 /* The block of words that holds the bits of query q and key k, and which half of it they are. */

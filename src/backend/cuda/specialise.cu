@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/cuda/sources.cuh"
-
 /* ---- what is there ---- */
 
 /* Programs that a context keeps. */
@@ -23,10 +21,11 @@ struct special {
 };
 
 struct cuda_specials {
-    struct cuda_hash sources; /* of all that is embedded, and of the device */
+    struct cuda_hash surroundings; /* of the device, the compiler and the embedded sources */
     uint64_t calls;
     int count, compiled, from_disk, dropped;
-    char why[CUDA_WHY_BYTES]; /* of the last that could not be had */
+    char why[CUDA_WHY_BYTES];  /* of the last that could not be had */
+    char disk[CUDA_WHY_BYTES]; /* what was last amiss there */
     struct special special[CUDA_SPECIALS];
 };
 
@@ -40,18 +39,14 @@ static struct cuda_specials *specials_of(struct heed_exec *exec) {
     struct cuda_specials *all = static_cast<struct cuda_specials *>(cuda_code_block(exec, sizeof *all));
     if (!all) return NULL;
     memset(all, 0, sizeof *all);
-    const int versions[2] = {device->architecture, CUDART_VERSION};
-    all->sources = cuda_hash_new();
-    cuda_hash_add(&all->sources, versions, sizeof versions);
-    for (int i = 0; i < cuda_source_count; i++) {
-        cuda_hash_text(&all->sources, cuda_source_name[i]);
-        cuda_hash_text(&all->sources, cuda_source_text[i]);
-    }
+    all->surroundings = cuda_hash_new();
+    cuda_hash_add(&all->surroundings, &device->architecture, sizeof device->architecture);
+    cuda_nvrtc_add_to(&all->surroundings);
     return device->specials = all;
 }
 
 static struct cuda_hash key_of(const struct cuda_specials *all, const struct cuda_program *program) {
-    struct cuda_hash key = all->sources;
+    struct cuda_hash key = all->surroundings;
     cuda_hash_add(&key, &program->own, sizeof program->own);
     return key;
 }
@@ -68,26 +63,27 @@ static bool load(const struct cuda_image *image, struct special *s) {
 }
 
 /* A file that the driver does not take is as good as none. */
-static bool from_disk(struct heed_exec *exec, struct special *s) {
+static bool from_disk(struct heed_exec *exec, struct special *s, char *amiss) {
     struct cuda_image image;
-    if (!cuda_cache_load(exec, s->key, &image)) return false;
+    if (!cuda_cache_load(exec, s->key, &image, amiss)) return false;
     const bool loaded = load(&image, s);
     heed_host->block_free(exec->memory, image.bytes);
     return loaded;
 }
 
-static bool compile(struct heed_exec *exec, const struct cuda_program *program, struct special *s) {
+static bool compile(struct heed_exec *exec, const struct cuda_program *program, struct special *s,
+                    char *amiss) {
     struct cuda_image image;
     char *text = program->text(exec, program->self);
     if (!text) {
         snprintf(s->why, sizeof s->why, "no memory for the source");
         return false;
     }
-    bool done = cuda_nvrtc_compile(exec, text, cuda_of(exec)->architecture, &image, s->why, NULL);
+    bool done = cuda_nvrtc_compile(exec, text, cuda_of(exec)->architecture, &image, s->why);
     heed_host->block_free(exec->memory, text);
     if (!done) return false;
     done = load(&image, s);
-    if (done) cuda_cache_store(s->key, &image);
+    if (done) cuda_cache_store(s->key, &image, amiss);
     heed_host->block_free(exec->memory, image.bytes);
     return done;
 }
@@ -114,9 +110,9 @@ static struct special *find(struct heed_exec *exec, struct cuda_specials *all,
     struct special *s = make_room(exec, all);
     memset(s, 0, sizeof *s);
     s->key = key;
-    if (from_disk(exec, s))
+    if (from_disk(exec, s, all->disk))
         all->from_disk++;
-    else if (!cuda_of(exec)->starved && compile(exec, program, s))
+    else if (!cuda_of(exec)->starved && compile(exec, program, s, all->disk))
         all->compiled++;
     else
         memcpy(all->why, s->why, sizeof all->why);
@@ -159,10 +155,11 @@ size_t cuda_special_describe(const struct cuda_device *device, char *text, size_
     if (!all)
         n = snprintf(text, size, "specialised kernels: %s\n", device->specialises ? "none yet" : "off");
     else
-        n = snprintf(
-            text, size,
-            "specialised kernels for sm_%d: %d compiled, %d read from disk, %d in memory, %d dropped%s%s\n",
-            device->architecture, all->compiled, all->from_disk, all->count, all->dropped,
-            all->why[0] ? "; the general ones run where not: " : "", all->why);
+        n = snprintf(text, size,
+                     "specialised kernels for sm_%d: %d compiled, %d read from disk, %d in memory, %d "
+                     "dropped%s%s%s%s\n",
+                     device->architecture, all->compiled, all->from_disk, all->count, all->dropped,
+                     all->why[0] ? "; the general ones run where not: " : "", all->why,
+                     all->disk[0] ? "; on disk: " : "", all->disk);
     return n > 0 ? (size_t)n : 0;
 }

@@ -1,8 +1,9 @@
 /* Kernels that are compiled when they are first needed, with what is known then.
  *
- * A program is known by a hash of the architecture, of the embedded sources and of its own text. It is looked
- * for in the context (at most 64, the one longest unused makes room), then on disk
- * (code_cache.cuh), then compiled (nvrtc.cuh). What cannot be had is remembered as that, with the reason. */
+ * A program is known by a hash of the architecture, of NVRTC's version and options, of the embedded sources
+ * and of what is its own. It is looked for in the context (at most 64, the one longest unused makes room),
+ * then on disk (code_cache.cuh), then compiled (nvrtc.cuh). What cannot be had is remembered as that, with
+ * the reason. Nothing is shared between contexts but the files. */
 #ifndef HEED_SRC_BACKEND_CUDA_SPECIALISE_CUH
 #define HEED_SRC_BACKEND_CUDA_SPECIALISE_CUH
 

@@ -30,7 +30,7 @@ static size_t object_bytes(const void *code) {
 /* dlopen wants a file. */
 static void *open_object(const void *code) {
     char path[] = "/tmp/heed-emulated-XXXXXX";
-    if (memcmp(code, ELFMAG, SELFMAG) != 0) return NULL;
+    if (memcmp(code, ELFMAG, SELFMAG) != 0) return NULL; /* of no code there are as many bytes */
     const int file = mkstemp(path);
     if (file < 0) fail("cudaLibraryLoadData: no temporary file");
     const size_t bytes = object_bytes(code);
@@ -107,9 +107,9 @@ extern "C" {
 cudaError_t cudaLibraryLoadData(cudaLibrary_t *library, const void *code, enum cudaJitOption *, void **,
                                 unsigned, enum cudaLibraryOption *, void **, unsigned) {
     locked lock;
-    if (fails()) return cudaErrorUnknown;
+    if (fails()) return failed(cudaErrorUnknown);
     *library = static_cast<cudaLibrary_t>(open_object(code));
-    if (!*library) return cudaErrorInvalidKernelImage;
+    if (!*library) return failed(cudaErrorInvalidKernelImage);
     libraries.insert(*library);
     return cudaSuccess;
 }
@@ -118,10 +118,10 @@ cudaError_t cudaLibraryGetKernel(cudaKernel_t *kernel, cudaLibrary_t library, co
     locked lock;
     char symbol[128];
     check_library("cudaLibraryGetKernel", library);
-    if (fails()) return cudaErrorUnknown;
+    if (fails()) return failed(cudaErrorUnknown);
     snprintf(symbol, sizeof symbol, "%s_entry", name);
     const twin *entry = static_cast<const twin *>(dlsym(library, symbol));
-    if (!entry) return cudaErrorSymbolNotFound;
+    if (!entry) return failed(cudaErrorSymbolNotFound);
     kernel_add(entry, name, entry);
     *kernel = reinterpret_cast<cudaKernel_t>(const_cast<twin *>(entry));
     return cudaSuccess;
@@ -143,7 +143,7 @@ cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void *
     const char *name = found->second.name.c_str();
     const twin *kernel = found->second.kernel;
     if (!kernel) fail("no twin of %s", name);
-    if (!may_launch(name, stream)) return cudaErrorLaunchOutOfResources;
+    if (!may_launch(name, stream)) return failed(cudaErrorLaunchOutOfResources);
     const auto own = std::make_shared<parameters>(*kernel, given);
     kernel->check(name, own->list());
     const size_t allowed = shared_allowed(function);

@@ -2,10 +2,15 @@
 #ifndef HEED_TESTS_CUDA_EMULATED_LIBRARY_H
 #define HEED_TESTS_CUDA_EMULATED_LIBRARY_H
 
+#include <driver_types.h>
+
 namespace emulated {
 
 /* Counts a call that may fail; whether it is the one that is to. */
 bool fails();
+
+/* Keeps what a call returns for cudaGetLastError, which tells of any call in the thread. */
+cudaError_t failed(cudaError_t status);
 
 int libraries_living();
 

@@ -3,7 +3,11 @@
  *
  * With HEED_TEST_NVRTC naming NVIDIA's library, every program is first compiled by that, with the options
  * that it is given, for every target: an error there is an error here, and so is a kernel that needs a stack,
- * or spills registers. */
+ * or spills registers.
+ *
+ * Every call counts among those of the emulation that may fail. HEED_FAKE_NVRTC="DROPS 0" is a seeded bug:
+ * the constant HEED_CHOSEN_DROPS is 0 whatever the program says. "nonsense": what is compiled is no code.
+ * HEED_FAKE_NVRTC_VERSION is the version that the library has, if not 13. */
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -17,12 +21,14 @@
 #include <unistd.h>
 #include <vector>
 
+#include "fakes/library.h"
+
 struct nvrtc_program {
     std::string text, log, image;
     std::vector<std::string> name, header;
 };
 
-enum { SUCCESS = 0, INVALID_OPTION = 5, COMPILATION = 6 };
+enum { SUCCESS = 0, INVALID_OPTION = 5, COMPILATION = 6, INTERNAL = 11 };
 
 static const char ARCHITECTURE[] = "--gpu-architecture=sm_";
 
@@ -175,13 +181,30 @@ static bool compile_for_all(const real_nvrtc *rtc, nvrtc_program *p, int options
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
+static bool seeded(const char *bug) {
+    const char *wish = getenv("HEED_FAKE_NVRTC");
+    return wish && strcmp(wish, bug) == 0;
+}
+
+/* The first line that begins so becomes another. */
+static void replace_line(std::string &text, const std::string &begin, const std::string &line) {
+    const size_t at = text.find(begin);
+    if (at != std::string::npos) text.replace(at, text.find('\n', at) - at, line);
+}
+
 EXPORTED int nvrtcCreateProgram(nvrtc_program **program, const char *text, const char *, int headers,
                                 const char *const *texts, const char *const *names) {
+    if (fakes::emulated()->fails()) return INTERNAL;
     nvrtc_program *p = new nvrtc_program;
     p->text = text;
     for (int i = 0; i < headers; i++) {
         p->name.push_back(names[i]);
         p->header.push_back(texts[i]);
+    }
+    const char *bug = getenv("HEED_FAKE_NVRTC"), *value = bug ? strchr(bug, ' ') : NULL;
+    if (value) {
+        const std::string line = std::string("#define HEED_CHOSEN_") + bug;
+        replace_line(p->text, line.substr(0, line.size() - strlen(value) + 1), line);
     }
     *program = p;
     return SUCCESS;
@@ -189,12 +212,14 @@ EXPORTED int nvrtcCreateProgram(nvrtc_program **program, const char *text, const
 
 /* The options are for NVIDIA's compiler; that of the architecture comes first. */
 EXPORTED int nvrtcCompileProgram(nvrtc_program *p, int options, const char *const *option) {
+    if (fakes::emulated()->fails()) return INTERNAL;
     if (options < 1 || strncmp(option[0], ARCHITECTURE, strlen(ARCHITECTURE)) != 0) return INVALID_OPTION;
     if (real() && !compile_for_all(real(), p, options, option)) return COMPILATION;
     char folder[] = "/tmp/heed-emulated-XXXXXX";
     if (!mkdtemp(folder)) return COMPILATION;
     const int result = build(p, folder);
     fs::remove_all(folder);
+    if (seeded("nonsense")) p->image = "nonsense";
     return result;
 }
 
@@ -205,22 +230,33 @@ EXPORTED int nvrtcDestroyProgram(nvrtc_program **program) {
 }
 
 EXPORTED int nvrtcGetProgramLogSize(nvrtc_program *p, size_t *bytes) {
+    if (fakes::emulated()->fails()) return INTERNAL;
     *bytes = p->log.size() + 1;
     return SUCCESS;
 }
 
 EXPORTED int nvrtcGetProgramLog(nvrtc_program *p, char *log) {
+    if (fakes::emulated()->fails()) return INTERNAL;
     memcpy(log, p->log.c_str(), p->log.size() + 1);
     return SUCCESS;
 }
 
 EXPORTED int nvrtcGetCUBINSize(nvrtc_program *p, size_t *bytes) {
+    if (fakes::emulated()->fails()) return INTERNAL;
     *bytes = p->image.size();
     return SUCCESS;
 }
 
 EXPORTED int nvrtcGetCUBIN(nvrtc_program *p, char *image) {
+    if (fakes::emulated()->fails()) return INTERNAL;
     memcpy(image, p->image.data(), p->image.size());
+    return SUCCESS;
+}
+
+EXPORTED int nvrtcVersion(int *major, int *minor) {
+    const char *version = getenv("HEED_FAKE_NVRTC_VERSION");
+    *major = version ? atoi(version) : 13;
+    *minor = 0;
     return SUCCESS;
 }
 

@@ -16,7 +16,7 @@ enum { DEVICES = 2, VERSION = CUDART_VERSION };
 
 static emulated_control control;
 static thread_local int current_device;
-static cudaError_t last_error;                        /* of a launch */
+static thread_local cudaError_t last_error;           /* of any call */
 static std::map<const void *, size_t> allowed_shared; /* by kernel, where it is not the ordinary */
 
 /* ---- failures ---- */
@@ -25,6 +25,10 @@ namespace emulated {
 
 bool fails() {
     return ++control.calls == control.fail_at;
+}
+
+cudaError_t failed(cudaError_t status) {
+    return last_error = status;
 }
 
 } // namespace emulated
@@ -83,7 +87,7 @@ bool may_launch(const char *kernel, cudaStream_t stream) {
     stream_check(kernel, stream, current_device);
     control.launches++;
     if (!fails()) return true;
-    last_error = cudaErrorLaunchOutOfResources;
+    failed(cudaErrorLaunchOutOfResources);
     return false;
 }
 
@@ -114,7 +118,7 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute attr
         fail("cudaFuncSetAttribute(%d)", (int)attribute);
     if (value < 0 || value > MOST_SHARED)
         fail("cudaFuncSetAttribute: %d bytes of shared memory; there are %d", value, MOST_SHARED);
-    if (fails()) return cudaErrorInvalidValue;
+    if (fails()) return failed(cudaErrorInvalidValue);
     allowed_shared[kernel] = (size_t)value;
     return cudaSuccess;
 }
@@ -145,15 +149,15 @@ const char *cudaGetErrorString(cudaError_t status) {
 
 cudaError_t cudaGetDeviceCount(int *count) {
     locked lock;
-    if (fails()) return cudaErrorInitializationError; /* and *count stays as it was */
+    if (fails()) return failed(cudaErrorInitializationError); /* and *count stays as it was */
     *count = DEVICES;
     return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int device) {
     locked lock;
-    if (device < 0 || device >= DEVICES) return cudaErrorInvalidDevice;
-    if (fails()) return cudaErrorDevicesUnavailable;
+    if (device < 0 || device >= DEVICES) return failed(cudaErrorInvalidDevice);
+    if (fails()) return failed(cudaErrorDevicesUnavailable);
     current_device = device;
     return cudaSuccess;
 }
@@ -167,8 +171,8 @@ cudaError_t cudaGetDevice(int *device) {
  * all our targets. */
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device) {
     locked lock;
-    if (device < 0 || device >= DEVICES) return cudaErrorInvalidDevice;
-    if (fails()) return cudaErrorUnknown;
+    if (device < 0 || device >= DEVICES) return failed(cudaErrorInvalidDevice);
+    if (fails()) return failed(cudaErrorUnknown);
     memset(properties, 0, sizeof *properties);
     snprintf(properties->name, sizeof properties->name, "emulated %d", device);
     properties->totalGlobalMem = (size_t)1 << 30;
@@ -198,7 +202,7 @@ cudaError_t cudaDriverGetVersion(int *version) {
 cudaError_t cudaMalloc(void **memory, size_t bytes) {
     locked lock;
     *memory = NULL;
-    if (fails()) return cudaErrorMemoryAllocation;
+    if (fails()) return failed(cudaErrorMemoryAllocation);
     if (bytes == 0) return cudaSuccess;
     *memory = memory_new(bytes);
     return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
@@ -218,7 +222,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
 cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t stream) {
     locked lock;
     stream_check("cudaMemsetAsync", stream, current_device);
-    if (fails()) return cudaErrorUnknown;
+    if (fails()) return failed(cudaErrorUnknown);
     if (bytes == 0) return cudaSuccess;
     memory_check("cudaMemsetAsync", to, bytes);
     stream_do(stream, [=] { memset(to, byte, bytes); });
@@ -238,7 +242,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     stream_check("cudaMemcpyAsync", stream, current_device);
     if (kind != cudaMemcpyHostToDevice && kind != cudaMemcpyDeviceToHost && kind != cudaMemcpyDeviceToDevice)
         fail("cudaMemcpyAsync: kind %d", (int)kind);
-    if (fails()) return cudaErrorUnknown;
+    if (fails()) return failed(cudaErrorUnknown);
     if (bytes == 0) return cudaSuccess;
     check_side("cudaMemcpyAsync to", to, bytes, kind != cudaMemcpyDeviceToHost);
     check_side("cudaMemcpyAsync from", from, bytes, kind != cudaMemcpyHostToDevice);
@@ -258,7 +262,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned) {
     locked lock;
     *memory = NULL;
-    if (fails()) return cudaErrorMemoryAllocation;
+    if (fails()) return failed(cudaErrorMemoryAllocation);
     *memory = memory_pinned_new(bytes);
     return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -273,7 +277,7 @@ cudaError_t cudaFreeHost(void *memory) {
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
     locked lock;
-    if (fails()) return cudaErrorUnknown;
+    if (fails()) return failed(cudaErrorUnknown);
     *stream = stream_new(current_device);
     return cudaSuccess;
 }
@@ -282,7 +286,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     locked lock;
     stream_check("cudaStreamSynchronize", stream);
     stream_wait(stream);
-    return fails() ? cudaErrorUnknown : cudaSuccess;
+    return fails() ? failed(cudaErrorUnknown) : cudaSuccess;
 }
 
 /* With the last stream the last context ends, and all that contexts had is to be given back. */
@@ -300,7 +304,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
     locked lock;
-    if (fails()) return cudaErrorUnknown;
+    if (fails()) return failed(cudaErrorUnknown);
     *event = event_new();
     return cudaSuccess;
 }
@@ -316,7 +320,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     locked lock;
     event_check("cudaEventRecord", event);
     stream_check("cudaEventRecord", stream);
-    if (fails()) return cudaErrorUnknown;
+    if (fails()) return failed(cudaErrorUnknown);
     event_record(event, stream);
     return cudaSuccess;
 }
@@ -325,7 +329,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     locked lock;
     event_check("cudaStreamWaitEvent", event);
     stream_check("cudaStreamWaitEvent", stream);
-    if (fails()) return cudaErrorUnknown;
+    if (fails()) return failed(cudaErrorUnknown);
     event_hold(event, stream);
     return cudaSuccess;
 }
@@ -334,7 +338,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     locked lock;
     event_check("cudaEventSynchronize", event);
     event_wait(event);
-    return fails() ? cudaErrorUnknown : cudaSuccess;
+    return fails() ? failed(cudaErrorUnknown) : cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
