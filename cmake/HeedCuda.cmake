@@ -99,7 +99,8 @@ set(HEED_CUDA_EMBEDDED
     include/heed/base.h include/heed/mask.h include/heed/ops.h include/heed/score.h src/backend/masks.h
     src/backend/primitives.h src/backend/cuda/attention.cuh src/backend/cuda/attention_backward.cu
     src/backend/cuda/attention_forward.cu src/backend/cuda/attention_mask.cuh src/backend/cuda/attention_scores.cu
-    src/backend/cuda/choice.cuh src/backend/cuda/kernel.cuh src/backend/cuda/philox.cuh src/backend/cuda/stage.cuh
+    src/backend/cuda/attention_tile.cuh src/backend/cuda/choice.cuh src/backend/cuda/kernel.cuh
+    src/backend/cuda/pack.cuh src/backend/cuda/philox.cuh src/backend/cuda/stage.cuh
     src/backend/cuda/rtc/math.h
     src/backend/cuda/rtc/stdbool.h src/backend/cuda/rtc/stddef.h src/backend/cuda/rtc/stdint.h
     src/backend/cuda/rtc/stdio.h src/tensor/philox.h src/tensor/view.h)

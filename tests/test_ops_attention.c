@@ -164,6 +164,12 @@ static const struct op_case cases[] = {
     {CALL("few queries, groups, bias", {N, SIZES(2, 8, 3, 33)}, {N, SIZES(2, 2, 1300, 33)}, {N, SIZES(2, 2,
      1300, 47)}, {N, SIZES(8, 1, 1300)}), .big = true, WISH(.bottom_right = true)},
     {CALL("one query, many heads", QKV(1, 32, 1, 1100, 8)), .big = true},
+    {CALL("few queries, many keys", QKV(1, 1, 3, 100, 4)), WISH(.bottom_right = true)},
+    {CALL("few queries, many keys, wide values", {N, SIZES(1, 1, 3, 2)}, {N, SIZES(1, 1, 100, 2)}, {N, SIZES(1, 1,
+     100, 70)}, {N, SIZES(3, 100)}), .random = true, WISH(.dropout = 0.2)},
+    {CALL("few queries, many keys, few allowed", QKV(1, 1, 3, 100, 2), {0}, {0}, {0}, {OP_INDEX, SIZES(1), .limit =
+     8})},
+    {CALL("few queries, many keys, nothing allowed", QKV(1, 1, 3, 100, 2), {0}, {0}, {OP_FALSE, SIZES(3, 100)})},
     {CALL("few queries, lengths", {N, SIZES(2, 2, 4, 16)}, {N, SIZES(2, 2, 150, 16)}, {N, SIZES(2, 2, 150,
      16)}, {0}, {0}, {0}, {OP_INDEX, SIZES(2), .limit = 151}), .big = true},
     {CALL("wide heads", QKV(1, 1, 40, 50, 300)), .big = true},

@@ -1,8 +1,9 @@
 /* Heed's own attention on the device: when it applies, its memory, and the order of launches.
  *
- * saved: maximum and reciprocal sum of each row. forward scratch: the same where nothing is saved, and the
- * mask's program. backward scratch: delta of each row, the mask's program, and sums of gradients of scores.
- * Of packed sequences each is a problem of its own, one after the other. */
+ * saved: maximum and reciprocal sum of each row. forward scratch: the same where nothing is saved, the mask's
+ * program, and what the splits of the keys have found. backward scratch: delta of each row, the mask's
+ * program, and sums of gradients of scores. Of packed sequences each is a problem of its own, one after the
+ * other. */
 #include <stdio.h>
 #include <string.h>
 
@@ -22,6 +23,8 @@ static bool applies(const struct heed_exec *, const void *arguments, struct heed
     if (!cuda_computes(a->q.dtype, why)) return false;
     if (a->q.size[0] * a->q.size[1] > 65535)
         return refuse(why, "there are more than 65535 pairs of batch and head");
+    if (a->q.size[2] + a->k.size[2] > INT32_MAX - 64)
+        return refuse(why, "there are more than 2147483583 queries and keys");
     for (int i = 0; i < a->stages; i++)
         if (a->stage[i].kind == HEED_STAGE_CUSTOM && !a->stage[i].rule->cuda)
             return refuse(why, "a stage of the user's has no CUDA source (heed_stage_rule.cuda)");
@@ -58,15 +61,16 @@ static int64_t param_numbers(const struct heed_stage_param *param) {
 
 /* How many blocks of a pair of batch and head sum the gradient of a user's parameter: those with a tile of
  * their own where each row has a number, otherwise as few as keep a device busy. */
+template <typename T>
 static int64_t strips_of(const struct heed_stage_param *param, int64_t pairs, int64_t queries, int64_t keys) {
     enum { BUSY = 256 };
-    if (param->scope == HEED_PER_KEY) return cuda_tiles(keys);
-    const int64_t tiles = cuda_tiles(queries), enough = (BUSY + pairs - 1) / (pairs > 0 ? pairs : 1);
+    if (param->scope == HEED_PER_KEY) return cuda_tiles<T>(keys);
+    const int64_t tiles = cuda_tiles<T>(queries), enough = (BUSY + pairs - 1) / (pairs > 0 ? pairs : 1);
     return param->scope == HEED_PER_QUERY || tiles < enough ? tiles : enough;
 }
 
 /* Of one stage or parameter at a time: [batch, heads, the longest line]. */
-static size_t sum_bytes(const struct heed_attention_args *a) {
+template <typename T> static size_t sum_bytes_of(const struct heed_attention_args *a) {
     const bool packed = heed_is_packed(&a->packed);
     const int64_t queries = packed ? a->packed.most_queries : a->q.size[2],
                   keys = packed ? a->packed.most_keys : a->k.size[2];
@@ -74,16 +78,41 @@ static size_t sum_bytes(const struct heed_attention_args *a) {
     int64_t line = queries + keys + 1;
     for (int i = 0; i < a->params; i++) {
         const int64_t own =
-            param_numbers(&a->param[i]) * CUDA_TILE * strips_of(&a->param[i], pairs, queries, keys);
+            param_numbers(&a->param[i]) * cuda_edge<T> * strips_of<T>(&a->param[i], pairs, queries, keys);
         if (heed_has(&a->param[i].dtensor.view) && own > line) line = own;
     }
-    return aligned((size_t)(pairs * line) * heed_dtype_bytes(a->q.dtype));
+    return aligned((size_t)(pairs * line) * sizeof(T));
 }
 
-static void sizes(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {
+static size_t sum_bytes(const struct heed_attention_args *a) {
+    return a->q.dtype == HEED_F64 ? sum_bytes_of<double>(a) : sum_bytes_of<float>(a);
+}
+
+/* Blocks that share the keys of a tile of queries: enough to keep the device busy. */
+template <typename T>
+static int splits_of(const struct heed_exec *exec, const struct heed_attention_args *a) {
+    enum { MOST = 64 };
+    const int64_t blocks = a->q.size[0] * a->q.size[1] * cuda_tiles<T>(a->q.size[2]),
+                  keys = cuda_tiles<T>(a->k.size[2]);
+    const int64_t idle = 2 * cuda_of(exec)->processors / (blocks > 0 ? blocks : 1),
+                  most = keys < MOST ? keys : MOST;
+    if (heed_is_packed(&a->packed) || idle < 2 || most < 2) return 1;
+    return (int)(idle < most ? idle : most);
+}
+
+static int splits(const struct heed_exec *exec, const struct heed_attention_args *a) {
+    return a->q.dtype == HEED_F64 ? splits_of<double>(exec, a) : splits_of<float>(exec, a);
+}
+
+static size_t part_bytes(const struct heed_exec *exec, const struct heed_attention_args *a) {
+    const int64_t count = splits(exec, a), number = (int64_t)heed_dtype_bytes(a->q.dtype);
+    return count > 1 ? aligned((size_t)(rows_of(a) * count * (2 + a->v.size[3]) * number)) : 0;
+}
+
+static void sizes(const struct heed_exec *exec, const void *arguments, struct heed_sizes *sizes) {
     const struct heed_attention_args *a = static_cast<const struct heed_attention_args *>(arguments);
     sizes->saved = 2 * row_bytes(a);
-    sizes->forward_scratch = 2 * row_bytes(a) + mask_bytes(a);
+    sizes->forward_scratch = 2 * row_bytes(a) + mask_bytes(a) + part_bytes(exec, a);
     sizes->backward_scratch = row_bytes(a) + mask_bytes(a) + sum_bytes(a);
 }
 
@@ -135,6 +164,7 @@ static cuda_attention<T> problem_of(const struct heed_attention_args *a, bool pa
     p.keys = a->k.size[2];
     p.value_width = a->v.size[3];
     p.first_batch = first_batch;
+    p.splits = 1;
     p.row_head = head_rows;
     p.row_batch = head_rows * p.heads;
     p.scale = (T)a->scale;
@@ -200,8 +230,9 @@ static heed_status send_mask(struct heed_exec *exec, const struct heed_attention
 
 static void note(struct heed_exec *exec, const struct heed_attention_args *a, bool backward, size_t scratch) {
     struct heed_last_run *last = &exec->last[HEED_PRIMITIVE_ATTENTION];
+    const int edge = a->q.dtype == HEED_F64 ? cuda_edge<double> : cuda_edge<float>;
     snprintf(last->note, sizeof last->note, "%s: %lld rows, tiles of %d x %d, %zu bytes of scratch",
-             backward ? "backward" : "forward", (long long)rows_of(a), CUDA_TILE, CUDA_TILE, scratch);
+             backward ? "backward" : "forward", (long long)rows_of(a), edge, edge, scratch);
 }
 
 /* ---- forward ---- */
@@ -230,6 +261,8 @@ static heed_status forward(struct heed_exec *exec, const struct cuda_choice *cho
     char *reciprocal = statistics + row_bytes(a);
     if (!heed_is_packed(&a->packed)) {
         cuda_attention<T> p = problem_of<T>(a, false, 0, a->q.size[2], statistics, reciprocal);
+        p.splits = splits(exec, a);
+        p.parts = reinterpret_cast<T *>(nodes + mask_bytes(a));
         return forward_one(exec, choice, a, &p, 0, nodes);
     }
     for (int64_t i = 0; i < a->packed.sequences; i++) {
@@ -250,7 +283,7 @@ static heed_status attention_forward(struct heed_exec *exec, const void *argumen
     char *nodes = static_cast<char *>(scratch) + 2 * row_bytes(a);
     struct cuda_choice choice;
     cuda_attention_choose(a, &choice);
-    note(exec, a, false, 2 * row_bytes(a) + mask_bytes(a));
+    note(exec, a, false, 2 * row_bytes(a) + mask_bytes(a) + part_bytes(exec, a));
     return a->q.dtype == HEED_F64 ? forward<double>(exec, &choice, a, statistics, nodes)
                                   : forward<float>(exec, &choice, a, statistics, nodes);
 }
@@ -338,7 +371,8 @@ static heed_status param_gradient(struct heed_exec *exec, const struct cuda_choi
     if (!heed_has(&gradient.view) || p.queries * p.keys == 0) return HEED_OK;
     gradient.view.size[0] = p.batch;
     const int64_t numbers = param_numbers(param),
-                  strips = strips_of(param, p.batch * p.heads, p.queries, p.keys), lines = strips * CUDA_TILE;
+                  strips = strips_of<T>(param, p.batch * p.heads, p.queries, p.keys),
+                  lines = strips * cuda_edge<T>;
     const heed_status status = cuda_attention_param_sums(
         exec, choice, p, {stage, own, param->scope == HEED_PER_KEY, numbers, strips, static_cast<T *>(sums)});
     if (status != HEED_OK) return status;

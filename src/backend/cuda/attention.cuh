@@ -1,11 +1,11 @@
 /* Fused attention on the device, forward and backward, memory linear in the lengths: what its files share.
  *
- * A block of CUDA_TILE_THREADS threads makes a tile of CUDA_TILE queries × CUDA_TILE keys of scores in shared
- * memory, uses it and forgets it. Of each query only the maximum of its scores and the reciprocal of Σ
- * e^(score − maximum) are saved. Sums are made by one owner each, in order: no atomics, the same bits from
- * run to run.
+ * Tile by tile scores are made, used and forgotten. Of each query only the maximum of its scores and the
+ * reciprocal of Σ e^(score − maximum) are saved. Sums are made by one owner each, in order: no atomics, the
+ * same bits from run to run.
  *
  * attention.cu           when it applies, memory, and the order of launches
+ * attention_tile.cuh     a tile of scores, and of their gradients, by the threads of a block
  * attention_forward.cu   outputs and row statistics; weights
  * attention_backward.cu  delta; dq by tiles of queries; dk and dv by tiles of keys
  * attention_scores.cu    gradients of biases and of sinks
@@ -21,12 +21,12 @@
 #include "backend/cuda/stage.cuh"
 #endif
 
-enum {
-    CUDA_TILE = 32,          /* queries, and keys, of a tile: a row of cells is a warp */
-    CUDA_TILE_THREADS = 128, /* 8 groups of 4 rows × 16 columns in products */
-    CUDA_SLICE = 32,         /* elements of the width that are in shared memory at a time */
-    CUDA_VALUE_COLUMNS = 64  /* columns of an output that a block makes */
-};
+/* Elements of the width that are in shared memory at a time, and columns of an output that a block makes. */
+enum { CUDA_SLICE = 32, CUDA_VALUE_COLUMNS = CHOSEN(HEED_CHOSEN_VALUE_COLUMNS, 64) };
+
+/* Queries, and keys, of a tile; and the threads of its block. */
+template <typename T> constexpr int cuda_edge = sizeof(T) == 4 ? 64 : 32;
+template <typename T> constexpr int cuda_tile_threads = 4 * cuda_edge<T>;
 
 /* A view [batch, heads, rows, width] in a kernel. data NULL: absent. */
 template <typename T> struct cuda_heads {
@@ -59,6 +59,9 @@ template <typename T> struct cuda_attention {
     cuda_heads<T> y, weights, dq, dk, dv;
     bool add_dq, add_dk, add_dv;
     T *maximum, *reciprocal, *delta, *lse;
+    int splits; /* blocks that share the keys of a tile of queries; more than one: parts is what each has
+                   found */
+    T *parts;   /* [batch, heads, queries, splits, 2 + value_width]: maximum, sum, and unnormalised outputs */
     const T *dlse;
     int stages;
     cuda_stage<T> stage[HEED_MAX_STAGES];
@@ -102,107 +105,12 @@ static __device__ inline enum heed_stage_kind stage_kind(const cuda_attention<T>
 }
 
 /* Slices of the width of queries and keys, and of values. */
-template <typename T> static __device__ inline int64_t width_slices(const cuda_attention<T> &p) {
-    return CHOSEN(HEED_CHOSEN_SLICES, (p.width + CUDA_SLICE - 1) / CUDA_SLICE);
+template <typename T> static __device__ inline int width_slices(const cuda_attention<T> &p) {
+    return CHOSEN(HEED_CHOSEN_SLICES, (int)((p.width + CUDA_SLICE - 1) / CUDA_SLICE));
 }
 
-template <typename T> static __device__ inline int64_t value_slices(const cuda_attention<T> &p) {
-    return CHOSEN(HEED_CHOSEN_VALUE_SLICES, (p.value_width + CUDA_SLICE - 1) / CUDA_SLICE);
-}
-
-/* ---- a tile ---- */
-
-/* Where a tile lies. */
-struct cuda_box {
-    int64_t batch, head, q0, k0;
-    int nq, nk;
-};
-
-/* The shared memory of a block: 21 KiB in f32. Rows are padded by one element against bank conflicts. */
-template <typename T> struct cuda_tile {
-    T left[CUDA_TILE][CUDA_SLICE + 1],
-        right[CUDA_TILE][CUDA_SLICE + 1]; /* slices of the operands of a product */
-    T s[CUDA_TILE][CUDA_TILE + 1];        /* scores, weights */
-    T g[CUDA_TILE][CUDA_TILE + 1];        /* their gradients */
-    /* of the score in scale·q·k (or later); where there is a user's stage, scale·q·k itself */
-    T slope[CUDA_TILE][CUDA_TILE + 1];
-    unsigned seen[CUDA_TILE]; /* bit c: key c of the row is visible */
-    T row[3][CUDA_TILE];      /* what each row needs */
-    int cover;
-};
-
-static __device__ inline int tile_part(int64_t all, int64_t first) {
-    return all - first < CUDA_TILE ? (int)(all - first) : (int)CUDA_TILE;
-}
-
-/* That of a block's pair of batch entry and head, without queries and keys. */
-template <typename T> static __device__ inline cuda_box box_of_pair(const cuda_attention<T> &p) {
-    cuda_box box = {};
-    box.batch = blockIdx.z / p.heads;
-    box.head = blockIdx.z % p.heads;
-    return box;
-}
-
-template <typename T>
-static __device__ inline void set_queries(const cuda_attention<T> &p, int64_t first, cuda_box *box) {
-    box->q0 = first;
-    box->nq = tile_part(p.queries, first);
-}
-
-template <typename T>
-static __device__ inline void set_keys(const cuda_attention<T> &p, int64_t first, cuda_box *box) {
-    box->k0 = first;
-    box->nk = tile_part(p.keys, first);
-}
-
-/* `count` rows of `columns` elements from `first` on, the rest zeros. */
-template <typename T>
-static __device__ inline void load_rows(const T *x, int64_t row_stride, int count, int64_t first,
-                                        int64_t width, T (*to)[CUDA_SLICE + 1]) {
-    for (int e = threadIdx.x; e < CUDA_TILE * CUDA_SLICE; e += CUDA_TILE_THREADS) {
-        const int r = e / CUDA_SLICE, c = e % CUDA_SLICE;
-        to[r][c] = r < count && first + c < width ? x[r * row_stride + first + c] : T(0);
-    }
-}
-
-/* The cells of a thread in a product [CUDA_TILE, CUDA_TILE]: rows row + 8i, columns column + 16j. */
-static __device__ inline int thread_row() {
-    return (int)threadIdx.x / 16;
-}
-
-static __device__ inline int thread_column() {
-    return (int)threadIdx.x % 16;
-}
-
-/* to = rows of a · rows of b, over a width of so many slices: scores, or the gradient of weights. */
-template <typename T>
-static __device__ inline void tile_products(cuda_tile<T> *t, const T *a, int64_t a_row, int nq, const T *b,
-                                            int64_t b_row, int nk, int64_t width, int64_t slices, T factor,
-                                            T (*to)[CUDA_TILE + 1]) {
-    T sum[4][2] = {};
-#pragma unroll 1
-    for (int64_t slice = 0; slice < slices; slice++) {
-        const int64_t first = slice * CUDA_SLICE;
-        __syncthreads(); /* the slices before have been read */
-        load_rows(a, a_row, nq, first, width, t->left);
-        load_rows(b, b_row, nk, first, width, t->right);
-        __syncthreads();
-#pragma unroll 4
-        for (int p = 0; p < CUDA_SLICE; p++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-#pragma unroll
-                for (int j = 0; j < 2; j++)
-                    sum[i][j] += t->left[thread_row() + 8 * i][p] * t->right[thread_column() + 16 * j][p];
-            }
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-#pragma unroll
-        for (int j = 0; j < 2; j++) to[thread_row() + 8 * i][thread_column() + 16 * j] = sum[i][j] * factor;
-    }
-    __syncthreads();
+template <typename T> static __device__ inline int value_slices(const cuda_attention<T> &p) {
+    return CHOSEN(HEED_CHOSEN_VALUE_SLICES, (int)((p.value_width + CUDA_SLICE - 1) / CUDA_SLICE));
 }
 
 /* ---- scores ---- */
@@ -306,158 +214,6 @@ static __device__ inline T back_through_stages(const cuda_attention<T> &p, const
 #endif
 }
 
-/* Whether a tile has anything to do: false where it is proven that no cell is visible. All threads call it.
- */
-template <typename T>
-static __device__ inline bool tile_is_seen(const cuda_attention<T> &p, const cuda_box &box, cuda_tile<T> *t) {
-    if (mask_count(p.mask) == 0) {
-        if (threadIdx.x == 0) t->cover = HEED_COVER_ALL;
-    } else if (threadIdx.x == 0) {
-        t->cover = cuda_mask_covers(p.mask, p.first_batch + box.batch, box.head, box.q0, box.q0 + box.nq,
-                                    box.k0, box.k0 + box.nk);
-    }
-    __syncthreads();
-    return t->cover != HEED_COVER_NONE;
-}
-
-/* Scores of a tile to t->s, −∞ where masked; t->seen; and t->slope, from stage `from` on. False if nothing is
- * visible. */
-template <typename T>
-static __device__ inline bool tile_scores(const cuda_attention<T> &p, const cuda_box &box, int from,
-                                          cuda_tile<T> *t) {
-    if (!tile_is_seen(p, box, t)) {
-        __syncthreads();
-        return false;
-    }
-    tile_products(t, at_row(p.q, box.batch, box.head, box.q0), p.q.stride[2], box.nq,
-                  at_row(p.k, box.batch, kv_head_of(p, box.head), box.k0), p.k.stride[2], box.nk, p.width,
-                  width_slices(p), p.scale, t->s);
-    const int c = threadIdx.x % CUDA_TILE;
-    for (int r = threadIdx.x / CUDA_TILE; r < CUDA_TILE; r += CUDA_TILE_THREADS / CUDA_TILE) {
-        const int64_t q = box.q0 + r, k = box.k0 + c;
-        T s = minus_infinity<T>(), slope = T(0);
-        const T product = t->s[r][c];
-        if (r < box.nq && c < box.nk &&
-            (t->cover == HEED_COVER_ALL ||
-             cuda_mask_allows(p.mask, p.first_batch + box.batch, box.head, q, k)))
-            s = through_stages(p, {box.batch, box.head, q, k}, from, product, &slope);
-        t->s[r][c] = s;
-        t->slope[r][c] = CUSTOM_STAGES ? product : slope;
-        const unsigned word = __ballot_sync(0xffffffffu, s != minus_infinity<T>());
-        if (c == 0) t->seen[r] = word;
-    }
-    __syncthreads();
-    unsigned any = 0;
-    for (int r = 0; r < CUDA_TILE; r++) any |= t->seen[r];
-    return any != 0;
-}
-
-/* What dropout multiplies a weight with: 0 or the scale. */
-template <typename T>
-static __device__ inline T keep_factor(const cuda_attention<T> &p, const cuda_box &box, int r, int c) {
-    if (!CHOSEN(HEED_CHOSEN_DROPS, p.threshold < 65536)) return T(1);
-    const uint32_t q = (uint32_t)(box.q0 + r), k = (uint32_t)(box.k0 + c);
-    const uint32_t line = (uint32_t)((p.first_batch + box.batch) * p.heads + box.head);
-    uint32_t word[4];
-    cuda_attention_block(p.random, q, k, line, word);
-    return cuda_keep(word, cuda_attention_half(k), p.threshold) ? p.keep_scale : T(0);
-}
-
-/* The weight of a score before dropout, from the statistics of its row; of a score of −∞ 0. */
-template <typename T>
-static __device__ inline T weight_of(heed_normalizer normalizer, T score, T maximum, T reciprocal) {
-    if (score == minus_infinity<T>()) return T(0);
-    if (normalizer == HEED_NORMALIZER_SOFTMAX) return exp(score - maximum) * reciprocal;
-    if (normalizer == HEED_NORMALIZER_SIGMOID) return T(1) / (T(1) + exp(-score));
-    return score < T(0) ? T(0) : score;
-}
-
-/* ---- products that must not touch what is masked ----
- * A thread's block of an output: rows row + 8i, columns column + 16j of CUDA_VALUE_COLUMNS. */
-
-/* sum += cells · rows of x, over cells that are seen; of what is in shared memory `columns` from `first` on.
- * `turned`: cellsᵀ, so the rows of the sum are keys and x has the rows of queries. Reads x by slices of
- * CUDA_SLICE columns. */
-template <typename T, bool TURNED>
-static __device__ inline void add_products(cuda_tile<T> *t, T (*cells)[CUDA_TILE + 1], const T *x,
-                                           int64_t x_row, int count, int64_t first, int64_t width,
-                                           T sum[4][4]) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        __syncthreads();
-        load_rows(x, x_row, count, first + half * CUDA_SLICE, width, t->right);
-        __syncthreads();
-#pragma unroll 1
-        for (int n = 0; n < count; n++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int r = thread_row() + 8 * i, query = TURNED ? n : r, key = TURNED ? r : n;
-                if (!(t->seen[query] >> key & 1)) continue;
-                const T cell = cells[query][key];
-#pragma unroll
-                for (int j = 0; j < 2; j++)
-                    sum[i][2 * half + j] += cell * t->right[n][thread_column() + 16 * j];
-            }
-        }
-    }
-}
-
-/* Writes a thread's block: rows below `rows`, columns from `first` on below `width`. */
-template <typename T>
-static __device__ inline void store_block(T *y, int64_t y_row, int rows, int64_t first, int64_t width,
-                                          T factor, bool add, const T sum[4][4]) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const int r = thread_row() + 8 * i;
-            const int64_t c = first + (j / 2) * CUDA_SLICE + thread_column() + 16 * (j % 2);
-            if (r >= rows || c >= width) continue;
-            T *at = y + r * y_row + c;
-            *at = add ? *at + factor * sum[i][j] : factor * sum[i][j];
-        }
-    }
-}
-
-/* ---- gradients of scores ---- */
-
-/* Of a tile whose scores are there (made with the same `from`): t->s becomes the weights after dropout, t->g
- * the gradient of the scores before stage `from`. Needs the statistics and delta. */
-template <typename T>
-static __device__ inline void tile_gradients(const cuda_attention<T> &p, const cuda_box &box, int from,
-                                             cuda_tile<T> *t) {
-    if (p.dy.data) {
-        tile_products(t, at_row(p.dy, box.batch, box.head, box.q0), p.dy.stride[2], box.nq,
-                      at_row(p.v, box.batch, kv_head_of(p, box.head), box.k0), p.v.stride[2], box.nk,
-                      p.value_width, value_slices(p), T(1), t->g);
-    }
-    const int c = threadIdx.x % CUDA_TILE;
-    for (int r = threadIdx.x / CUDA_TILE; r < CUDA_TILE; r += CUDA_TILE_THREADS / CUDA_TILE) {
-        T weight = T(0), gradient = T(0);
-        if (t->seen[r] >> c & 1) {
-            const int64_t row = row_place(p, box.batch, box.head, box.q0 + r);
-            const T score = t->s[r][c], keep = keep_factor(p, box, r, c);
-            const T w = weight_of(normalizer_of(p), score, p.maximum[row], p.reciprocal[row]);
-            T dw = p.dy.data ? t->g[r][c] : T(0);
-            if (p.dweights.data) dw += at_row(p.dweights, box.batch, box.head, box.q0 + r)[box.k0 + c];
-            dw *= keep;
-            if (normalizer_of(p) == HEED_NORMALIZER_SOFTMAX) {
-                gradient = w * (dw - p.delta[row]);
-            } else if (normalizer_of(p) == HEED_NORMALIZER_SIGMOID) {
-                gradient = dw * w * (T(1) - w);
-            } else {
-                gradient = score > T(0) ? dw : T(0);
-            }
-            const cuda_place at = {box.batch, box.head, box.q0 + r, box.k0 + c};
-            gradient = back_through_stages(p, at, from, t->slope[r][c], gradient);
-            weight = w * keep;
-        }
-        t->s[r][c] = weight;
-        t->g[r][c] = gradient;
-    }
-    __syncthreads();
-}
-
 /* The weights of chosen rows and the sums of columns; lists in device memory, NULL: all. */
 template <typename T> struct cuda_chosen {
     T *chosen, *columns; /* [batch, heads, queries, keys], [batch, heads, keys]; NULL: not asked for */
@@ -467,7 +223,7 @@ template <typename T> struct cuda_chosen {
 
 /* The gradient of a parameter of a user's stage: which, whether threads own keys and not queries, how many
  * numbers it has, how many blocks go over the tiles that are owned, and where: number e of line l (of
- * strips·CUDA_TILE) of a pair is at sums[(pair·numbers + e)·lines + l]. */
+ * strips·cuda_edge) of a pair is at sums[(pair·numbers + e)·lines + l]. */
 template <typename T> struct cuda_param_sums {
     int stage, param;
     bool keys;
@@ -521,8 +277,8 @@ static inline dim3 cuda_attention_grid(int64_t tiles, int64_t columns, int64_t p
     return dim3((unsigned)tiles, (unsigned)(chunks > 0 ? chunks : 1), (unsigned)pairs);
 }
 
-static inline int64_t cuda_tiles(int64_t rows) {
-    return (rows + CUDA_TILE - 1) / CUDA_TILE;
+template <typename T> static int64_t cuda_tiles(int64_t rows) {
+    return (rows + cuda_edge<T> - 1) / cuda_edge<T>;
 }
 
 #endif /* HEED_CHOSEN */

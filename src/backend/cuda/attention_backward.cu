@@ -5,7 +5,7 @@
  *
  * A block owns a tile of queries (dq) or of keys (dk, dv), and CUDA_VALUE_COLUMNS columns of the result;
  * wider ones make the scores once per CUDA_VALUE_COLUMNS columns. */
-#include "backend/cuda/attention.cuh"
+#include "backend/cuda/attention_tile.cuh"
 #ifndef HEED_CHOSEN
 #include "backend/cuda/attention_choice.cuh"
 #endif
@@ -33,87 +33,100 @@ static __global__ void delta_of_output(const __grid_constant__ cuda_attention<T>
 }
 
 /* Adds Σ over keys of weight · dweights. */
-ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
     delta_of_weights(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     cuda_box box = box_of_pair(p);
-    set_queries(p, (int64_t)blockIdx.x * CUDA_TILE, &box);
-    const int r = threadIdx.x / 4, part = threadIdx.x % 4;
-    T sum = T(0);
-#pragma unroll 1
-    for (int64_t k0 = 0; k0 < p.keys; k0 += CUDA_TILE) {
-        set_keys(p, k0, &box);
-        if (!tile_scores(p, box, 0, t)) continue;
-        for (int c = part; c < CUDA_TILE; c += 4) {
-            if (!(t->seen[r] >> c & 1)) continue;
-            const int64_t row = row_place(p, box.batch, box.head, box.q0 + r);
-            sum += weight_of(normalizer_of(p), t->s[r][c], p.maximum[row], p.reciprocal[row]) *
-                   keep_factor(p, box, r, c) *
-                   at_row(p.dweights, box.batch, box.head, box.q0 + r)[box.k0 + c];
+    set_queries(p, (int)blockIdx.x * cuda_edge<T>, &box);
+    T sum[CUDA_OWN_ROWS] = {};
+    each_tile<false>(p, &box, [&](unsigned allowed) {
+        cuda_scores<T> s;
+        const unsigned kept = kept_cells<false>(p, box);
+        tile_scores<false>(p, box, allowed, 0, t, &s);
+#pragma unroll
+        for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+#pragma unroll
+            for (int j = 0; j < cuda_own_columns<T>; j++) {
+                const T score = s.score.at[i][j];
+                if (score == minus_infinity<T>()) continue;
+                const int64_t q = box.q0 + own_row(i), row = row_place(p, box.batch, box.head, q);
+                sum[i] += weight_of(normalizer_of(p), score, p.maximum[row], p.reciprocal[row]) *
+                          keep_factor(p, kept, i, j) *
+                          at_row(p.dweights, box.batch, box.head, q)[box.k0 + own_column(j)];
+            }
         }
-        __syncthreads();
+    });
+#pragma unroll
+    for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+        const T all = row_sum(sum[i]);
+        if (row_lane() == 0 && own_row(i) < box.nq)
+            p.delta[row_place(p, box.batch, box.head, box.q0 + own_row(i))] += all;
     }
-    for (int step = 1; step < 4; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    if (part == 0 && r < box.nq) p.delta[row_place(p, box.batch, box.head, box.q0 + r)] += sum;
 }
 
 /* ---- queries ---- */
 
-ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
     backward_queries(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     cuda_box box = box_of_pair(p);
-    set_queries(p, (int64_t)blockIdx.x * CUDA_TILE, &box);
-    const int64_t column = (int64_t)blockIdx.y * CUDA_VALUE_COLUMNS;
-    T sum[4][4] = {};
-#pragma unroll 1
-    for (int64_t k0 = 0; k0 < p.keys; k0 += CUDA_TILE) {
-        set_keys(p, k0, &box);
-        if (!tile_scores(p, box, 0, t)) continue;
-        tile_gradients(p, box, 0, t);
-        add_products<T, false>(t, t->g, at_row(p.k, box.batch, kv_head_of(p, box.head), box.k0),
-                               p.k.stride[2], box.nk, column, p.width, sum);
-        __syncthreads();
-    }
-    store_block(at_row(p.dq, box.batch, box.head, box.q0), p.dq.stride[2], box.nq, column, p.width, p.scale,
-                p.add_dq, sum);
+    set_queries(p, (int)(gridDim.x - 1 - blockIdx.x) * cuda_edge<T>, &box);
+    const int column = (int)blockIdx.y * CUDA_VALUE_COLUMNS;
+    cuda_sums<T> sums = {};
+    each_tile<false>(p, &box, [&](unsigned allowed) {
+        cuda_scores<T> s;
+        cuda_cells<T> g;
+        tile_scores<false>(p, box, allowed, 0, t, &s);
+        const unsigned seen = seen_cells(s.score);
+        tile_gradients<false>(p, box, 0, t, &s, &g);
+        share_cells(g, t);
+        add_products(t, seen, at_row(p.k, box.batch, kv_head_of(p, box.head), box.k0), p.k.stride[2], box.nq,
+                     box.nk, column, p.width, &sums);
+    });
+    store_sums(at_row(p.dq, box.batch, box.head, box.q0), p.dq.stride[2], box.nq, column, p.width, p.scale,
+               p.add_dq, sums);
 }
 
 /* ---- keys ---- */
 
 /* All query heads of a group, in order. */
-ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     backward_keys(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     cuda_box box = {};
-    const int64_t kv_head = blockIdx.z % p.kv_heads, group = p.heads / p.kv_heads;
-    box.batch = blockIdx.z / p.kv_heads;
-    set_keys(p, (int64_t)blockIdx.x * CUDA_TILE, &box);
-    const int64_t column = (int64_t)blockIdx.y * CUDA_VALUE_COLUMNS;
+    const int kv_heads = (int)p.kv_heads, kv_head = (int)blockIdx.z % kv_heads,
+              group = (int)p.heads / kv_heads;
+    box.batch = (int)blockIdx.z / kv_heads;
+    set_keys(p, (int)blockIdx.x * cuda_edge<T>, &box);
+    const int column = (int)blockIdx.y * CUDA_VALUE_COLUMNS;
     const bool dk = p.dk.data && column < p.width, dv = p.dv.data && p.dy.data && column < p.value_width;
-    T sum_k[4][4] = {}, sum_v[4][4] = {};
+    cuda_sums<T> sums_k = {}, sums_v = {};
 #pragma unroll 1
     for (box.head = kv_head * group; box.head < (kv_head + 1) * group; box.head++) {
-#pragma unroll 1
-        for (int64_t q0 = 0; q0 < p.queries; q0 += CUDA_TILE) {
-            set_queries(p, q0, &box);
-            if (!tile_scores(p, box, 0, t)) continue;
-            tile_gradients(p, box, 0, t);
-            if (dk)
-                add_products<T, true>(t, t->g, at_row(p.q, box.batch, box.head, box.q0), p.q.stride[2],
-                                      box.nq, column, p.width, sum_k);
-            if (dv)
-                add_products<T, true>(t, t->s, at_row(p.dy, box.batch, box.head, box.q0), p.dy.stride[2],
-                                      box.nq, column, p.value_width, sum_v);
-            __syncthreads();
-        }
+        each_tile<true>(p, &box, [&](unsigned allowed) {
+            cuda_scores<T> s;
+            cuda_cells<T> g;
+            tile_scores<true>(p, box, allowed, 0, t, &s);
+            const unsigned seen = seen_cells(s.score);
+            tile_gradients<true>(p, box, 0, t, &s, &g);
+            if (dv) {
+                share_cells(s.score, t);
+                add_products(t, seen, at_row(p.dy, box.batch, box.head, box.q0), p.dy.stride[2], box.nk,
+                             box.nq, column, p.value_width, &sums_v);
+            }
+            if (dk) {
+                share_cells(g, t);
+                add_products(t, seen, at_row(p.q, box.batch, box.head, box.q0), p.q.stride[2], box.nk, box.nq,
+                             column, p.width, &sums_k);
+            }
+        });
     }
     if (p.dk.data)
-        store_block(at_row(p.dk, box.batch, kv_head, box.k0), p.dk.stride[2], box.nk, column, p.width,
-                    p.scale, p.add_dk, sum_k);
+        store_sums(at_row(p.dk, box.batch, kv_head, box.k0), p.dk.stride[2], box.nk, column, p.width, p.scale,
+                   p.add_dk, sums_k);
     if (p.dv.data)
-        store_block(at_row(p.dv, box.batch, kv_head, box.k0), p.dv.stride[2], box.nk, column, p.value_width,
-                    T(1), p.add_dv, sum_v);
+        store_sums(at_row(p.dv, box.batch, kv_head, box.k0), p.dv.stride[2], box.nk, column, p.value_width,
+                   T(1), p.add_dv, sums_v);
 }
 
 /* ---- starting them ---- */
@@ -133,7 +146,8 @@ heed_status cuda_attention_delta(struct heed_exec *exec, const struct cuda_choic
     CUDA_RUN(exec, delta_of_output<T>, cuda_blocks(exec, rows * HEED_WARP), CUDA_BLOCK, 0, p, y);
     if (p.dweights.data) {
         ATTENTION_RUN(exec, choice, CUDA_ATTENTION_BACKWARD, delta_of_weights,
-                      cuda_attention_grid(cuda_tiles(p.queries), 1, p.batch * p.heads), CUDA_TILE_THREADS, p);
+                      cuda_attention_grid(cuda_tiles<T>(p.queries), 1, p.batch * p.heads),
+                      cuda_tile_threads<T>, p);
     }
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
@@ -144,13 +158,13 @@ heed_status cuda_attention_backward(struct heed_exec *exec, const struct cuda_ch
     const int64_t widest = p.width > p.value_width ? p.width : p.value_width;
     if (p.dq.data && p.batch * p.heads * p.queries > 0) {
         ATTENTION_RUN(exec, choice, CUDA_ATTENTION_BACKWARD, backward_queries,
-                      cuda_attention_grid(cuda_tiles(p.queries), p.width, p.batch * p.heads),
-                      CUDA_TILE_THREADS, p);
+                      cuda_attention_grid(cuda_tiles<T>(p.queries), p.width, p.batch * p.heads),
+                      cuda_tile_threads<T>, p);
     }
     if ((p.dk.data || p.dv.data) && p.batch * p.kv_heads * p.keys > 0) {
         ATTENTION_RUN(exec, choice, CUDA_ATTENTION_BACKWARD, backward_keys,
-                      cuda_attention_grid(cuda_tiles(p.keys), widest, p.batch * p.kv_heads),
-                      CUDA_TILE_THREADS, p);
+                      cuda_attention_grid(cuda_tiles<T>(p.keys), widest, p.batch * p.kv_heads),
+                      cuda_tile_threads<T>, p);
     }
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }

@@ -22,6 +22,13 @@ static int slices(int64_t width) {
     return (int)((width + CUDA_SLICE - 1) / CUDA_SLICE);
 }
 
+/* Columns of a result that a block makes at once: twice as many of wide f32 heads, for which there is room.
+ */
+static int columns(const struct heed_attention_args *a) {
+    const int64_t widest = a->q.size[3] > a->v.size[3] ? a->q.size[3] : a->v.size[3];
+    return (a->q.dtype == HEED_F64 || widest <= CUDA_VALUE_COLUMNS ? 1 : 2) * CUDA_VALUE_COLUMNS;
+}
+
 void cuda_attention_choose(const struct heed_attention_args *a, struct cuda_choice *choice) {
     static const char *const normalizers[] = {"HEED_NORMALIZER_SOFTMAX", "HEED_NORMALIZER_SIGMOID",
                                               "HEED_NORMALIZER_RELU"};
@@ -44,10 +51,11 @@ void cuda_attention_choose(const struct heed_attention_args *a, struct cuda_choi
         "#define HEED_CHOSEN_STAGE_KINDS 0x%llxull\n#define HEED_CHOSEN_CUSTOM %d\n"
         "#define HEED_CHOSEN_PARAMS 0x%llxull\n#define HEED_CHOSEN_MASKS %d\n"
         "#define HEED_CHOSEN_MASK_KINDS 0x%llxull\n#define HEED_CHOSEN_NORMALIZER %s\n"
-        "#define HEED_CHOSEN_DROPS %d\n#define HEED_CHOSEN_SLICES %d\n#define HEED_CHOSEN_VALUE_SLICES %d\n",
+        "#define HEED_CHOSEN_DROPS %d\n#define HEED_CHOSEN_SLICES %d\n#define HEED_CHOSEN_VALUE_SLICES %d\n"
+        "#define HEED_CHOSEN_VALUE_COLUMNS %d\n",
         a->q.dtype == HEED_F64 ? "double" : "float", a->stages, (unsigned long long)kinds, choice->custom,
         (unsigned long long)params, mask_count, (unsigned long long)masks, normalizers[a->normalizer],
-        a->threshold < 65536, slices(a->q.size[3]), slices(a->v.size[3]));
+        a->threshold < 65536, slices(a->q.size[3]), slices(a->v.size[3]), columns(a));
     choice->hash = cuda_hash_new();
     cuda_hash_text(&choice->hash, choice->constants);
     for (int i = 0; i < a->stages; i++) {

@@ -1,163 +1,245 @@
 /* y = normaliser(scores)·v, tile by tile, with a running maximum and sum (Milakov and Gimelshein 2018,
  * "Online normalizer calculation for softmax"); and the weights, once the statistics are known.
  *
- * A block makes CUDA_TILE queries × CUDA_VALUE_COLUMNS columns of y: it reads q once per slice and all
- * visible keys and values, (2·width + 2·columns) operations per cell and 4·(width + columns)/32 bytes from
- * the second-level cache. Wider values make the scores once per CUDA_VALUE_COLUMNS columns. */
-#include "backend/cuda/attention.cuh"
+ * A block makes cuda_edge queries × CUDA_VALUE_COLUMNS columns of y: (2·width + 2·columns) operations per
+ * cell, and 4·(2·width + columns)/cuda_edge bytes from the second-level cache. Wider values make the scores
+ * once per CUDA_VALUE_COLUMNS columns. Where queries are too few to keep a device busy, blocks share the keys
+ * of a tile and their sums are joined afterwards (Dao et al. 2023, "Flash-Decoding for long-context
+ * inference"). */
+#include "backend/cuda/attention_tile.cuh"
 #ifndef HEED_CHOSEN
 #include "backend/cuda/attention_choice.cuh"
 #endif
 
-/* Scores to unnormalised weights (after dropout), row by row: four threads to a row. t->row: maximum, sum,
- * and what the output so far is multiplied with. */
-template <typename T>
-static __device__ inline void online_softmax(const cuda_attention<T> &p, const cuda_box &box,
-                                             cuda_tile<T> *t) {
-    const int r = threadIdx.x / 4, part = threadIdx.x % 4;
-    const T before = t->row[0][r];
-    T most = before;
-    for (int c = part; c < CUDA_TILE; c += 4) {
-        const T s = t->s[r][c];
-        if (s > most) most = s; /* NaN does not move the maximum; it comes back in the sum */
-    }
-    for (int step = 1; step < 4; step *= 2) {
+/* What is known of a thread's rows: the largest score so far, and Σ e^(score − it). The threads of a row have
+ * the same. */
+template <typename T> struct row_state { T most[CUDA_OWN_ROWS], sum[CUDA_OWN_ROWS]; };
+
+/* The largest number of a row, from what its threads have of it. */
+template <typename T> static __device__ inline T row_most(T most) {
+#pragma unroll
+    for (int step = 2; step < 2 * CUDA_ROW_THREADS; step *= 2) {
         const T other = __shfl_xor_sync(0xffffffffu, most, step);
         if (other > most) most = other;
     }
-    const T base = most == minus_infinity<T>() ? T(0) : most;
-    T sum = T(0);
-    for (int c = part; c < CUDA_TILE; c += 4) {
-        const T s = t->s[r][c], e = s == minus_infinity<T>() ? T(0) : exp(s - base);
-        sum += e;
-        t->s[r][c] = e * keep_factor(p, box, r, c);
-    }
-    for (int step = 1; step < 4; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    __syncwarp();
-    if (part == 0) {
+    return most;
+}
+
+/* Scores to unnormalised weights (after dropout); sums so far are brought to the new maximum. */
+template <typename T>
+static __device__ inline void online_softmax(const cuda_attention<T> &p, unsigned kept, cuda_cells<T> *cells,
+                                             row_state<T> *rows, cuda_sums<T> *sums) {
+#pragma unroll
+    for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+        const T before = rows->most[i];
+        T most = before, sum = T(0);
+#pragma unroll
+        for (int j = 0; j < cuda_own_columns<T>; j++)
+            if (cells->at[i][j] > most)
+                most = cells->at[i][j]; /* NaN does not move it; it comes back in the sum */
+        most = row_most(most);
+        const T base = most == minus_infinity<T>() ? T(0) : most;
+#pragma unroll
+        for (int j = 0; j < cuda_own_columns<T>; j++) {
+            const T e = exp(cells->at[i][j] - base); /* 0 of −∞ */
+            sum += e;
+            cells->at[i][j] = e * keep_factor(p, kept, i, j);
+        }
         const T factor = before == minus_infinity<T>() ? T(0) : exp(before - most);
-        t->row[2][r] = factor;
-        t->row[1][r] = t->row[1][r] * factor + sum;
-        t->row[0][r] = most;
+        rows->most[i] = most;
+        rows->sum[i] = rows->sum[i] * factor + row_sum(sum);
+#pragma unroll
+        for (int n = 0; n < CUDA_VALUE_COLUMNS / CUDA_ROW_THREADS; n++) sums->at[i][n] *= factor;
     }
-    __syncthreads();
 }
 
 template <typename T>
-static __device__ inline void weigh(const cuda_attention<T> &p, const cuda_box &box, cuda_tile<T> *t) {
-    const int c = threadIdx.x % CUDA_TILE;
-    for (int r = threadIdx.x / CUDA_TILE; r < CUDA_TILE; r += CUDA_TILE_THREADS / CUDA_TILE)
-        t->s[r][c] = weight_of(normalizer_of(p), t->s[r][c], T(0), T(1)) * keep_factor(p, box, r, c);
-    if (threadIdx.x < CUDA_TILE) t->row[2][threadIdx.x] = T(1);
-    __syncthreads();
-}
-
-/* Joins the sink and leaves in t->row: the reciprocal of the sum, and what the output is still multiplied
- * with. */
-template <typename T>
-static __device__ inline void finish_rows(const cuda_attention<T> &p, const cuda_box &box, bool writes,
-                                          cuda_tile<T> *t) {
-    const int r = threadIdx.x;
-    if (r < box.nq) {
-        const int64_t row = row_place(p, box.batch, box.head, box.q0 + r);
-        T base = t->row[0][r], sum = t->row[1][r], rescale = T(1), reciprocal = T(0),
-          lse = minus_infinity<T>();
-        if (normalizer_of(p) != HEED_NORMALIZER_SOFTMAX) {
-            base = T(0);
-            reciprocal = T(1);
-        } else if (sum != T(0)) {
-            if (base == minus_infinity<T>()) base = T(0);
-            if (p.sink.data) {
-                const T sink = *at_row(p.sink, box.batch, box.head, 0), found = base;
-                if (!(sink <= base)) base = sink; /* NaN too, which makes the row NaN */
-                rescale = exp(found - base);
-                sum = sum * rescale + (sink == minus_infinity<T>() ? T(0) : exp(sink - base));
-            }
-            reciprocal = T(1) / sum;
-            lse = base + log(sum);
-        } else {
-            base = T(0);
-        }
-        t->row[2][r] = reciprocal * rescale;
-        if (writes) {
-            p.maximum[row] = base;
-            p.reciprocal[row] = reciprocal;
-            if (p.lse) p.lse[row] = lse;
-        }
+static __device__ inline void weigh(const cuda_attention<T> &p, unsigned kept, cuda_cells<T> *cells) {
+#pragma unroll
+    for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+#pragma unroll
+        for (int j = 0; j < cuda_own_columns<T>; j++)
+            cells->at[i][j] =
+                weight_of(normalizer_of(p), cells->at[i][j], T(0), T(1)) * keep_factor(p, kept, i, j);
     }
-    __syncthreads();
 }
 
-ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+/* Joins the sink with the largest score and the sum of a row, and keeps its statistics (`writes`). Returns
+ * what the unnormalised output is multiplied with. */
+template <typename T>
+static __device__ inline T finish_row(const cuda_attention<T> &p, int batch, int head, int64_t query,
+                                      bool writes, T most, T sum) {
+    T base = most, rescale = T(1), reciprocal = T(0), lse = minus_infinity<T>();
+    if (normalizer_of(p) != HEED_NORMALIZER_SOFTMAX) {
+        base = T(0);
+        reciprocal = T(1);
+    } else if (sum != T(0)) {
+        if (base == minus_infinity<T>()) base = T(0);
+        if (p.sink.data) {
+            const T sink = *at_row(p.sink, batch, head, 0), found = base;
+            if (!(sink <= base)) base = sink; /* NaN too, which makes the row NaN */
+            rescale = exp(found - base);
+            sum = sum * rescale + (sink == minus_infinity<T>() ? T(0) : exp(sink - base));
+        }
+        reciprocal = T(1) / sum;
+        lse = base + log(sum);
+    } else {
+        base = T(0);
+    }
+    if (writes) {
+        const int64_t row = row_place(p, batch, head, query);
+        p.maximum[row] = base;
+        p.reciprocal[row] = reciprocal;
+        if (p.lse) p.lse[row] = lse;
+    }
+    return reciprocal * rescale;
+}
+
+/* What the splits of a row have found. */
+template <typename T>
+static __device__ inline T *parts_of(const cuda_attention<T> &p, int batch, int head, int64_t query,
+                                     int split) {
+    return p.parts +
+           (((batch * p.heads + head) * p.queries + query) * p.splits + split) * (2 + p.value_width);
+}
+
+template <typename T>
+static __device__ inline void store_part(const cuda_attention<T> &p, const cuda_box &box, int split,
+                                         int column, const row_state<T> &rows, const cuda_sums<T> &sums) {
+    T *parts = parts_of(p, box.batch, box.head, box.q0, split);
+    const int64_t row = p.splits * (2 + p.value_width);
+    store_sums(parts + 2, row, box.nq, column, p.value_width, T(1), false, sums);
+#pragma unroll
+    for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+        if (own_row(i) >= box.nq || row_lane() != 0 || column != 0) continue;
+        parts[own_row(i) * row] = rows.most[i];
+        parts[own_row(i) * row + 1] = rows.sum[i];
+    }
+}
+
+/* The last tiles of queries come first: of a causal mask they are the longest. */
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
     forward(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     cuda_box box = box_of_pair(p);
-    set_queries(p, (int64_t)blockIdx.x * CUDA_TILE, &box);
-    const int64_t column = (int64_t)blockIdx.y * CUDA_VALUE_COLUMNS;
-    T sum[4][4] = {};
-    if (threadIdx.x < CUDA_TILE) {
-        t->row[0][threadIdx.x] = minus_infinity<T>();
-        t->row[1][threadIdx.x] = T(0);
+    const int place = (int)(gridDim.x - 1 - blockIdx.x), split = place % p.splits,
+              column = (int)blockIdx.y * CUDA_VALUE_COLUMNS;
+    const int tiles = ((int)p.keys + cuda_edge<T> - 1) / cuda_edge<T>,
+              first = (int)((int64_t)tiles * split / p.splits),
+              end = (int)((int64_t)tiles * (split + 1) / p.splits);
+    row_state<T> rows;
+    cuda_sums<T> sums = {};
+    set_queries(p, place / p.splits * cuda_edge<T>, &box);
+#pragma unroll
+    for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+        rows.most[i] = minus_infinity<T>();
+        rows.sum[i] = T(0);
     }
-    __syncthreads();
-#pragma unroll 1
-    for (int64_t k0 = 0; k0 < p.keys; k0 += CUDA_TILE) {
-        set_keys(p, k0, &box);
-        if (!tile_scores(p, box, 0, t)) continue;
-        if (normalizer_of(p) == HEED_NORMALIZER_SOFTMAX) {
-            online_softmax(p, box, t);
-        } else {
-            weigh(p, box, t);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const T factor = t->row[2][thread_row() + 8 * i];
-#pragma unroll
-            for (int j = 0; j < 4; j++) sum[i][j] *= factor;
-        }
-        add_products<T, false>(t, t->s, at_row(p.v, box.batch, kv_head_of(p, box.head), box.k0),
-                               p.v.stride[2], box.nk, column, p.value_width, sum);
-        __syncthreads();
+    tiles_between<false>(p, first, end, &box, [&](unsigned allowed) {
+        cuda_scores<T> s;
+        const unsigned kept = kept_cells<false>(p, box);
+        tile_scores<false>(p, box, allowed, 0, t, &s);
+        const unsigned seen = seen_cells(s.score);
+        if (normalizer_of(p) == HEED_NORMALIZER_SOFTMAX)
+            online_softmax(p, kept, &s.score, &rows, &sums);
+        else
+            weigh(p, kept, &s.score);
+        share_cells(s.score, t);
+        add_products(t, seen, at_row(p.v, box.batch, kv_head_of(p, box.head), box.k0), p.v.stride[2], box.nq,
+                     box.nk, column, p.value_width, &sums);
+    });
+    if (p.splits > 1) {
+        store_part(p, box, split, column, rows, sums);
+        return;
     }
-    finish_rows(p, box, blockIdx.y == 0, t);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const T factor = t->row[2][thread_row() + 8 * i];
+    for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+        if (own_row(i) >= box.nq) continue;
+        const T factor = finish_row(p, box.batch, box.head, box.q0 + own_row(i),
+                                    row_lane() == 0 && column == 0, rows.most[i], rows.sum[i]);
 #pragma unroll
-        for (int j = 0; j < 4; j++) sum[i][j] *= factor;
+        for (int n = 0; n < CUDA_VALUE_COLUMNS / CUDA_ROW_THREADS; n++) sums.at[i][n] *= factor;
     }
-    store_block(at_row(p.y, box.batch, box.head, box.q0), p.y.stride[2], box.nq, column, p.value_width, T(1),
-                false, sum);
+    store_sums(at_row(p.y, box.batch, box.head, box.q0), p.y.stride[2], box.nq, column, p.value_width, T(1),
+               false, sums);
 }
+
+#ifndef HEED_CHOSEN
+/* What multiplies the sums of a split when they join those of a row. */
+template <typename T> static __device__ inline T split_factor(const cuda_attention<T> &p, T own, T most) {
+    if (p.normalizer != HEED_NORMALIZER_SOFTMAX) return T(1);
+    return own == minus_infinity<T>() ? T(0) : exp(own - most);
+}
+
+/* A warp joins the splits of a row, in order. */
+template <typename T> static __global__ void join_splits(const __grid_constant__ cuda_attention<T> p) {
+    const int64_t rows = p.batch * p.heads * p.queries, step = CUDA_STEP / HEED_WARP,
+                  line = 2 + p.value_width;
+    const int lane = threadIdx.x % HEED_WARP;
+    for (int64_t i = CUDA_FIRST / HEED_WARP; i < rows; i += step) {
+        const int64_t q = i % p.queries;
+        const int head = (int)(i / p.queries % p.heads), batch = (int)(i / p.queries / p.heads);
+        const T *parts = parts_of(p, batch, head, q, 0);
+        T most = minus_infinity<T>(), sum = T(0);
+        for (int s = 0; s < p.splits; s++)
+            if (parts[s * line] > most) most = parts[s * line];
+        for (int s = 0; s < p.splits; s++)
+            sum += parts[s * line + 1] * split_factor(p, parts[s * line], most);
+        const T factor = finish_row(p, batch, head, q, lane == 0, most, sum);
+        T *y = at_row(p.y, batch, head, q);
+        for (int64_t c = lane; c < p.value_width; c += HEED_WARP) {
+            T all = T(0);
+            for (int s = 0; s < p.splits; s++)
+                all += parts[s * line + 2 + c] * split_factor(p, parts[s * line], most);
+            y[c] = all * factor;
+        }
+    }
+}
+#endif
 
 /* ---- weights ---- */
 
 /* One tile of the matrix of weights, after dropout. */
-ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
     weights(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     cuda_box box = box_of_pair(p);
-    set_queries(p, (int64_t)blockIdx.x * CUDA_TILE, &box);
-    set_keys(p, (int64_t)blockIdx.y * CUDA_TILE, &box);
-    const bool seen = tile_scores(p, box, 0, t);
-    const int c = threadIdx.x % CUDA_TILE;
-    for (int r = threadIdx.x / CUDA_TILE; r < box.nq; r += CUDA_TILE_THREADS / CUDA_TILE) {
-        const int64_t row = row_place(p, box.batch, box.head, box.q0 + r);
-        if (c >= box.nk) continue;
-        at_row(p.weights, box.batch, box.head, box.q0 + r)[box.k0 + c] =
-            seen && (t->seen[r] >> c & 1)
-                ? weight_of(normalizer_of(p), t->s[r][c], p.maximum[row], p.reciprocal[row]) *
-                      keep_factor(p, box, r, c)
-                : T(0);
+    set_queries(p, (int)blockIdx.x * cuda_edge<T>, &box);
+    set_keys(p, (int)blockIdx.y * cuda_edge<T>, &box);
+    const unsigned allowed = allowed_cells<false>(p, box, mask_count(p.mask) == 0),
+                   kept = kept_cells<false>(p, box);
+    cuda_scores<T> s = {};
+    tile_scores<false>(p, box, allowed, 0, t, &s);
+#pragma unroll
+    for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+        if (own_row(i) >= box.nq) continue;
+        const int64_t row = row_place(p, box.batch, box.head, box.q0 + own_row(i));
+        T *to = at_row(p.weights, box.batch, box.head, box.q0 + own_row(i)) + box.k0;
+#pragma unroll
+        for (int j = 0; j < cuda_own_columns<T>; j++)
+            if (own_column(j) < box.nk)
+                to[own_column(j)] =
+                    weight_of(normalizer_of(p), s.score.at[i][j], p.maximum[row], p.reciprocal[row]) *
+                    keep_factor(p, kept, i, j);
     }
 }
 
 /* ---- some weights, and sums of columns ---- */
 
+/* What dropout multiplies the weight of a cell with. */
+template <typename T>
+static __device__ inline T kept_factor(const cuda_attention<T> &p, int64_t batch, int64_t head, int64_t q,
+                                       int64_t k) {
+    if (!CHOSEN(HEED_CHOSEN_DROPS, p.threshold < 65536)) return T(1);
+    uint32_t word[4];
+    cuda_attention_block(p.random, (uint32_t)q, (uint32_t)k,
+                         (uint32_t)((p.first_batch + batch) * p.heads + head), word);
+    return cuda_keep(word, cuda_attention_half((uint32_t)k), p.threshold) ? p.keep_scale : T(0);
+}
+
 template <typename T>
 static __device__ inline T weight_of_cell(const cuda_attention<T> &p, int64_t batch, int64_t head, int64_t q,
                                           int64_t k) {
-    cuda_box box = {batch, head, q, k, 1, 1};
     if (!cuda_mask_allows(p.mask, p.first_batch + batch, head, q, k)) return T(0);
     const T *a = at_row(p.q, batch, head, q), *b = at_row(p.k, batch, kv_head_of(p, head), k);
     T s = T(0), slope;
@@ -166,7 +248,7 @@ static __device__ inline T weight_of_cell(const cuda_attention<T> &p, int64_t ba
     const int64_t row = row_place(p, batch, head, q);
     return s == minus_infinity<T>() ? T(0)
                                     : weight_of(normalizer_of(p), s, p.maximum[row], p.reciprocal[row]) *
-                                          keep_factor(p, box, 0, 0);
+                                          kept_factor(p, batch, head, q, k);
 }
 
 /* A thread owns a key of a chosen head: it goes over the chosen queries in order. */
@@ -196,10 +278,12 @@ CHOSEN_KERNEL(chosen_columns)
 template <typename T>
 heed_status cuda_attention_forward(struct heed_exec *exec, const struct cuda_choice *choice,
                                    const cuda_attention<T> &p) {
-    if (p.batch * p.heads * p.queries == 0) return HEED_OK;
+    const int64_t rows = p.batch * p.heads * p.queries;
+    if (rows == 0) return HEED_OK;
     ATTENTION_RUN(exec, choice, CUDA_ATTENTION_FORWARD, forward,
-                  cuda_attention_grid(cuda_tiles(p.queries), p.value_width, p.batch * p.heads),
-                  CUDA_TILE_THREADS, p);
+                  cuda_attention_grid(cuda_tiles<T>(p.queries) * p.splits, p.value_width, p.batch * p.heads),
+                  cuda_tile_threads<T>, p);
+    if (p.splits > 1) CUDA_RUN(exec, join_splits<T>, cuda_blocks(exec, rows * HEED_WARP), CUDA_BLOCK, 0, p);
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 
@@ -207,9 +291,9 @@ template <typename T>
 heed_status cuda_attention_weights(struct heed_exec *exec, const struct cuda_choice *choice,
                                    const cuda_attention<T> &p) {
     if (p.batch * p.heads * p.queries * p.keys == 0) return HEED_OK;
-    const dim3 grid((unsigned)cuda_tiles(p.queries), (unsigned)cuda_tiles(p.keys),
+    const dim3 grid((unsigned)cuda_tiles<T>(p.queries), (unsigned)cuda_tiles<T>(p.keys),
                     (unsigned)(p.batch * p.heads));
-    ATTENTION_RUN(exec, choice, CUDA_ATTENTION_FORWARD, weights, grid, CUDA_TILE_THREADS, p);
+    ATTENTION_RUN(exec, choice, CUDA_ATTENTION_FORWARD, weights, grid, cuda_tile_threads<T>, p);
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 

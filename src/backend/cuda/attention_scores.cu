@@ -5,167 +5,227 @@
  * tile of queries over all keys, a stretch of distances over all queries, or a tile of cells over the batch
  * entries and heads that share it. Sums of one batch entry and head go to sums [batch, heads, count], from
  * where the sum over those is a copy to a repeated view (COPY). */
-#include "backend/cuda/attention.cuh"
+#include "backend/cuda/attention_tile.cuh"
 #ifndef HEED_CHOSEN
 #include "backend/cuda/attention_choice.cuh"
 #endif
 
+/* The gradient of the scores of a tile behind a stage; `allowed`: its visible cells. What is not seen has 0.
+ */
+template <bool KEYS, typename T>
+static __device__ inline void gradients_behind(const cuda_attention<T> &p, const cuda_box &box,
+                                               unsigned allowed, int stage, cuda_tile<T> *t,
+                                               cuda_cells<T> *g) {
+    cuda_scores<T> s;
+    tile_scores<KEYS>(p, box, allowed, stage + 1, t, &s);
+    tile_gradients<KEYS>(p, box, stage + 1, t, &s, g);
+}
+
+/* The visible cells of a tile that lies anywhere; false if no thread has one. All threads call it. */
+template <bool KEYS, typename T>
+static __device__ inline bool look_at_tile(const cuda_attention<T> &p, const cuda_box &box,
+                                           unsigned *allowed) {
+    heed_cover cover = HEED_COVER_ALL;
+    if (mask_count(p.mask) > 0)
+        cover = cuda_mask_covers(p.mask, p.first_batch + box.batch, box.head, box.q0, box.q0 + box.nq, box.k0,
+                                 box.k0 + box.nk);
+    if (cover == HEED_COVER_NONE) return false;
+    *allowed = allowed_cells<KEYS>(p, box, cover == HEED_COVER_ALL);
+    return __syncthreads_or(*allowed != 0) != 0;
+}
+
 /* ---- by cell ---- */
 
 /* gradient has strides of 0 where it is shared. */
-ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
     sum_cells(const __grid_constant__ cuda_attention<T> p, int stage, const cuda_heads<T> gradient,
               bool add) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     const bool batches = gradient.stride[0] == 0, heads = gradient.stride[1] == 0;
-    const int64_t own_heads = heads ? 1 : p.heads;
-    const int64_t first_batch = batches ? 0 : blockIdx.z / own_heads,
-                  first_head = heads ? 0 : blockIdx.z % own_heads;
-    const int64_t end_batch = batches ? p.batch : first_batch + 1,
-                  end_head = heads ? p.heads : first_head + 1;
-    const int c = threadIdx.x % CUDA_TILE, first_row = threadIdx.x / CUDA_TILE;
-    enum { ROWS = CUDA_TILE * CUDA_TILE / CUDA_TILE_THREADS, STEP = CUDA_TILE_THREADS / CUDA_TILE };
+    const int own_heads = heads ? 1 : (int)p.heads;
+    const int first_batch = batches ? 0 : (int)blockIdx.z / own_heads,
+              first_head = heads ? 0 : (int)blockIdx.z % own_heads;
+    const int end_batch = batches ? (int)p.batch : first_batch + 1,
+              end_head = heads ? (int)p.heads : first_head + 1;
     cuda_box box = {};
-    T sum[ROWS] = {};
-    set_queries(p, (int64_t)blockIdx.x * CUDA_TILE, &box);
-    set_keys(p, (int64_t)blockIdx.y * CUDA_TILE, &box);
+    cuda_cells<T> sum = {};
+    set_queries(p, (int)blockIdx.x * cuda_edge<T>, &box);
+    set_keys(p, (int)blockIdx.y * cuda_edge<T>, &box);
 #pragma unroll 1
     for (box.batch = first_batch; box.batch < end_batch; box.batch++) {
 #pragma unroll 1
         for (box.head = first_head; box.head < end_head; box.head++) {
-            if (!tile_scores(p, box, stage + 1, t)) continue;
-            tile_gradients(p, box, stage + 1, t);
+            unsigned allowed;
+            cuda_cells<T> g;
+            if (!look_at_tile<false>(p, box, &allowed)) continue;
+            gradients_behind<false>(p, box, allowed, stage, t, &g);
 #pragma unroll
-            for (int i = 0; i < ROWS; i++) sum[i] += t->g[first_row + i * STEP][c];
-            __syncthreads();
+            for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+#pragma unroll
+                for (int j = 0; j < cuda_own_columns<T>; j++) sum.at[i][j] += g.at[i][j];
+            }
         }
     }
 #pragma unroll
-    for (int i = 0; i < ROWS; i++) {
-        const int r = first_row + i * STEP;
-        if (r >= box.nq || c >= box.nk) continue;
-        T *at = at_row(gradient, first_batch, first_head, box.q0 + r) + (box.k0 + c) * gradient.stride[3];
-        *at = add ? *at + sum[i] : sum[i];
+    for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+        T *row = at_row(gradient, first_batch, first_head, box.q0 + own_row(i));
+#pragma unroll
+        for (int j = 0; j < cuda_own_columns<T>; j++) {
+            if (own_row(i) >= box.nq || own_column(j) >= box.nk) continue;
+            T *at = row + (box.k0 + own_column(j)) * gradient.stride[3];
+            *at = add ? *at + sum.at[i][j] : sum.at[i][j];
+        }
     }
 }
 
 /* ---- by key, by query ---- */
 
-/* A thread of the first warp sums a column, or a row. */
-template <typename T, bool KEYS>
+/* Sums of rows. */
+template <bool KEYS, typename T>
 static __device__ inline void sum_lines(const cuda_attention<T> &p, int stage, cuda_tile<T> *t, T *sums) {
     cuda_box box = box_of_pair(p);
-    const int64_t own = (int64_t)blockIdx.x * CUDA_TILE, count = KEYS ? p.keys : p.queries,
-                  others = KEYS ? p.queries : p.keys;
-    T sum = T(0);
-#pragma unroll 1
-    for (int64_t other = 0; other < others; other += CUDA_TILE) {
-        set_queries(p, KEYS ? other : own, &box);
-        set_keys(p, KEYS ? own : other, &box);
-        if (!tile_scores(p, box, stage + 1, t)) continue;
-        tile_gradients(p, box, stage + 1, t);
-        if (threadIdx.x < CUDA_TILE)
-            for (int i = 0; i < CUDA_TILE; i++) sum += KEYS ? t->g[i][threadIdx.x] : t->g[threadIdx.x][i];
-        __syncthreads();
+    const int own = (int)blockIdx.x * cuda_edge<T>;
+    const int64_t count = KEYS ? p.keys : p.queries;
+    T sum[CUDA_OWN_ROWS] = {};
+    if (KEYS)
+        set_keys(p, own, &box);
+    else
+        set_queries(p, own, &box);
+    each_tile<KEYS>(p, &box, [&](unsigned allowed) {
+        cuda_cells<T> g;
+        gradients_behind<KEYS>(p, box, allowed, stage, t, &g);
+#pragma unroll
+        for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+#pragma unroll
+            for (int j = 0; j < cuda_own_columns<T>; j++) sum[i] += g.at[i][j];
+        }
+    });
+#pragma unroll
+    for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+        const T all = row_sum(sum[i]);
+        if (row_lane() == 0 && own_row(i) < box_rows<KEYS>(box))
+            sums[(box.batch * p.heads + box.head) * count + own + own_row(i)] = all;
     }
-    if (threadIdx.x < CUDA_TILE && own + threadIdx.x < count)
-        sums[(box.batch * p.heads + box.head) * count + own + threadIdx.x] = sum;
 }
 
-ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
     sum_keys(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
-    sum_lines<T, true>(p, stage, shared, sums);
+    sum_lines<true>(p, stage, shared, sums);
 }
 
-ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
     sum_queries(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
-    sum_lines<T, false>(p, stage, shared, sums);
+    sum_lines<false>(p, stage, shared, sums);
 }
 
 /* ---- by distance ---- */
 
-/* Distances own … own + 31, counted from that of the last query to the first key. For a tile of queries these
- * lie in two tiles of keys side by side. */
-ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+/* The cuda_edge distances from `own` on, counted from that of the last query to the first key; four threads
+ * have one, each a quarter of the rows. For a tile of queries these distances lie in two tiles of keys side
+ * by side. */
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
     sum_distances(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     cuda_box box = box_of_pair(p);
-    const int64_t own = (int64_t)blockIdx.x * CUDA_TILE, count = p.queries + p.keys - 1;
+    const int own = (int)blockIdx.x * cuda_edge<T>, queries = (int)p.queries, keys = (int)p.keys;
+    const int distance = threadIdx.x / 4, quarter = threadIdx.x % 4;
     T sum = T(0);
 #pragma unroll 1
-    for (int64_t q0 = 0; q0 < p.queries; q0 += CUDA_TILE) {
+    for (int q0 = 0; q0 < queries; q0 += cuda_edge<T>) {
         set_queries(p, q0, &box);
         /* Key of query q0 at distance own; of later queries it is further on. */
-        const int64_t first = own - (p.queries - 1) + q0;
+        const int first = own - (queries - 1) + q0;
 #pragma unroll 1
         for (int side = 0; side < 2; side++) {
-            int64_t k0 = first + side * CUDA_TILE, end = k0 + CUDA_TILE;
+            int k0 = first + side * cuda_edge<T>, end = k0 + cuda_edge<T>;
+            unsigned allowed;
+            cuda_cells<T> g;
             if (k0 < 0) k0 = 0;
-            if (end > p.keys) end = p.keys;
+            if (end > keys) end = keys;
             if (k0 >= end) continue;
             box.k0 = k0;
-            box.nk = (int)(end - k0);
-            if (!tile_scores(p, box, stage + 1, t)) continue;
-            tile_gradients(p, box, stage + 1, t);
-            if (threadIdx.x < CUDA_TILE) {
-                for (int r = 0; r < box.nq; r++) {
-                    const int64_t c = first + threadIdx.x + r - box.k0;
-                    if (c >= 0 && c < box.nk) sum += t->g[r][c];
-                }
-            }
+            box.nk = end - k0;
+            if (!look_at_tile<false>(p, box, &allowed)) continue;
+            gradients_behind<false>(p, box, allowed, stage, t, &g);
+            __syncthreads(); /* the cells before have been read */
+            share_cells(g, t);
             __syncthreads();
+#pragma unroll 1
+            for (int r = quarter; r < box.nq; r += 4) {
+                const int c = first + distance + r - box.k0;
+                if (c >= 0 && c < box.nk) sum += t->cells[r][c];
+            }
         }
     }
-    if (threadIdx.x < CUDA_TILE && own + threadIdx.x < count)
-        sums[(box.batch * p.heads + box.head) * count + own + threadIdx.x] = sum;
+    for (int step = 1; step < 4; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    if (quarter == 0 && own + distance < queries + keys - 1)
+        sums[(box.batch * p.heads + box.head) * (p.queries + p.keys - 1) + own + distance] = sum;
 }
 
 /* ---- parameters of a user's stage ---- */
 
-/* Gathers what a tile gives to the lines that the threads of the first warp own. */
-template <typename T>
+/* Gathers what a tile gives to the lines of its rows, whose threads take turns. */
+template <bool KEYS, typename T>
 static __device__ inline void gather_params(const cuda_attention<T> &p, const cuda_param_sums<T> &w,
-                                            const cuda_box &box, const cuda_tile<T> *t, T *own,
-                                            int64_t lines) {
+                                            const cuda_box &box, const cuda_scores<T> &s, unsigned seen,
+                                            const cuda_cells<T> &g, T *own, int64_t lines) {
 #if CUSTOM_STAGES
-    const heed_sums sums = {w.param, own, w.numbers, lines};
 #pragma unroll 1
-    for (int i = 0; i < CUDA_TILE; i++) {
-        const int r = w.keys ? i : (int)threadIdx.x, c = w.keys ? (int)threadIdx.x : i;
-        if (!(t->seen[r] >> c & 1)) continue;
-        const cuda_place at = {box.batch, box.head, box.q0 + r, box.k0 + c};
-        user_backward(w.stage, before_stage(p, at, w.stage, t->slope[r][c]), t->g[r][c],
-                      cell_of(p, at, w.stage), sums);
+    for (int turn = 0; turn < CUDA_ROW_THREADS; turn++) {
+#pragma unroll
+        for (int i = 0; i < CUDA_OWN_ROWS; i++) {
+            const heed_sums sums = {w.param, own + own_row(i), w.numbers, lines};
+#pragma unroll
+            for (int j = 0; j < cuda_own_columns<T>; j++) {
+                if (turn != row_lane() || !has_cell<T>(seen, i, j)) continue;
+                const cuda_place at = place_of<KEYS>(box, i, j);
+                user_backward(w.stage, before_stage(p, at, w.stage, s.kept.at[i][j]), g.at[i][j],
+                              cell_of(p, at, w.stage), sums);
+            }
+        }
+        __syncwarp();
     }
 #else
-    (void)p, (void)w, (void)box, (void)t, (void)own, (void)lines;
+    (void)p, (void)w, (void)box, (void)s, (void)seen, (void)g, (void)own, (void)lines;
 #endif
 }
 
+template <bool KEYS, typename T>
+static __device__ inline void sum_param(const cuda_attention<T> &p, const cuda_param_sums<T> &w,
+                                        cuda_tile<T> *t) {
+    cuda_box box = box_of_pair(p);
+    const int owned = (int)(KEYS ? p.keys : p.queries), lines = (int)w.strips * cuda_edge<T>;
+    T *own = w.sums + blockIdx.z * w.numbers * lines + blockIdx.x * cuda_edge<T>;
+    for (int64_t e = threadIdx.x; e < w.numbers * cuda_edge<T>; e += cuda_tile_threads<T>)
+        own[e / cuda_edge<T> * lines + e % cuda_edge<T>] = T(0);
+    __syncthreads();
+#pragma unroll 1
+    for (int mine = (int)blockIdx.x * cuda_edge<T>; mine < owned; mine += lines) {
+        if (KEYS)
+            set_keys(p, mine, &box);
+        else
+            set_queries(p, mine, &box);
+        each_tile<KEYS>(p, &box, [&](unsigned allowed) {
+            cuda_scores<T> s;
+            cuda_cells<T> g;
+            tile_scores<KEYS>(p, box, allowed, w.stage + 1, t, &s);
+            const unsigned seen = seen_cells(s.score);
+            tile_gradients<KEYS>(p, box, w.stage + 1, t, &s, &g);
+            gather_params<KEYS>(p, w, box, s, seen, g, own, lines);
+        });
+    }
+}
+
 /* Only specialised: in general there is no user's stage. */
-ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     sum_params(const __grid_constant__ cuda_attention<T> p, const __grid_constant__ cuda_param_sums<T> w) {
     HEED_SHARED(cuda_tile<T>, t, 1);
-    cuda_box box = box_of_pair(p);
-    const int64_t owned = w.keys ? p.keys : p.queries, others = w.keys ? p.queries : p.keys;
-    const int64_t lines = w.strips * CUDA_TILE;
-    T *own = w.sums + blockIdx.z * w.numbers * lines + blockIdx.x * CUDA_TILE + threadIdx.x % CUDA_TILE;
-    if (threadIdx.x < CUDA_TILE)
-        for (int64_t e = 0; e < w.numbers; e++) own[e * lines] = T(0);
-#pragma unroll 1
-    for (int64_t mine = (int64_t)blockIdx.x * CUDA_TILE; mine < owned; mine += lines) {
-#pragma unroll 1
-        for (int64_t other = 0; other < others; other += CUDA_TILE) {
-            set_queries(p, w.keys ? other : mine, &box);
-            set_keys(p, w.keys ? mine : other, &box);
-            if (!tile_scores(p, box, w.stage + 1, t)) continue;
-            tile_gradients(p, box, w.stage + 1, t);
-            if (threadIdx.x < CUDA_TILE) gather_params(p, w, box, t, own, lines);
-            __syncthreads();
-        }
-    }
+    if (w.keys)
+        sum_param<true>(p, w, t);
+    else
+        sum_param<false>(p, w, t);
 }
 
 /* ---- the sink ---- */
@@ -202,22 +262,23 @@ heed_status cuda_attention_score_sums(struct heed_exec *exec, const struct cuda_
     if (how == CUDA_SUM_CELL) {
         const int64_t owners =
             (gradient.stride[0] == 0 ? 1 : p.batch) * (gradient.stride[1] == 0 ? 1 : p.heads);
-        const dim3 grid((unsigned)cuda_tiles(p.queries), (unsigned)cuda_tiles(p.keys), (unsigned)owners);
+        const dim3 grid((unsigned)cuda_tiles<T>(p.queries), (unsigned)cuda_tiles<T>(p.keys),
+                        (unsigned)owners);
         if (owners * p.queries * p.keys > 0)
-            ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_cells, grid, CUDA_TILE_THREADS, p, stage,
-                          gradient, add);
+            ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_cells, grid, cuda_tile_threads<T>, p,
+                          stage, gradient, add);
     } else if (how == CUDA_SUM_KEY && pairs * p.keys > 0) {
         ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_keys,
-                      cuda_attention_grid(cuda_tiles(p.keys), 1, pairs), CUDA_TILE_THREADS, p, stage,
+                      cuda_attention_grid(cuda_tiles<T>(p.keys), 1, pairs), cuda_tile_threads<T>, p, stage,
                       gradient.data);
     } else if (how == CUDA_SUM_QUERY && pairs * p.queries > 0) {
         ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_queries,
-                      cuda_attention_grid(cuda_tiles(p.queries), 1, pairs), CUDA_TILE_THREADS, p, stage,
+                      cuda_attention_grid(cuda_tiles<T>(p.queries), 1, pairs), cuda_tile_threads<T>, p, stage,
                       gradient.data);
     } else if (how == CUDA_SUM_DISTANCE && pairs * p.queries * p.keys > 0) {
         ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_distances,
-                      cuda_attention_grid(cuda_tiles(p.queries + p.keys - 1), 1, pairs), CUDA_TILE_THREADS, p,
-                      stage, gradient.data);
+                      cuda_attention_grid(cuda_tiles<T>(p.queries + p.keys - 1), 1, pairs),
+                      cuda_tile_threads<T>, p, stage, gradient.data);
     }
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
@@ -227,7 +288,7 @@ heed_status cuda_attention_param_sums(struct heed_exec *exec, const struct cuda_
                                       const cuda_attention<T> &p, const cuda_param_sums<T> &to) {
     const dim3 grid((unsigned)to.strips, 1, (unsigned)(p.batch * p.heads));
     if (to.strips * p.batch * p.heads * to.numbers > 0)
-        ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_params, grid, CUDA_TILE_THREADS, p, to);
+        ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_params, grid, cuda_tile_threads<T>, p, to);
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 

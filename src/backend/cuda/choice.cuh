@@ -11,6 +11,7 @@
  *   HEED_CHOSEN_NORMALIZER    heed_normalizer
  *   HEED_CHOSEN_DROPS         whether there is dropout
  *   HEED_CHOSEN_SLICES        CUDA_SLICEs of a query's width; HEED_CHOSEN_VALUE_SLICES: of a value's
+ *   HEED_CHOSEN_VALUE_COLUMNS columns of a result that a block makes
  *
  * specialise.cuh says how it gets there. */
 #ifndef HEED_SRC_BACKEND_CUDA_CHOICE_CUH

@@ -2,19 +2,24 @@
 #ifndef HEED_SRC_BACKEND_CUDA_PACK_CUH
 #define HEED_SRC_BACKEND_CUDA_PACK_CUH
 
+#include "backend/cuda/kernel.cuh"
+#ifndef HEED_CHOSEN
 #include "backend/cuda/device.cuh"
+#endif
 
 template <typename T, int N> struct alignas(N * sizeof(T)) cuda_pack { T at[N]; };
 
 /* How many make up 16 bytes. */
 template <typename T> constexpr int cuda_wide = 16 / (int)sizeof(T);
 
+#ifndef HEED_CHOSEN
 /* Whether a row of n elements, or rows of n one behind the other, can be read in packs wherever these
  * pointers (NULL: nothing there) point. */
 template <typename T, typename... Pointers> bool cuda_packs(int64_t n, const Pointers *...pointer) {
     const uintptr_t all = (reinterpret_cast<uintptr_t>(pointer) | ... | 0);
     return n % cuda_wide<T> == 0 && all % 16 == 0;
 }
+#endif
 
 template <int N, typename T> __device__ inline cuda_pack<T, N> cuda_load(const T *from) {
     return *reinterpret_cast<const cuda_pack<T, N> *>(from);
