@@ -124,12 +124,13 @@ ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
 
 /* ---- parameters of a user's stage ---- */
 
+#if CUSTOM_STAGES
+
 /* Gathers what a tile gives to the lines that the threads of the first warp own. */
 template <typename T>
 static __device__ inline void gather_params(const cuda_attention<T> &p, const cuda_param_sums<T> &w,
                                             const cuda_box &box, const cuda_tile<T> *t, T *own,
                                             int64_t lines) {
-#if CUSTOM_STAGES
     const heed_sums sums = {w.param, own, w.numbers, lines};
 #pragma unroll 1
     for (int i = 0; i < CUDA_TILE; i++) {
@@ -139,12 +140,8 @@ static __device__ inline void gather_params(const cuda_attention<T> &p, const cu
         user_backward(w.stage, before_stage(p, at, w.stage, t->slope[r][c]), t->g[r][c],
                       cell_of(p, at, w.stage), sums);
     }
-#else
-    (void)p, (void)w, (void)box, (void)t, (void)own, (void)lines;
-#endif
 }
 
-/* Only specialised: in general there is no user's stage. */
 ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
     sum_params(const __grid_constant__ cuda_attention<T> p, const __grid_constant__ cuda_param_sums<T> w) {
     HEED_SHARED(cuda_tile<T>, t, 1);
@@ -167,6 +164,8 @@ ATTENTION_KERNEL __launch_bounds__(CUDA_TILE_THREADS, 1)
         }
     }
 }
+
+#endif /* CUSTOM_STAGES */
 
 /* ---- the sink ---- */
 
@@ -226,9 +225,13 @@ template <typename T>
 heed_status cuda_attention_param_sums(struct heed_exec *exec, const struct cuda_choice *choice,
                                       const cuda_attention<T> &p, const cuda_param_sums<T> &to) {
     const dim3 grid((unsigned)to.strips, 1, (unsigned)(p.batch * p.heads));
-    if (to.strips * p.batch * p.heads * to.numbers > 0)
-        ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_params, grid, CUDA_TILE_THREADS, p, to);
-    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+    void (*const general)(cuda_attention<T>, cuda_param_sums<T>) = NULL; /* there is none */
+    cudaKernel_t special;
+    if (to.strips * p.batch * p.heads * to.numbers == 0) return HEED_OK;
+    heed_status status = cuda_attention_kernel(exec, choice, CUDA_ATTENTION_SCORES, "sum_params", &special);
+    if (status == HEED_OK)
+        status = cuda_start_special(exec, special, general, grid, CUDA_TILE_THREADS, p, to);
+    return status == HEED_OK ? cuda_started(exec, HEED_PRIMITIVE_ATTENTION) : status;
 }
 
 template <typename T>
