@@ -282,8 +282,13 @@ static heed_status attention_forward(struct heed_exec *exec, const void *argumen
     char *statistics = static_cast<char *>(saved ? saved : scratch);
     char *nodes = static_cast<char *>(scratch) + 2 * row_bytes(a);
     struct cuda_choice choice;
+<<<<<<< HEAD
     cuda_attention_choose(a, &choice);
     note(exec, a, false, 2 * row_bytes(a) + mask_bytes(a) + part_bytes(exec, a));
+=======
+    cuda_attention_choose(exec, a, &choice);
+    note(exec, a, false, 2 * row_bytes(a) + mask_bytes(a));
+>>>>>>> wt-rtc
     return a->q.dtype == HEED_F64 ? forward<double>(exec, &choice, a, statistics, nodes)
                                   : forward<float>(exec, &choice, a, statistics, nodes);
 }
@@ -446,7 +451,7 @@ static heed_status attention_backward(struct heed_exec *exec, const void *argume
                                       void *scratch) {
     const struct heed_attention_args *a = static_cast<const struct heed_attention_args *>(arguments);
     struct cuda_choice choice;
-    cuda_attention_choose(a, &choice);
+    cuda_attention_choose(exec, a, &choice);
     note(exec, a, true, row_bytes(a) + mask_bytes(a) + sum_bytes(a));
     char *statistics = static_cast<char *>(saved), *areas = static_cast<char *>(scratch);
     return a->q.dtype == HEED_F64 ? backward<double>(exec, &choice, a, statistics, areas)

@@ -96,12 +96,12 @@ template <typename T> static __device__ inline heed_normalizer normalizer_of(con
 }
 
 template <typename T> static __device__ inline int stage_count(const cuda_attention<T> &p) {
-    return CHOSEN(HEED_CHOSEN_STAGES, p.stages);
+    return CHOSEN_STAGES(HEED_CHOSEN_STAGES, p.stages);
 }
 
 template <typename T>
 static __device__ inline enum heed_stage_kind stage_kind(const cuda_attention<T> &p, int i) {
-    return CHOSEN((enum heed_stage_kind)CHOSEN_AT(HEED_CHOSEN_STAGE_KINDS, i), p.stage[i].kind);
+    return CHOSEN_STAGES((enum heed_stage_kind)CHOSEN_AT(HEED_CHOSEN_STAGE_KINDS, i), p.stage[i].kind);
 }
 
 /* Slices of the width of queries and keys, and of values. */

@@ -12,30 +12,22 @@ static const char *name_of(const heed_stage_rule *rule) {
     return rule->name ? rule->name : "without a name";
 }
 
-bool cuda_attention_has_custom(const struct heed_attention_args *a) {
-    for (int i = 0; i < a->stages; i++)
-        if (a->stage[i].kind == HEED_STAGE_CUSTOM) return true;
-    return false;
-}
-
 static int slices(int64_t width) {
     return (int)((width + CUDA_SLICE - 1) / CUDA_SLICE);
 }
 
-/* Columns of a result that a block makes at once: twice as many of wide f32 heads, for which there is room.
- */
-static int columns(const struct heed_attention_args *a) {
-    const int64_t widest = a->q.size[3] > a->v.size[3] ? a->q.size[3] : a->v.size[3];
-    return (a->q.dtype == HEED_F64 || widest <= CUDA_VALUE_COLUMNS ? 1 : 2) * CUDA_VALUE_COLUMNS;
+/* Adds to the constants. */
+static void define(struct cuda_choice *choice, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void define(struct cuda_choice *choice, const char *format, ...) {
+    const size_t used = strlen(choice->constants);
+    va_list list;
+    va_start(list, format);
+    vsnprintf(choice->constants + used, sizeof choice->constants - used, format, list);
+    va_end(list);
 }
 
-void cuda_attention_choose(const struct heed_attention_args *a, struct cuda_choice *choice) {
-    static const char *const normalizers[] = {"HEED_NORMALIZER_SOFTMAX", "HEED_NORMALIZER_SIGMOID",
-                                              "HEED_NORMALIZER_RELU"};
-    uint64_t kinds = 0, params = 0, masks = 0;
-    const int mask_count = cuda_mask_kinds(a->mask, &masks);
-    memset(choice, 0, sizeof *choice);
-    choice->possible = mask_count >= 0;
+static void choose_stages(const struct heed_attention_args *a, struct cuda_choice *choice) {
+    uint64_t kinds = 0, params = 0;
     for (int i = 0; i < a->stages; i++) {
         const struct heed_stage *stage = &a->stage[i];
         kinds |= (uint64_t)stage->kind << 4 * i;
@@ -45,17 +37,45 @@ void cuda_attention_choose(const struct heed_attention_args *a, struct cuda_choi
         choice->custom = true;
     }
     choice->stages = a->stages;
-    snprintf(
-        choice->constants, sizeof choice->constants,
-        "#define HEED_CHOSEN 1\n#define HEED_CHOSEN_REAL %s\n#define HEED_CHOSEN_STAGES %d\n"
-        "#define HEED_CHOSEN_STAGE_KINDS 0x%llxull\n#define HEED_CHOSEN_CUSTOM %d\n"
-        "#define HEED_CHOSEN_PARAMS 0x%llxull\n#define HEED_CHOSEN_MASKS %d\n"
-        "#define HEED_CHOSEN_MASK_KINDS 0x%llxull\n#define HEED_CHOSEN_NORMALIZER %s\n"
-        "#define HEED_CHOSEN_DROPS %d\n#define HEED_CHOSEN_SLICES %d\n#define HEED_CHOSEN_VALUE_SLICES %d\n"
-        "#define HEED_CHOSEN_VALUE_COLUMNS %d\n",
-        a->q.dtype == HEED_F64 ? "double" : "float", a->stages, (unsigned long long)kinds, choice->custom,
-        (unsigned long long)params, mask_count, (unsigned long long)masks, normalizers[a->normalizer],
-        a->threshold < 65536, slices(a->q.size[3]), slices(a->v.size[3]), columns(a));
+    define(choice,
+           "#define HEED_CHOSEN 1\n#define HEED_CHOSEN_REAL %s\n#define HEED_CHOSEN_STAGES %d\n"
+           "#define HEED_CHOSEN_STAGE_KINDS 0x%llxull\n#define HEED_CHOSEN_CUSTOM %d\n"
+           "#define HEED_CHOSEN_PARAMS 0x%llxull\n",
+           a->q.dtype == HEED_F64 ? "double" : "float", a->stages, (unsigned long long)kinds, choice->custom,
+           (unsigned long long)params);
+}
+
+/* Columns of a result that a block makes at once: twice as many of wide f32 heads, for which there is room.
+ */
+static int columns(const struct heed_attention_args *a) {
+    const int64_t widest = a->q.size[3] > a->v.size[3] ? a->q.size[3] : a->v.size[3];
+    return (a->q.dtype == HEED_F64 || widest <= CUDA_VALUE_COLUMNS ? 1 : 2) * CUDA_VALUE_COLUMNS;
+}
+
+/* The rest. `masks` below 0: it is left to be found at run time. */
+static void choose_rest(const struct heed_attention_args *a, int masks, uint64_t mask_kinds,
+                        struct cuda_choice *choice) {
+    static const char *const normalizers[] = {"HEED_NORMALIZER_SOFTMAX", "HEED_NORMALIZER_SIGMOID",
+                                              "HEED_NORMALIZER_RELU"};
+    const bool all = masks >= 0;
+    define(
+        choice,
+        "#define HEED_CHOSEN_ALL %d\n#define HEED_CHOSEN_MASKS %d\n#define HEED_CHOSEN_MASK_KINDS 0x%llxull\n"
+        "#define HEED_CHOSEN_NORMALIZER %s\n#define HEED_CHOSEN_DROPS %d\n#define HEED_CHOSEN_SLICES %d\n"
+        "#define HEED_CHOSEN_VALUE_SLICES %d\n#define HEED_CHOSEN_VALUE_COLUMNS %d\n",
+        all, all ? masks : 0, all ? (unsigned long long)mask_kinds : 0, normalizers[all ? a->normalizer : 0],
+        all && a->threshold < 65536, all ? slices(a->q.size[3]) : 0, all ? slices(a->v.size[3]) : 0,
+        all ? columns(a) : 0);
+}
+
+void cuda_attention_choose(const struct heed_exec *exec, const struct heed_attention_args *a,
+                           struct cuda_choice *choice) {
+    uint64_t mask_kinds = 0;
+    const int masks = cuda_special_wanted(exec) ? cuda_mask_kinds(a->mask, &mask_kinds) : -1;
+    memset(choice, 0, sizeof *choice);
+    choose_stages(a, choice);
+    choose_rest(a, masks, mask_kinds, choice);
+    choice->special = choice->custom || masks >= 0;
     choice->hash = cuda_hash_new();
     cuda_hash_text(&choice->hash, choice->constants);
     for (int i = 0; i < a->stages; i++) {
@@ -117,30 +137,25 @@ static void write_program(struct writer *w, const struct cuda_choice *choice, en
     write(w, "#include \"backend/cuda/attention_%s.cu\"\n", files[part]);
 }
 
-char *cuda_attention_text(struct heed_exec *exec, const struct cuda_choice *choice,
-                          enum cuda_attention_part part) {
-    struct writer w = {};
-    write_program(&w, choice, part);
-    w.size = w.used + 1;
-    w.at = static_cast<char *>(cuda_code_block(exec, w.size));
-    w.used = 0;
-    if (w.at) write_program(&w, choice, part);
-    return w.at;
-}
-
-/* ---- the kernels ---- */
-
 struct wanted {
     const struct cuda_choice *choice;
     enum cuda_attention_part part;
 };
 
+/* The program of a file's kernels. */
 static char *text_of(struct heed_exec *exec, const void *self) {
     const struct wanted *wanted = static_cast<const struct wanted *>(self);
-    return cuda_attention_text(exec, wanted->choice, wanted->part);
+    struct writer w = {};
+    write_program(&w, wanted->choice, wanted->part);
+    w.size = w.used + 1;
+    w.at = static_cast<char *>(cuda_code_block(exec, w.size));
+    w.used = 0;
+    if (w.at) write_program(&w, wanted->choice, wanted->part);
+    return w.at;
 }
 
-/* The stages in words. */
+/* ---- the kernels ---- */
+
 static heed_status fail(struct heed_exec *exec, const struct cuda_choice *choice, const char *why) {
     const char *name = "";
     for (int i = 0; i < choice->stages; i++)
@@ -152,13 +167,13 @@ static heed_status fail(struct heed_exec *exec, const struct cuda_choice *choice
 heed_status cuda_attention_kernel(struct heed_exec *exec, const struct cuda_choice *choice,
                                   enum cuda_attention_part part, const char *name, cudaKernel_t *kernel) {
     *kernel = NULL;
-    if (!choice->custom && (!choice->possible || !cuda_special_wanted(exec))) return HEED_OK;
+    if (!choice->special) return HEED_OK;
     const struct wanted wanted = {choice, part};
-    const char *why = "the mask has too many parts";
+    const char *why = NULL;
     struct cuda_program program = {choice->hash, text_of, &wanted};
     cuda_hash_add(&program.own, &part, sizeof part);
     cuda_of(exec)->starved = false;
-    if (choice->possible) *kernel = cuda_special_kernel(exec, &program, name, &why);
+    *kernel = cuda_special_kernel(exec, &program, name, &why);
     if (cuda_of(exec)->starved)
         return heed_host->fail(exec, HEED_ERROR_MEMORY, HEED_PRIMITIVE_ATTENTION,
                                "no memory for specialised kernels");

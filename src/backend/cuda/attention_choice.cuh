@@ -12,21 +12,16 @@ enum cuda_attention_part { CUDA_ATTENTION_FORWARD, CUDA_ATTENTION_BACKWARD, CUDA
 
 /* What a call computes. */
 struct cuda_choice {
-    bool possible; /* whether constants can say it */
-    bool custom;   /* there is a stage of the user's: the general kernels cannot do it */
+    bool special; /* specialised kernels are to run: they are wanted, or */
+    bool custom;  /* there is a stage of the user's, which the general ones cannot do */
     int stages;
     const heed_stage_rule *rule[HEED_MAX_STAGES]; /* of the user's stages */
     char constants[640];
     struct cuda_hash hash;
 };
 
-bool cuda_attention_has_custom(const struct heed_attention_args *a);
-
-void cuda_attention_choose(const struct heed_attention_args *a, struct cuda_choice *choice);
-
-/* The program of a file's kernels, a block of the context's; NULL: no memory. */
-char *cuda_attention_text(struct heed_exec *exec, const struct cuda_choice *choice,
-                          enum cuda_attention_part part);
+void cuda_attention_choose(const struct heed_exec *exec, const struct heed_attention_args *a,
+                           struct cuda_choice *choice);
 
 /* The specialised kernel of this name. NULL: the general one is to run. An error where that cannot be. */
 heed_status cuda_attention_kernel(struct heed_exec *exec, const struct cuda_choice *choice,

@@ -166,12 +166,13 @@ ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
 
 /* ---- parameters of a user's stage ---- */
 
+#if CUSTOM_STAGES
+
 /* Gathers what a tile gives to the lines of its rows, whose threads take turns. */
 template <bool KEYS, typename T>
 static __device__ inline void gather_params(const cuda_attention<T> &p, const cuda_param_sums<T> &w,
                                             const cuda_box &box, const cuda_scores<T> &s, unsigned seen,
                                             const cuda_cells<T> &g, T *own, int64_t lines) {
-#if CUSTOM_STAGES
 #pragma unroll 1
     for (int turn = 0; turn < CUDA_ROW_THREADS; turn++) {
 #pragma unroll
@@ -187,9 +188,6 @@ static __device__ inline void gather_params(const cuda_attention<T> &p, const cu
         }
         __syncwarp();
     }
-#else
-    (void)p, (void)w, (void)box, (void)s, (void)seen, (void)g, (void)own, (void)lines;
-#endif
 }
 
 template <bool KEYS, typename T>
@@ -218,7 +216,6 @@ static __device__ inline void sum_param(const cuda_attention<T> &p, const cuda_p
     }
 }
 
-/* Only specialised: in general there is no user's stage. */
 ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     sum_params(const __grid_constant__ cuda_attention<T> p, const __grid_constant__ cuda_param_sums<T> w) {
     HEED_SHARED(cuda_tile<T>, t, 1);
@@ -227,6 +224,8 @@ ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     else
         sum_param<false>(p, w, t);
 }
+
+#endif /* CUSTOM_STAGES */
 
 /* ---- the sink ---- */
 
@@ -287,9 +286,13 @@ template <typename T>
 heed_status cuda_attention_param_sums(struct heed_exec *exec, const struct cuda_choice *choice,
                                       const cuda_attention<T> &p, const cuda_param_sums<T> &to) {
     const dim3 grid((unsigned)to.strips, 1, (unsigned)(p.batch * p.heads));
-    if (to.strips * p.batch * p.heads * to.numbers > 0)
-        ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_params, grid, cuda_tile_threads<T>, p, to);
-    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+    void (*const general)(cuda_attention<T>, cuda_param_sums<T>) = NULL; /* there is none */
+    cudaKernel_t special;
+    if (to.strips * p.batch * p.heads * to.numbers == 0) return HEED_OK;
+    heed_status status = cuda_attention_kernel(exec, choice, CUDA_ATTENTION_SCORES, "sum_params", &special);
+    if (status == HEED_OK)
+        status = cuda_start_special(exec, special, general, grid, cuda_tile_threads<T>, p, to);
+    return status == HEED_OK ? cuda_started(exec, HEED_PRIMITIVE_ATTENTION) : status;
 }
 
 template <typename T>

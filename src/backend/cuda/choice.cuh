@@ -7,6 +7,7 @@
  *   HEED_CHOSEN_STAGES        how many; HEED_CHOSEN_STAGE_KINDS: four bits of enum heed_stage_kind each
  *   HEED_CHOSEN_CUSTOM        whether one is the user's (stage.cuh)
  *   HEED_CHOSEN_PARAMS        how many parameters each stage has, four bits each
+ *   HEED_CHOSEN_ALL           whether more is chosen; if not, what follows is found at run time nonetheless
  *   HEED_CHOSEN_MASKS         nodes of the mask's program; HEED_CHOSEN_MASK_KINDS: four bits each
  *   HEED_CHOSEN_NORMALIZER    heed_normalizer
  *   HEED_CHOSEN_DROPS         whether there is dropout
@@ -21,7 +22,8 @@
 
 #ifdef HEED_CHOSEN
 /* What was chosen, or what is found at run time where nothing was. */
-#define CHOSEN(constant, found) (constant)
+#define CHOSEN(constant, found) (HEED_CHOSEN_ALL ? (constant) : (found))
+#define CHOSEN_STAGES(constant, found) (constant)
 /* Before a loop over what is chosen. */
 #define UNROLL_CHOSEN _Pragma("unroll")
 /* How a kernel begins: specialised ones are found by their names. */
@@ -30,6 +32,7 @@ typedef HEED_CHOSEN_REAL T; /* of those; other functions have it as their parame
 #define CUSTOM_STAGES HEED_CHOSEN_CUSTOM
 #else
 #define CHOSEN(constant, found) (found)
+#define CHOSEN_STAGES(constant, found) (found)
 #define UNROLL_CHOSEN _Pragma("unroll 1")
 #define ATTENTION_KERNEL template <typename T> static __global__ void
 #define CUSTOM_STAGES 0

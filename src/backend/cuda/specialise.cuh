@@ -22,7 +22,8 @@ struct cuda_program {
 cudaKernel_t cuda_special_kernel(struct heed_exec *exec, const struct cuda_program *program, const char *name,
                                  const char **why);
 
-/* Whether general kernels are to be replaced by specialised ones; HEED_CUDA_SPECIALISE=0 says no. */
+/* Whether general kernels are to be replaced by specialised ones; HEED_CUDA_SPECIALISE=0 says no. Where there
+ * is no general one, only what must be known is then compiled in. */
 bool cuda_special_wanted(const struct heed_exec *exec);
 
 /* A line for heed_explain. Returns bytes as snprintf. */
