@@ -282,13 +282,8 @@ static heed_status attention_forward(struct heed_exec *exec, const void *argumen
     char *statistics = static_cast<char *>(saved ? saved : scratch);
     char *nodes = static_cast<char *>(scratch) + 2 * row_bytes(a);
     struct cuda_choice choice;
-<<<<<<< HEAD
-    cuda_attention_choose(a, &choice);
-    note(exec, a, false, 2 * row_bytes(a) + mask_bytes(a) + part_bytes(exec, a));
-=======
     cuda_attention_choose(exec, a, &choice);
-    note(exec, a, false, 2 * row_bytes(a) + mask_bytes(a));
->>>>>>> wt-rtc
+    note(exec, a, false, 2 * row_bytes(a) + mask_bytes(a) + part_bytes(exec, a));
     return a->q.dtype == HEED_F64 ? forward<double>(exec, &choice, a, statistics, nodes)
                                   : forward<float>(exec, &choice, a, statistics, nodes);
 }
