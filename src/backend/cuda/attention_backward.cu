@@ -33,7 +33,7 @@ static __global__ void delta_of_output(const __grid_constant__ cuda_attention<T>
 }
 
 /* Adds Σ over keys of weight · dweights. */
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_BACKWARD_BLOCKS)
     delta_of_weights(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     cuda_box box = box_of_pair(p);
@@ -66,7 +66,7 @@ ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
 
 /* ---- queries ---- */
 
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_BACKWARD_BLOCKS)
     backward_queries(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     cuda_box box = box_of_pair(p);

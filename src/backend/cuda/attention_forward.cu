@@ -118,7 +118,7 @@ static __device__ inline void store_part(const cuda_attention<T> &p, const cuda_
 }
 
 /* The last tiles of queries come first: of a causal mask they are the longest. */
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_FORWARD_BLOCKS)
     forward(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     cuda_box box = box_of_pair(p);
@@ -200,7 +200,7 @@ template <typename T> static __global__ void join_splits(const __grid_constant__
 /* ---- weights ---- */
 
 /* One tile of the matrix of weights, after dropout. */
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_FORWARD_BLOCKS)
     weights(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     cuda_box box = box_of_pair(p);

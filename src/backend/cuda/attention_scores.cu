@@ -37,7 +37,7 @@ static __device__ inline bool look_at_tile(const cuda_attention<T> &p, const cud
 /* ---- by cell ---- */
 
 /* gradient has strides of 0 where it is shared. */
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_SUM_BLOCKS)
     sum_cells(const __grid_constant__ cuda_attention<T> p, int stage, const cuda_heads<T> gradient,
               bool add) {
     HEED_SHARED(cuda_tile<T>, t, 1);
@@ -108,13 +108,13 @@ static __device__ inline void sum_lines(const cuda_attention<T> &p, int stage, c
     }
 }
 
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_SUM_BLOCKS)
     sum_keys(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
     sum_lines<true>(p, stage, shared, sums);
 }
 
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_SUM_BLOCKS)
     sum_queries(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
     sum_lines<false>(p, stage, shared, sums);
@@ -125,7 +125,7 @@ ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
 /* The cuda_edge distances from `own` on, counted from that of the last query to the first key; four threads
  * have one, each a quarter of the rows. For a tile of queries these distances lie in two tiles of keys side
  * by side. */
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_TILE_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     sum_distances(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     cuda_box box = box_of_pair(p);
