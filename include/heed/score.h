@@ -171,7 +171,7 @@ typedef struct heed_stage_rule {
                                                         something that has no gradient */
     void (*forward_f64)(const heed_tile_f64 *tile);  /**< the same for f64 tensors; NULL: f32 only */
     void (*backward_f64)(const heed_tile_f64 *tile); /**< likewise */
-    const char *cuda; /**< the same as CUDA source, for the device "cuda"; see below. NULL: the stage is an
+    const char *cuda; /**< the same as CUDA source, for the device "cuda"; see above. NULL: the stage is an
                          error there */
     uint64_t reserved[3]; /**< must be zero */
 } heed_stage_rule;

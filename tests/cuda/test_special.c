@@ -482,6 +482,7 @@ static void attend(heed_ctx *ctx) {
 }
 
 START_TEST(every_allocation_may_fail) {
+    if (!emulation()) return;
     ck_assert_int_gt(test_failing_allocations(emulation_device(), 3, false, attend), 20);
 }
 END_TEST
