@@ -26,4 +26,7 @@ size_t heed_args_bytes(enum heed_primitive primitive);
 /* Whether all of those views that are there are f32. */
 bool heed_args_are_f32(enum heed_primitive primitive, const void *args);
 
+/* Whether some of them is bf16. */
+bool heed_args_have_bf16(enum heed_primitive primitive, const void *args);
+
 #endif

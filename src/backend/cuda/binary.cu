@@ -122,7 +122,7 @@ static bool applies(const struct heed_exec *, const void *arguments, struct heed
     const struct heed_binary_args *a = static_cast<const struct heed_binary_args *>(arguments);
     const bool whole = a->a.dtype == HEED_I32 || a->a.dtype == HEED_BOOL;
     if (a->op >= HEED_BINARY_EQUAL && whole) return true;
-    return cuda_computes(a->a.dtype, why);
+    return cuda_takes(HEED_PRIMITIVE_BINARY, a, a->a.dtype, why);
 }
 
 template <template <typename> class TERM, typename T>

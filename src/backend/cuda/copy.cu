@@ -5,6 +5,7 @@
  * one dtype by the device's own copy. Where the neighbours of x are not those of y, as in a transpose, tiles
  * of TILE × TILE elements go through shared memory, so that reads and writes both run along lines. With
  * `add`, where y repeats, it is a sum (fold.cuh). */
+#include "backend/cuda/bf16.cuh"
 #include "backend/cuda/fold.cuh"
 
 /* ---- conversion ---- */
@@ -35,6 +36,11 @@ template <> struct converted<float, int32_t> {
 template <> struct converted<double, int32_t> {
     static __device__ int32_t of(double x) {
         return whole(x);
+    }
+};
+template <> struct converted<cuda_bf16, int32_t> {
+    static __device__ int32_t of(cuda_bf16 x) {
+        return whole((float)x);
     }
 };
 
@@ -132,6 +138,7 @@ template <typename TO> static void start_converting(struct heed_exec *exec, cons
     if (a->x.dtype == HEED_F64) start_map<double, TO, 1>(exec, a);
     if (a->x.dtype == HEED_I32) start_map<int32_t, TO, 1>(exec, a);
     if (a->x.dtype == HEED_BOOL) start_map<bool, TO, 1>(exec, a);
+    if (a->x.dtype == HEED_BF16) start_map<cuda_bf16, TO, 1>(exec, a);
 }
 
 template <typename T> static bool start_tiles(struct heed_exec *exec, const struct heed_copy_args *a) {
@@ -164,10 +171,7 @@ static heed_status copy_bytes(struct heed_exec *exec, const struct heed_copy_arg
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
     const struct heed_copy_args *a = static_cast<const struct heed_copy_args *>(arguments);
-    if (a->y.add) return cuda_computes(a->x.dtype, why);
-    if (a->x.dtype != HEED_BF16 && a->y.view.dtype != HEED_BF16) return true;
-    why->reason = "bf16 tensors do not exist yet";
-    return false;
+    return !a->y.add || cuda_takes(HEED_PRIMITIVE_COPY, a, a->x.dtype, why);
 }
 
 static void start(struct heed_exec *exec, const struct heed_copy_args *a, void *scratch) {
@@ -185,6 +189,8 @@ static void start(struct heed_exec *exec, const struct heed_copy_args *a, void *
             same ? start_copying<double>(exec, a) : start_converting<double>(exec, a);
     } else if (to == HEED_I32) {
         same ? start_copying<int32_t>(exec, a) : start_converting<int32_t>(exec, a);
+    } else if (to == HEED_BF16) {
+        same ? start_copying<cuda_bf16>(exec, a) : start_converting<cuda_bf16>(exec, a);
     } else {
         same ? start_copying<bool>(exec, a) : start_converting<bool>(exec, a);
     }

@@ -129,7 +129,8 @@ static __global__ void row_gradients(loss_job<T> j, const T *factor, const T *dy
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_cross_entropy_args *>(arguments)->x.dtype, why);
+    const struct heed_cross_entropy_args *a = static_cast<const struct heed_cross_entropy_args *>(arguments);
+    return cuda_takes(HEED_PRIMITIVE_CROSS_ENTROPY, a, a->x.dtype, why);
 }
 
 /* saved: the rows' looks, then the factor. scratch: the rows' losses. */

@@ -71,7 +71,8 @@ template <typename T> static void start(struct heed_exec *exec, const struct hee
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_gather_args *>(arguments)->x.dtype, why);
+    const struct heed_gather_args *a = static_cast<const struct heed_gather_args *>(arguments);
+    return cuda_takes(HEED_PRIMITIVE_GATHER, a, a->x.dtype, why);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *) {

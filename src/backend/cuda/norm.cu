@@ -183,7 +183,8 @@ static __global__ void norm_columns(norm_job<T> j, const T *dy, T *found, int64_
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_norm_args *>(arguments)->x.dtype, why);
+    const struct heed_norm_args *a = static_cast<const struct heed_norm_args *>(arguments);
+    return cuda_takes(HEED_PRIMITIVE_NORM, a, a->x.dtype, why);
 }
 
 static bool wants_columns(const struct heed_norm_args *a) {

@@ -100,7 +100,8 @@ static void run_backward(struct heed_exec *exec, const struct heed_reduce_args *
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_reduce_args *>(arguments)->x.dtype, why);
+    const struct heed_reduce_args *a = static_cast<const struct heed_reduce_args *>(arguments);
+    return cuda_takes(HEED_PRIMITIVE_REDUCE, a, a->x.dtype, why);
 }
 
 static void sizes(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {

@@ -171,7 +171,8 @@ static heed_status run(struct heed_exec *exec, const struct heed_rotary_args *a,
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_rotary_args *>(arguments)->x.dtype, why);
+    const struct heed_rotary_args *a = static_cast<const struct heed_rotary_args *>(arguments);
+    return cuda_takes(HEED_PRIMITIVE_ROTARY, a, a->x.dtype, why);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *scratch) {

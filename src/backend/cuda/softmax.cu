@@ -76,7 +76,8 @@ static __global__ void softmax_backward(bool log, int64_t rows, int64_t n, const
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_softmax_args *>(arguments)->y.dtype, why);
+    const struct heed_softmax_args *a = static_cast<const struct heed_softmax_args *>(arguments);
+    return cuda_takes(HEED_PRIMITIVE_SOFTMAX, a, a->y.dtype, why);
 }
 
 template <typename T, int N>

@@ -37,7 +37,8 @@ template <typename T> struct unary_gradient {
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_unary_args *>(arguments)->x.dtype, why);
+    const struct heed_unary_args *a = static_cast<const struct heed_unary_args *>(arguments);
+    return cuda_takes(HEED_PRIMITIVE_UNARY, a, a->x.dtype, why);
 }
 
 template <typename T> static void start_forward(struct heed_exec *exec, const struct heed_unary_args *a) {

@@ -38,7 +38,8 @@ template <typename T> struct chosen_gradient {
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_where_args *>(arguments)->a.dtype, why);
+    const struct heed_where_args *a = static_cast<const struct heed_where_args *>(arguments);
+    return cuda_takes(HEED_PRIMITIVE_WHERE, a, a->a.dtype, why);
 }
 
 template <typename T> static void start(struct heed_exec *exec, const struct heed_where_args *a) {
