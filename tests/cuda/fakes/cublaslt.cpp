@@ -464,6 +464,8 @@ static void keep_last(const call &x, const algorithm *how) {
     control.batch = x.d->batch;
     control.epilogue = (int)x.what->epilogue;
     control.compute = x.what->compute;
+    control.factors = x.a->type;
+    control.result = x.d->type;
     control.workspace = (int64_t)how->workspace;
 }
 
