@@ -268,6 +268,10 @@ bool heed_args_are_f32(enum heed_primitive primitive, const void *args) {
     return !look_for(HEED_F32, primitive, args).others;
 }
 
+bool heed_args_are_bf16(enum heed_primitive primitive, const void *args) {
+    return !look_for(HEED_BF16, primitive, args).others;
+}
+
 bool heed_args_have_bf16(enum heed_primitive primitive, const void *args) {
     return look_for(HEED_BF16, primitive, args).found;
 }

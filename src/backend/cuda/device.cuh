@@ -159,6 +159,14 @@ static inline bool cuda_takes(enum heed_primitive primitive, const void *args, h
     return false;
 }
 
+/* Whether they do, or read and write bf16 where all of them is. */
+static inline bool cuda_takes_either(enum heed_primitive primitive, const void *args, heed_dtype dtype,
+                                     struct heed_why *why) {
+    if (heed_args_are_bf16(primitive, args) || cuda_takes(primitive, args, dtype, why)) return true;
+    if (heed_args_have_bf16(primitive, args)) why->reason = "some of it is bf16, and some is not";
+    return false;
+}
+
 /* ---- the table ---- */
 
 /* Every kernel of the backend: its primitive, and what its name is behind heed_cuda_. Of several kernels of a

@@ -67,7 +67,7 @@ template <typename T> static void start(struct heed_exec *exec, const struct hee
                             stride,
                             stride % CUDA_PACK == 0,
                             cuda_of(exec)->fault};
-    cuda_map(exec, term, views, &y);
+    cuda_map<T>(exec, term, views, &y);
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
