@@ -11,12 +11,14 @@
  * found of a destination that reaches over their borders is joined in order. So a destination that most
  * indices lead to (the word "the") keeps no thread busy alone. Memory traffic of an embedding in f32: dy
  * once, the table's gradient once to clear it if it is not added to, and two numbers per span and element;
- * about 24 bytes an index and pass of the sort. */
+ * about 24 bytes an index and pass of the sort. In mixed precision the table and its gradient are f32, y and
+ * dy bf16: forward 6 bytes an element. */
 #include "backend/cuda/map.cuh"
 #include "backend/cuda/sort.cuh"
 
 /* ---- forward ---- */
 
+/* Of x. */
 template <typename T> struct picked {
     typedef T result;
     enum { INDEX, X, VIEWS };
@@ -56,7 +58,8 @@ static struct heed_view across(const struct heed_gather_args *a, const struct he
     return v;
 }
 
-template <typename T> static void start(struct heed_exec *exec, const struct heed_gather_args *a) {
+template <typename T, typename TO>
+static void start(struct heed_exec *exec, const struct heed_gather_args *a) {
     const struct heed_view x = across(a, &a->x);
     const struct heed_view *const views[] = {&a->index, &x};
     const struct heed_grad_view y = {a->y, false};
@@ -65,22 +68,25 @@ template <typename T> static void start(struct heed_exec *exec, const struct hee
                             static_cast<const T *>(a->x.data),
                             a->x.size[a->dim],
                             stride,
-                            stride % CUDA_PACK == 0,
+                            stride % cuda_map_pack<TO> == 0,
                             cuda_of(exec)->fault};
-    cuda_map<T>(exec, term, views, &y);
+    cuda_map<TO>(exec, term, views, &y);
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
     const struct heed_gather_args *a = static_cast<const struct heed_gather_args *>(arguments);
+    if (a->x.dtype == HEED_F32 && a->y.dtype == HEED_BF16) return true;
     return cuda_takes(HEED_PRIMITIVE_GATHER, a, a->x.dtype, why);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *) {
     const struct heed_gather_args *a = static_cast<const struct heed_gather_args *>(arguments);
     if (a->x.dtype == HEED_F64)
-        start<double>(exec, a);
+        start<double, double>(exec, a);
+    else if (a->y.dtype == HEED_BF16)
+        start<float, cuda_bf16>(exec, a);
     else
-        start<float>(exec, a);
+        start<float, float>(exec, a);
     return cuda_started(exec, HEED_PRIMITIVE_GATHER);
 }
 
@@ -116,8 +122,8 @@ static struct scattering scattering_of(const struct heed_gather_args *a, const s
 
 /* ---- backward, few indices along a column: a thread for each column and element of the slice ---- */
 
-template <typename T>
-static __global__ void add_in_turn(struct scattering s, const int32_t *index, const T *dy, T *dx) {
+template <typename T, typename M>
+static __global__ void add_in_turn(struct scattering s, const int32_t *index, const M *dy, T *dx) {
     for (int64_t job = CUDA_FIRST; job < s.columns.count * s.slice.count; job += CUDA_STEP) {
         int64_t column[PLACES], element[PLACES];
         cuda_walk_to(s.columns, job / s.slice.count, column);
@@ -126,7 +132,7 @@ static __global__ void add_in_turn(struct scattering s, const int32_t *index, co
             const int32_t to = index[column[INDEX] + i * s.stride[INDEX]];
             if (to < 0 || to >= s.size) continue; /* forward has raised it */
             dx[column[DX] + element[DX] + to * s.stride[DX]] +=
-                dy[column[DY] + element[DY] + i * s.stride[DY]];
+                (T)dy[column[DY] + element[DY] + i * s.stride[DY]];
         }
     }
 }

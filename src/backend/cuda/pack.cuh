@@ -16,6 +16,12 @@ template <typename T, typename... Pointers> bool cuda_packs(int64_t n, const Poi
     return n % cuda_wide<T> == 0 && all % 16 == 0;
 }
 
+/* Whether that holds for packs of N of each. */
+template <int N, typename... Elements> bool cuda_packs_of(int64_t n, const Elements *...pointer) {
+    return n % N == 0 &&
+           ((reinterpret_cast<uintptr_t>(pointer) % (N * sizeof(Elements)) == 0) && ... && true);
+}
+
 template <int N, typename T> __device__ inline cuda_pack<T, N> cuda_load(const T *from) {
     return *reinterpret_cast<const cuda_pack<T, N> *>(from);
 }
