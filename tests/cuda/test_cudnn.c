@@ -283,8 +283,11 @@ static const char *device(void) {
     return name ? name : "cudaemu";
 }
 
+/* Its kernels are asked as if for the tape. */
 static heed_ctx *device_ctx(void) {
-    return heed_ctx_new(&(heed_ctx_options){.device = device(), .poison = true});
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(), .poison = true});
+    if (ctx) ctx->exec.recording = true;
+    return ctx;
 }
 
 static const struct heed_kernel *cudnn_of(const heed_ctx *ctx) {
