@@ -50,6 +50,7 @@ endif()
 # What plugins compile of heed itself: they have no undefined symbols of it (src/backend/plugin.h).
 set(HEED_PLUGIN_SOURCES
     ${PROJECT_SOURCE_DIR}/src/backend/sequences.c ${PROJECT_SOURCE_DIR}/src/backend/unary.c
+    ${PROJECT_SOURCE_DIR}/src/backend/views.c ${PROJECT_SOURCE_DIR}/src/backend/widened.c
     ${PROJECT_SOURCE_DIR}/src/tensor/philox.c
     ${PROJECT_SOURCE_DIR}/src/tensor/status.c ${PROJECT_SOURCE_DIR}/src/tensor/view.c)
 

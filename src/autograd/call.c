@@ -363,6 +363,7 @@ static void record(struct heed_call *c, const void *args, size_t bytes) {
 void heed_call_choose(struct heed_call *c, enum heed_primitive primitive, const void *args) {
     struct heed_exec *exec = &c->ctx->exec;
     struct heed_sizes sizes = {0};
+    exec->recording = c->record;
     if (!c->ok || c->kernel) return;
     c->kernel = heed_exec_select(exec, primitive, args);
     if (c->kernel && c->record && c->kernel->sizes) c->kernel->sizes(exec, args, &sizes);

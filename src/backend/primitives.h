@@ -22,15 +22,9 @@
 #include <math.h>
 
 #include "backend/masks.h"
+#include "tensor/everywhere.h"
 #include "tensor/philox.h"
 #include "tensor/view.h"
-
-/* Before functions that kernels of devices call too. */
-#ifdef __CUDACC__
-#define HEED_EVERYWHERE __host__ __device__
-#else
-#define HEED_EVERYWHERE
-#endif
 
 /* X(NAME, word for messages, argument struct) */
 #define HEED_PRIMITIVE_LIST(X)                                                                               \

@@ -243,13 +243,35 @@ size_t heed_args_bytes(enum heed_primitive primitive) {
     return bytes[primitive];
 }
 
+struct look {
+    heed_dtype dtype;
+    bool found, others;
+};
+
 static void look(void *self, struct heed_view *view, unsigned how) {
-    bool *all = self;
+    struct look *l = self;
     (void)how;
-    if (heed_has(view) && view->dtype != HEED_F32) *all = false;
+    if (!heed_has(view)) return;
+    if (view->dtype == l->dtype)
+        l->found = true;
+    else
+        l->others = true;
+}
+
+static struct look look_for(heed_dtype dtype, enum heed_primitive primitive, const void *args) {
+    struct look l = {dtype, false, false};
+    if (!heed_args_visit(primitive, (void *)(uintptr_t)args, look, &l)) l.others = true;
+    return l;
 }
 
 bool heed_args_are_f32(enum heed_primitive primitive, const void *args) {
-    bool all = true;
-    return heed_args_visit(primitive, (void *)(uintptr_t)args, look, &all) && all;
+    return !look_for(HEED_F32, primitive, args).others;
+}
+
+bool heed_args_are_bf16(enum heed_primitive primitive, const void *args) {
+    return !look_for(HEED_BF16, primitive, args).others;
+}
+
+bool heed_args_have_bf16(enum heed_primitive primitive, const void *args) {
+    return look_for(HEED_BF16, primitive, args).found;
 }

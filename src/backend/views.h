@@ -23,7 +23,11 @@ bool heed_args_visit(enum heed_primitive primitive, void *args, heed_view_visit 
 size_t heed_args_bytes(enum heed_primitive primitive);
 #define HEED_MOST_ARGS_BYTES sizeof(struct heed_attention_args)
 
-/* Whether all of those views that are there are f32. */
+/* Whether all of those views that are there are f32, or bf16. */
 bool heed_args_are_f32(enum heed_primitive primitive, const void *args);
+bool heed_args_are_bf16(enum heed_primitive primitive, const void *args);
+
+/* Whether some of them is bf16. */
+bool heed_args_have_bf16(enum heed_primitive primitive, const void *args);
 
 #endif

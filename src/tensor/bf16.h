@@ -9,21 +9,23 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline float heed_bf16_value(uint16_t half) {
+#include "tensor/everywhere.h"
+
+HEED_EVERYWHERE static inline float heed_bf16_value(uint16_t half) {
     const uint32_t bits = (uint32_t)half << 16;
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static inline uint16_t heed_bf16_of(float value) {
+HEED_EVERYWHERE static inline uint16_t heed_bf16_of(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     if (value != value) return (uint16_t)(bits >> 16 | 0x40);
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-static inline uint16_t heed_bf16_of_double(double number) {
+HEED_EVERYWHERE static inline uint16_t heed_bf16_of_double(double number) {
     float value = (float)number;
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -35,7 +37,7 @@ static inline uint16_t heed_bf16_of_double(double number) {
 }
 
 /* A number as bf16 has it. */
-static inline double heed_bf16_round(double number) {
+HEED_EVERYWHERE static inline double heed_bf16_round(double number) {
     return (double)heed_bf16_value(heed_bf16_of_double(number));
 }
 

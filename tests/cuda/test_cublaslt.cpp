@@ -13,7 +13,7 @@
  * B. Long enough for the fake to want workspace. */
 struct problem {
     int64_t m = 5, n = 7, k = 20;
-    cudaDataType_t type = CUDA_R_32F, scale = CUDA_R_32F, b_type = CUDA_R_32F;
+    cudaDataType_t type = CUDA_R_32F, scale = CUDA_R_32F, b_type = CUDA_R_32F, d_type = CUDA_R_32F;
     cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
     int64_t a_ld = 8, b_ld = 8, c_ld = 8, d_ld = 8;
     int32_t batch = 2, b_batch = 2;
@@ -44,12 +44,17 @@ enum { MATRIX = 320, VECTOR = 8 }; /* elements; of A, B, D and aux, and of the b
 
 static cudaStream_t stream;
 
-static char *numbers(size_t count) {
+/* Small whole numbers, of which bf16 has half the bits of f32, and the first ones. */
+static char *numbers(size_t count, cudaDataType_t type) {
+    const size_t bytes = type == CUDA_R_16BF ? sizeof(uint16_t) : sizeof(float);
     void *memory = NULL;
-    std::vector<float> host(count);
-    for (size_t i = 0; i < count; i++) host[i] = (float)(i % 5) - 2;
-    cudaMalloc(&memory, count * sizeof(float));
-    cudaMemcpyAsync(memory, host.data(), count * sizeof(float), cudaMemcpyHostToDevice, stream);
+    std::vector<char> host(count * bytes);
+    for (size_t i = 0; i < count; i++) {
+        const float number = (float)(i % 5) - 2;
+        memcpy(&host[i * bytes], reinterpret_cast<const char *>(&number) + sizeof number - bytes, bytes);
+    }
+    cudaMalloc(&memory, host.size());
+    cudaMemcpyAsync(memory, host.data(), host.size(), cudaMemcpyHostToDevice, stream);
     return static_cast<char *>(memory);
 }
 
@@ -77,8 +82,8 @@ static void describe(const problem &p, handed *h) {
     set(h, CUBLASLT_MATMUL_DESC_BIAS_POINTER, h->vector);
     h->a_layout = layout(p.type, p.m, p.k, p.a_ld, p.batch, p.a_stride);
     h->b_layout = layout(p.b_type, p.n, p.b_columns, p.b_ld, p.b_batch, p.b_stride);
-    h->c_layout = layout(p.type, p.m, p.n, p.c_ld, p.batch, p.d_stride);
-    h->d_layout = layout(p.type, p.m, p.n, p.d_ld, p.batch, p.d_stride);
+    h->c_layout = layout(p.d_type, p.m, p.n, p.c_ld, p.batch, p.d_stride);
+    h->d_layout = layout(p.d_type, p.m, p.n, p.d_ld, p.batch, p.d_stride);
 }
 
 static void choose(const problem &p, handed *h) {
@@ -121,16 +126,20 @@ static void tidy(handed *h) {
 
 /* Sums of products of numbers that are −2, −1, 0, 1, 2 in turn. */
 static bool is_right(const problem &p, const handed &h) {
-    std::vector<float> d(MATRIX);
+    const size_t bytes = p.d_type == CUDA_R_16BF ? sizeof(uint16_t) : sizeof(float);
+    std::vector<char> d(MATRIX * bytes);
     const auto at = [](int64_t i) { return (double)(i % 5) - 2; };
-    cudaMemcpyAsync(d.data(), h.d, MATRIX * sizeof(float), cudaMemcpyDeviceToHost, stream);
+    cudaMemcpyAsync(d.data(), h.d, d.size(), cudaMemcpyDeviceToHost, stream);
     for (int64_t batch = 0; batch < p.batch; batch++)
         for (int64_t i = 0; i < p.m; i++)
             for (int64_t j = 0; j < p.n; j++) {
                 double sum = p.epilogue & CUBLASLT_EPILOGUE_BIAS ? at(i) : 0;
                 for (int64_t q = 0; q < p.k; q++)
                     sum += at(batch * p.a_stride + q * p.a_ld + i) * at(batch * p.b_stride + q * p.b_ld + j);
-                if (d[(size_t)(batch * p.d_stride + j * p.d_ld + i)] != (float)sum) return false;
+                float found = 0;
+                memcpy(reinterpret_cast<char *>(&found) + sizeof found - bytes,
+                       &d[(size_t)(batch * p.d_stride + j * p.d_ld + i) * bytes], bytes);
+                if (found != (float)sum) return false;
             }
     return true;
 }
@@ -144,7 +153,7 @@ struct row {
 };
 
 static void to_f64(problem *p) {
-    p->type = p->b_type = p->scale = CUDA_R_64F;
+    p->type = p->b_type = p->d_type = p->scale = CUDA_R_64F;
     p->compute = CUBLAS_COMPUTE_64F;
     p->batch = p->b_batch = 1;
 }
@@ -152,6 +161,12 @@ static void to_f64(problem *p) {
 static void with(problem *p, cublasLtEpilogue_t epilogue) {
     p->epilogue = (uint32_t)epilogue;
     p->batch = p->b_batch = 1;
+}
+
+static void to_bf16(problem *p, cudaDataType_t result, cublasLtEpilogue_t epilogue) {
+    with(p, epilogue);
+    p->type = p->b_type = CUDA_R_16BF;
+    p->d_type = result;
 }
 
 static char *beyond(char *memory, size_t elements) {
@@ -166,9 +181,41 @@ static const row rows[] = {{"right", "", nullptr, nullptr, nullptr, nullptr},
 }
 , nullptr, nullptr, nullptr
 }
+, {"right, bf16", "", PROBLEM{to_bf16(p, CUDA_R_16BF, CUBLASLT_EPILOGUE_BIAS);
+}
+, nullptr, nullptr, nullptr
+}
+, {"right, bf16 to f32", "", PROBLEM{to_bf16(p, CUDA_R_32F, CUBLASLT_EPILOGUE_BIAS);
+}
+, nullptr, nullptr, nullptr
+}
 ,
     /* types and shapes */
-    {"types differ", "types 0, 14, 0, 0", PROBLEM{p->b_type = CUDA_R_16BF;
+    {"f32 to bf16", "types 0, 0, 14, 14 of A, B, C, D do not go together", PROBLEM{p->d_type = CUDA_R_16BF;
+}
+, nullptr, nullptr, nullptr
+}
+, {"bf16 in TF32", "type 14 is not computed as 77", PROBLEM{to_bf16(p, CUDA_R_32F, CUBLASLT_EPILOGUE_DEFAULT);
+p->compute = CUBLAS_COMPUTE_32F_FAST_TF32;
+}
+, nullptr, nullptr, nullptr
+}
+, {"beyond a bias of bf16", "the bias: 10 bytes from",
+   PROBLEM{to_bf16(p, CUDA_R_16BF, CUBLASLT_EPILOGUE_BIAS);
+}
+, HANDED {
+    h->vector += 8;
+}
+, nullptr, nullptr
+}
+, {"beyond sums of f32", "the sums: 28 bytes from", PROBLEM{to_bf16(p, CUDA_R_32F, CUBLASLT_EPILOGUE_BGRADB);
+}
+, HANDED {
+    h->vector = beyond(h->vector, 4);
+}
+, nullptr, nullptr
+}
+, {"types differ", "types 0, 14, 0, 0 of A, B, C, D do not go together", PROBLEM{p->b_type = CUDA_R_16BF;
 }
 , nullptr, nullptr, nullptr
 }
@@ -379,13 +426,13 @@ static void run_case(const row &r) {
     handed h = {};
     cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     h.stream = stream;
-    h.a = numbers(MATRIX);
-    h.b = numbers(MATRIX);
-    h.c = h.d = numbers(MATRIX);
-    h.aux = numbers(MATRIX);
-    h.vector = numbers(VECTOR);
-    h.workspace = numbers(1024);
     if (r.other) r.other(&p);
+    h.a = numbers(MATRIX, p.type);
+    h.b = numbers(MATRIX, p.b_type);
+    h.c = h.d = numbers(MATRIX, p.d_type);
+    h.aux = numbers(MATRIX, p.d_type);
+    h.vector = numbers(VECTOR, p.d_type);
+    h.workspace = numbers(1024, CUDA_R_32F);
     if (r.before) r.before(&h);
     describe(p, &h);
     choose(p, &h);

@@ -1,6 +1,7 @@
 /* The real cuBLASLt, without a GPU: it has every function that heed looks for; its descriptors, which need no
- * device, take every attribute that heed sets in the size that heed has for it, and in no other. Ends with 77
- * (skipped) where it is not installed. */
+ * device, take every attribute that heed sets in the size that heed has for it, and in no other, and there
+ * are descriptors of every combination of types that heed asks for. Ends with 77 (skipped) where it is not
+ * installed. */
 #include "backend/cuda/lt_library.cuh"
 
 #include <cstdio>
@@ -43,6 +44,34 @@ static int wrong_sizes() {
     return wrong;
 }
 
+/* Of products, factors and results; what goes together only a handle could say, which takes a device. */
+static int wrong_types() {
+    static const struct {
+        cublasComputeType_t compute;
+        cudaDataType_t scale, factors, result;
+    } kinds[] = {{CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_32F, CUDA_R_32F},
+                 {CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F, CUDA_R_32F, CUDA_R_32F},
+                 {CUBLAS_COMPUTE_64F, CUDA_R_64F, CUDA_R_64F, CUDA_R_64F},
+                 {CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_16BF, CUDA_R_16BF},
+                 {CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_16BF, CUDA_R_32F}};
+    int wrong = 0;
+    for (const auto &k : kinds) {
+        cublasLtMatmulDesc_t of_product = NULL;
+        cublasLtMatrixLayout_t of[2] = {};
+        const bool ok =
+            library->cublasLtMatmulDescCreate(&of_product, k.compute, k.scale) == CUBLAS_STATUS_SUCCESS &&
+            library->cublasLtMatrixLayoutCreate(&of[0], k.factors, 8, 8, 8) == CUBLAS_STATUS_SUCCESS &&
+            library->cublasLtMatrixLayoutCreate(&of[1], k.result, 8, 8, 8) == CUBLAS_STATUS_SUCCESS;
+        if (!ok)
+            printf("no descriptors for factors of type %d and results of type %d\n", k.factors, k.result);
+        wrong += !ok;
+        if (of_product) library->cublasLtMatmulDescDestroy(of_product);
+        for (cublasLtMatrixLayout_t x : of)
+            if (x) library->cublasLtMatrixLayoutDestroy(x);
+    }
+    return wrong;
+}
+
 int main() {
     library = cuda_lt_library_get();
     if (library->missing) {
@@ -54,7 +83,7 @@ int main() {
                   CUBLAS_STATUS_SUCCESS &&
               library->cublasLtMatrixLayoutCreate(&layout, CUDA_R_32F, 5, 7, 8) == CUBLAS_STATUS_SUCCESS &&
               library->cublasLtMatmulPreferenceCreate(&preference) == CUBLAS_STATUS_SUCCESS;
-    ok = ok && wrong_sizes() == 0;
+    ok = ok && wrong_sizes() == 0 && wrong_types() == 0;
     ok = ok && library->cublasLtMatmulDescDestroy(product) == CUBLAS_STATUS_SUCCESS &&
          library->cublasLtMatrixLayoutDestroy(layout) == CUBLAS_STATUS_SUCCESS &&
          library->cublasLtMatmulPreferenceDestroy(preference) == CUBLAS_STATUS_SUCCESS;

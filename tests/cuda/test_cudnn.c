@@ -278,8 +278,11 @@ static void end(struct call *c) {
 
 /* ---- running ---- */
 
+/* Its kernels are asked as if for the tape. */
 static heed_ctx *device_ctx(void) {
-    return heed_ctx_new(&(heed_ctx_options){.device = emulation_device(), .poison = true});
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = emulation_device(), .poison = true});
+    if (ctx) ctx->exec.recording = true;
+    return ctx;
 }
 
 static const struct heed_kernel *cudnn_of(const heed_ctx *ctx) {

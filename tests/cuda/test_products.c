@@ -13,13 +13,19 @@
 /* cublasLt.h's numbers, in a file that is C without CUDA's headers. */
 enum { DEFAULT = 1, BIAS = 4, GELU_AUX = 160, GELU_AUX_BIAS = 164, BGRADB = 512 };
 enum { COMPUTE_32F = 68, COMPUTE_64F = 70, COMPUTE_TF32 = 77 };
+enum { F32 = 0, F64 = 1, BF16 = 14 };
 
-static heed_ctx *new_context(const char *products) {
+static heed_ctx *context_of(heed_dtype precision, const char *products) {
     if (products)
         setenv("HEED_CUDA_PRODUCTS", products, 1);
     else
         unsetenv("HEED_CUDA_PRODUCTS");
-    return heed_ctx_new(&(heed_ctx_options){.device = "cudaemu", .chunk_bytes = 1, .poison = true});
+    return heed_ctx_new(
+        &(heed_ctx_options){.device = "cudaemu", .precision = precision, .chunk_bytes = 1, .poison = true});
+}
+
+static heed_ctx *new_context(const char *products) {
+    return context_of(HEED_F32, products);
 }
 
 /* A function of a library that is loaded, with the name `name` in its path. */
@@ -56,7 +62,7 @@ static void last_was(int epilogue, int compute, int64_t m, int64_t n, int64_t k,
 }
 
 static heed_tensor normal(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_t *size) {
-    return heed_normal(ctx, dtype, rank, size, 0, 1);
+    return heed_cast(heed_normal(ctx, dtype == HEED_BF16 ? HEED_F32 : dtype, rank, size, 0, 1), dtype);
 }
 
 static heed_tensor sum(heed_tensor x) {
@@ -93,6 +99,15 @@ START_TEST(choice) {
     explains(ctx, "products in tf32");
     linear(ctx, HEED_F32, HEED_ACTIVATION_NONE, true);
     last_was(BIAS, COMPUTE_TF32, 16, 6, 24, 1);
+    heed_ctx_free(ctx);
+
+    ctx = context_of(HEED_BF16, NULL);
+    linear(ctx, HEED_F32, HEED_ACTIVATION_NONE, true);
+    explains(ctx, "linear: cublaslt, 1 runs; bf16, 6 x 16 x 24, 1 times with bias");
+    heed_step_begin(ctx, HEED_TRAIN);
+    heed_backward(sum(linear(ctx, HEED_F32, HEED_ACTIVATION_NONE, true)));
+    explains(ctx, "; bf16 to f32, 16 x 24 x 6, 1 times with the gradient of the bias");
+    heed_step_end(ctx);
     heed_ctx_free(ctx);
 
     ctx = new_context("own");
@@ -138,34 +153,95 @@ END_TEST
 /* ---- what is asked of cuBLASLt ---- */
 
 static const struct fused {
-    heed_dtype dtype;
+    heed_dtype precision, dtype;
     heed_activation activation;
     bool bias, record;
     const char *products;
     int epilogue, gradient; /* of the product forward, and of the one for dw */
+    int types[3];           /* of factors, y and dw */
 } fused[] = {
-    {HEED_F32, HEED_ACTIVATION_NONE, true, true, NULL, BIAS, BGRADB},
-    {HEED_F32, HEED_ACTIVATION_NONE, false, true, NULL, DEFAULT, DEFAULT},
-    {HEED_F32, HEED_ACTIVATION_GELU_TANH, true, true, NULL, BIAS, BGRADB}, /* exact tanh */
-    {HEED_F32, HEED_ACTIVATION_GELU_TANH, true, true, "tf32", GELU_AUX_BIAS, BGRADB},
-    {HEED_F32, HEED_ACTIVATION_GELU_TANH, false, true, "tf32", GELU_AUX, DEFAULT},
-    {HEED_F32, HEED_ACTIVATION_GELU_TANH, true, false, "tf32", GELU_AUX_BIAS, 0}, /* the same bits */
-    {HEED_F32, HEED_ACTIVATION_GELU, true, true, "tf32", BIAS, BGRADB},           /* another formula */
-    {HEED_F32, HEED_ACTIVATION_RELU, true, true, "tf32", BIAS, BGRADB},
-    {HEED_F64, HEED_ACTIVATION_GELU_TANH, true, true, "tf32", DEFAULT, DEFAULT},
+    {HEED_F32, HEED_F32, HEED_ACTIVATION_NONE, true, true, NULL, BIAS, BGRADB, {F32, F32, F32}},
+    {HEED_F32, HEED_F32, HEED_ACTIVATION_NONE, false, true, NULL, DEFAULT, DEFAULT, {F32, F32, F32}},
+    {HEED_F32,
+     HEED_F32,
+     HEED_ACTIVATION_GELU_TANH,
+     true,
+     true,
+     NULL,
+     BIAS,
+     BGRADB,
+     {F32, F32, F32}}, /* exact tanh */
+    {HEED_F32,
+     HEED_F32,
+     HEED_ACTIVATION_GELU_TANH,
+     true,
+     true,
+     "tf32",
+     GELU_AUX_BIAS,
+     BGRADB,
+     {F32, F32, F32}},
+    {HEED_F32, HEED_F32, HEED_ACTIVATION_GELU_TANH, false, true, "tf32", GELU_AUX, DEFAULT, {F32, F32, F32}},
+    {HEED_F32,
+     HEED_F32,
+     HEED_ACTIVATION_GELU_TANH,
+     true,
+     false,
+     "tf32",
+     GELU_AUX_BIAS,
+     0,
+     {F32, F32, F32}}, /* the same bits */
+    {HEED_F32,
+     HEED_F32,
+     HEED_ACTIVATION_GELU,
+     true,
+     true,
+     "tf32",
+     BIAS,
+     BGRADB,
+     {F32, F32, F32}}, /* another formula */
+    {HEED_F32, HEED_F32, HEED_ACTIVATION_RELU, true, true, "tf32", BIAS, BGRADB, {F32, F32, F32}},
+    {HEED_F32, HEED_F64, HEED_ACTIVATION_GELU_TANH, true, true, "tf32", DEFAULT, DEFAULT, {F64, F64, F64}},
+    {HEED_F32, HEED_BF16, HEED_ACTIVATION_NONE, true, true, NULL, BIAS, BGRADB, {BF16, BF16, BF16}},
+    {HEED_F32,
+     HEED_BF16,
+     HEED_ACTIVATION_GELU_TANH,
+     true,
+     true,
+     NULL,
+     GELU_AUX_BIAS,
+     BGRADB,
+     {BF16, BF16, BF16}},
+    {HEED_F32, HEED_BF16, HEED_ACTIVATION_SILU, false, true, "tf32", DEFAULT, DEFAULT, {BF16, BF16, BF16}},
+    /* parameters and their gradients are f32, and read as bf16 */
+    {HEED_BF16, HEED_F32, HEED_ACTIVATION_NONE, true, true, NULL, BIAS, BGRADB, {BF16, BF16, F32}},
+    {HEED_BF16,
+     HEED_F32,
+     HEED_ACTIVATION_GELU_TANH,
+     true,
+     true,
+     NULL,
+     GELU_AUX_BIAS,
+     BGRADB,
+     {BF16, BF16, F32}},
+    {HEED_BF16, HEED_F32, HEED_ACTIVATION_GELU_TANH, true, false, NULL, GELU_AUX_BIAS, 0, {BF16, BF16, F32}},
+    {HEED_BF16, HEED_F32, HEED_ACTIVATION_RELU, false, true, NULL, DEFAULT, DEFAULT, {BF16, BF16, F32}},
 };
 
 START_TEST(epilogues) {
     const struct fused *row = &fused[_i];
-    heed_ctx *ctx = new_context(row->products);
+    heed_ctx *ctx = context_of(row->precision, row->products);
     heed_step_begin(ctx, row->record ? HEED_TRAIN : HEED_EVAL);
     heed_tensor y = linear(ctx, row->dtype, row->activation, row->bias);
     ck_assert_int_eq(fake()->epilogue, row->epilogue);
+    ck_assert_int_eq(fake()->factors, row->types[0]);
+    ck_assert_int_eq(fake()->result, row->types[1]);
     const int64_t before = fake()->products;
     if (row->record) {
         heed_backward(sum(y));
         ck_assert_int_eq(fake()->products, before + 1);
         ck_assert_int_eq(fake()->epilogue, row->gradient);
+        ck_assert_int_eq(fake()->factors, row->types[0]);
+        ck_assert_int_eq(fake()->result, row->types[2]);
     }
     ck_assert_msg(heed_step_end(ctx) == HEED_OK, "%s", heed_error(ctx));
     heed_ctx_free(ctx);
@@ -341,7 +417,7 @@ START_TEST(every_call_may_fail) {
     for (bool reached = true; reached; n++) {
         control->calls = 0;
         control->fail_at = n;
-        heed_ctx *ctx = new_context("tf32");
+        heed_ctx *ctx = context_of(_i ? HEED_BF16 : HEED_F32, "tf32");
         const heed_status status = train(ctx);
         reached = control->calls >= n;
         ck_assert_msg(reached == (status != HEED_OK), "call %d: %s", (int)n, heed_error(ctx));
@@ -366,6 +442,6 @@ int main(int arguments, char **argument) {
     tcase_add_test(tcase, strides_of_one_shape);
     tcase_add_test(tcase, epilogues_of_one_shape);
     tcase_add_test(tcase, plans);
-    tcase_add_test(tcase, every_call_may_fail);
+    tcase_add_loop_test(tcase, every_call_may_fail, 0, 2);
     return test_main(suite);
 }

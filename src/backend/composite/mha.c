@@ -173,9 +173,9 @@ static void mha_sizes(const struct heed_exec *exec, const void *arguments, struc
     const struct heed_mha_args *a = arguments;
     struct plan p;
     make_plan(&p, a);
-    /* The results do not exist yet; kernels look at shapes and at what is present, so any memory can stand
-     * for them. */
-    char stand_in[1];
+    /* The results do not exist yet; kernels look at shapes, at what is present and how it is aligned, so any
+     * memory can stand for them. */
+    _Alignas(HEED_ALIGN) char stand_in[HEED_ALIGN];
     struct heed_attention_args attention = attention_args(&p, a, stand_in, stand_in);
     attention.q.data = attention.k.data = attention.v.data = stand_in;
     const struct heed_kernel *kernel = would_select(exec, HEED_PRIMITIVE_ATTENTION, &attention);

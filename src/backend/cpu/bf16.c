@@ -1,191 +1,16 @@
-/* Kernels of f32 for operands of which some are bf16: what the kernel reads is widened into scratch, and what
- * it writes there is rounded once it is complete. Sums are those of f32, and a gradient that is f32 already
- * is written or added to where it lies.
- *
- * In scratch a view has the order of its dimensions in memory and no gaps, and repeats what it repeated, so
- * that a kernel finds rows contiguous that were. */
+/* Kernels of f32 for operands of which some are bf16 (backend/widened.h). */
 #include "backend/cpu/bf16.h"
 
-#include <string.h>
-
-#include "backend/views.h"
-
-/* ---- the arguments a kernel of f32 gets ---- */
-
-enum direction { FORWARD, BACKWARD };
-
-enum { MOST_VIEWS = 24 + 2 * HEED_MAX_STAGES + 2 * HEED_MAX_STAGE_PARAMS };
-
-struct widened {
-    enum direction direction;
-    char *scratch; /* NULL: only sizes matter, views stay where they are */
-    size_t bytes;  /* of it, so far */
-    bool any;      /* bf16 */
-    int count;
-    struct {
-        struct heed_view low, wide;
-        unsigned how;
-    } item[MOST_VIEWS]; /* those that have a place in scratch */
-    _Alignas(16) char args[HEED_MOST_ARGS_BYTES];
-};
-
-static unsigned reads(enum direction direction) {
-    return direction == FORWARD ? HEED_FORWARD_READS : HEED_BACKWARD_READS;
-}
-
-static unsigned writes(enum direction direction) {
-    return direction == FORWARD ? HEED_FORWARD_WRITES : HEED_BACKWARD_WRITES;
-}
-
-/* Strides without gaps in the order that they had. Returns how many elements there are: what repeats is there
- * once, even if it is repeated no times. */
-static int64_t close_gaps(struct heed_view *v) {
-    int order[HEED_MAX_RANK];
-    for (int d = 0; d < v->rank; d++) {
-        int at = d;
-        for (; at > 0 && v->stride[order[at - 1]] < v->stride[d]; at--) order[at] = order[at - 1];
-        order[at] = d;
-    }
-    int64_t count = 1;
-    for (int i = v->rank - 1; i >= 0; i--) {
-        const int d = order[i];
-        if (v->stride[d] == 0) continue;
-        v->stride[d] = count;
-        count *= v->size[d];
-    }
-    return count;
-}
-
-/* What the kernel passes over in this direction may be gone: one number, wherever it looks. */
-static void hide(struct heed_view *view) {
-    static const float nothing = 0.0f;
-    for (int d = 0; d < view->rank; d++) view->stride[d] = 0;
-    view->data = (void *)(uintptr_t)&nothing;
-}
-
-static void widen(void *self, struct heed_view *view, unsigned how) {
-    struct widened *w = self;
-    if (!heed_has(view) || view->dtype != HEED_BF16) return;
-    w->any = true;
-    const struct heed_view low = *view;
-    view->dtype = HEED_F32;
-    how &= reads(w->direction) | writes(w->direction);
-    if (!how) {
-        hide(view);
-        return;
-    }
-    const size_t bytes = (size_t)close_gaps(view) * sizeof(float);
-    if (w->scratch) {
-        view->data = w->scratch + w->bytes;
-        w->item[w->count].low = low;
-        w->item[w->count].wide = *view;
-        w->item[w->count++].how = how;
-    }
-    w->bytes += (bytes + HEED_ALIGN - 1) / HEED_ALIGN * HEED_ALIGN;
-}
-
-static void widen_args(struct widened *w, enum direction direction, enum heed_primitive primitive,
-                       const void *args, void *scratch) {
-    w->direction = direction;
-    w->scratch = scratch;
-    w->bytes = 0;
-    w->count = 0;
-    w->any = false;
-    memcpy(w->args, args, heed_args_bytes(primitive));
-    heed_args_visit(primitive, w->args, widen, w);
-}
-
-/* ---- conversion ---- */
-
-/* Elements that repeat are converted once. */
-static heed_status convert(struct heed_exec *exec, const struct heed_view *from, const struct heed_view *to) {
-    struct heed_copy_args copy = {.x = *from, .y.view = *to};
-    for (int d = 0; d < from->rank; d++)
-        if (to->stride[d] == 0) copy.x.size[d] = copy.y.view.size[d] = 1;
-    return heed_cpu_copy.forward(exec, &copy, NULL, NULL);
-}
-
-static heed_status read_all(struct heed_exec *exec, const struct widened *w) {
-    heed_status status = HEED_OK;
-    for (int i = 0; i < w->count && status == HEED_OK; i++)
-        if (w->item[i].how & reads(w->direction)) status = convert(exec, &w->item[i].low, &w->item[i].wide);
-    return status;
-}
-
-static heed_status write_all(struct heed_exec *exec, const struct widened *w) {
-    heed_status status = HEED_OK;
-    for (int i = 0; i < w->count && status == HEED_OK; i++)
-        if (w->item[i].how & writes(w->direction)) status = convert(exec, &w->item[i].wide, &w->item[i].low);
-    return status;
-}
-
-/* ---- the kernels ---- */
-
-struct wrapped {
-    enum heed_primitive primitive;
-    const struct heed_kernel *kernel;
-};
-
-static bool wrapped_applies(const struct wrapped *of, const struct heed_exec *exec, const void *args,
-                            struct heed_why *why) {
-    struct widened w;
-    widen_args(&w, FORWARD, of->primitive, args, NULL);
-    if (w.any) return !of->kernel->applies || of->kernel->applies(exec, w.args, why);
-    why->reason = "nothing is bf16";
-    return false;
-}
-
-static void wrapped_sizes(const struct wrapped *of, const struct heed_exec *exec, const void *args,
-                          struct heed_sizes *sizes) {
-    struct heed_sizes inner = {0};
-    struct widened w;
-    widen_args(&w, FORWARD, of->primitive, args, NULL);
-    if (of->kernel->sizes) of->kernel->sizes(exec, w.args, &inner);
-    sizes->saved = inner.saved;
-    sizes->forward_scratch = w.bytes + inner.forward_scratch;
-    widen_args(&w, BACKWARD, of->primitive, args, NULL);
-    inner = (struct heed_sizes){0};
-    if (of->kernel->sizes && of->kernel->backward) of->kernel->sizes(exec, w.args, &inner);
-    sizes->backward_scratch = w.bytes + inner.backward_scratch;
-}
-
-static heed_status wrapped_run(const struct wrapped *of, enum direction direction, struct heed_exec *exec,
-                               const void *args, void *saved, void *scratch) {
-    struct widened w;
-    widen_args(&w, direction, of->primitive, args, scratch);
-    void *rest = (char *)scratch + w.bytes;
-    heed_status status = read_all(exec, &w);
-    if (status == HEED_OK)
-        status = direction == FORWARD ? of->kernel->forward(exec, w.args, saved, rest)
-                                      : of->kernel->backward(exec, w.args, saved, rest);
-    return status == HEED_OK ? write_all(exec, &w) : status;
-}
-
-#define WRAPPED(of, primitive, inner)                                                                        \
-    static const struct wrapped of_##of = {primitive, &(inner)};                                             \
-    static bool of##_applies(const struct heed_exec *exec, const void *args, struct heed_why *why) {         \
-        return wrapped_applies(&of_##of, exec, args, why);                                                   \
-    }                                                                                                        \
-    static void of##_sizes(const struct heed_exec *exec, const void *args, struct heed_sizes *sizes) {       \
-        wrapped_sizes(&of_##of, exec, args, sizes);                                                          \
-    }                                                                                                        \
-    static heed_status of##_forward(struct heed_exec *exec, const void *args, void *saved, void *scratch) {  \
-        return wrapped_run(&of_##of, FORWARD, exec, args, saved, scratch);                                   \
-    }
-
-#define WRAPPED_BACKWARD(of)                                                                                 \
-    static heed_status of##_backward(struct heed_exec *exec, const void *args, void *saved, void *scratch) { \
-        return wrapped_run(&of_##of, BACKWARD, exec, args, saved, scratch);                                  \
-    }
+#include "backend/widened.h"
 
 #define KERNEL_FORWARD(of, word, primitive, inner)                                                           \
-    WRAPPED(of, primitive, inner)                                                                            \
+    HEED_WIDENED(of, primitive, inner, heed_cpu_copy)                                                        \
     const struct heed_kernel heed_cpu_##of##_bf16 = {                                                        \
         .name = word, .applies = of##_applies, .sizes = of##_sizes, .forward = of##_forward};
 
 #define KERNEL(of, word, primitive, inner)                                                                   \
-    WRAPPED(of, primitive, inner)                                                                            \
-    WRAPPED_BACKWARD(of)                                                                                     \
+    HEED_WIDENED(of, primitive, inner, heed_cpu_copy)                                                        \
+    HEED_WIDENED_BACKWARD(of)                                                                                \
     const struct heed_kernel heed_cpu_##of##_bf16 = {.name = word,                                           \
                                                      .applies = of##_applies,                                \
                                                      .sizes = of##_sizes,                                    \
@@ -217,8 +42,8 @@ KERNEL(attention, "cpu-bf16", HEED_PRIMITIVE_ATTENTION, heed_cpu_attention)
  * The product is kept in y's dtype, and if that is bf16 rounded; the activation is a primitive of its own
  * then. saved: [rows, out] of that dtype, only with an activation. */
 
-WRAPPED(product, HEED_PRIMITIVE_LINEAR, heed_cpu_linear)
-WRAPPED_BACKWARD(product)
+HEED_WIDENED(product, HEED_PRIMITIVE_LINEAR, heed_cpu_linear, heed_cpu_copy)
+HEED_WIDENED_BACKWARD(product)
 
 static const struct heed_kernel product_kernel = {
     .name = "cpu-bf16", .sizes = product_sizes, .forward = product_forward, .backward = product_backward};

@@ -74,7 +74,7 @@ template <typename T> static void start(struct heed_exec *exec, const struct hee
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
     const struct heed_argmax_args *a = static_cast<const struct heed_argmax_args *>(arguments);
-    return a->x.dtype == HEED_I32 || cuda_computes(a->x.dtype, why);
+    return a->x.dtype == HEED_I32 || cuda_takes(HEED_PRIMITIVE_ARGMAX, a, a->x.dtype, why);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *) {

@@ -19,7 +19,7 @@ static bool refuse(struct heed_why *why, const char *reason) {
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
     const struct heed_attention_args *a = static_cast<const struct heed_attention_args *>(arguments);
-    if (!cuda_computes(a->q.dtype, why)) return false;
+    if (!cuda_takes(HEED_PRIMITIVE_ATTENTION, a, a->q.dtype, why)) return false;
     if (a->q.size[0] * a->q.size[1] > 65535)
         return refuse(why, "there are more than 65535 pairs of batch and head");
     for (int i = 0; i < a->stages; i++)

@@ -6,7 +6,8 @@
  *   there (2·(k + v) bytes read and written, each way), and gradients there are set to 0.
  * - A query that sees nothing gets NaN. An entry of length 0 is given one key, whose copy is 0, so y is 0;
  *   rows whose biases are all −∞ are found by their statistics and set to 0.
- * - It overwrites, and wants rows of 16 bytes: gradients that add up or lie otherwise go through scratch.
+ * - It overwrites, and wants rows of 16 bytes: gradients that add up, are f32 or lie otherwise go through
+ *   scratch.
  * - Packed sequences are unpacked into a batch of equal lengths, with zeros behind each, and their results
  *   packed again: all tensors are read and written once more. cuDNN has packed tensors of its own, but their
  *   gradient plans on H100 and B200 only, and its tiles reach over ends of sequences, to what may be NaN.
@@ -19,13 +20,16 @@
 #include "backend/cuda/cudnn_copies.cuh"
 #include "backend/cuda/cudnn_problem.cuh"
 
+/* The gradient is planned where there is a tape. */
 static bool applies(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
     const struct heed_attention_args *a = static_cast<const struct heed_attention_args *>(arguments);
     struct dnn_attention forward, backward;
     if (!dnn_keeps_rules(a, why) || !dnn_is_there(exec, why)) return false;
     dnn_problem_of(a, false, &forward);
+    if (!dnn_plan_of(exec, &forward, why).graph) return false;
+    if (!exec->recording) return true;
     dnn_expect_backward(a, &backward);
-    return dnn_plan_of(exec, &forward, why).graph && dnn_plan_of(exec, &backward, why).graph;
+    return dnn_plan_of(exec, &backward, why).graph != NULL;
 }
 
 /* ---- memory ---- */
@@ -228,6 +232,7 @@ static heed_status deliver_gradient(const struct dnn_call *k, enum dnn_attention
     if (k->lengths) copy.lengths = own_lengths(k, &copy.batch_stride);
     copy.by_row = by_row;
     copy.add = g->add;
+    copy.to_f32 = g->view.dtype == HEED_F32;
     return dnn_run_copy(k->exec, &copy);
 }
 
@@ -242,6 +247,7 @@ static heed_status deliver_bias_gradient(const struct dnn_call *k) {
     struct dnn_copy copy = dnn_copy_of(&shape, k->pointer[DNN_DBIAS], stride, g->view.data, g->view.stride);
     copy.to_stride[3] = g->view.stride[3];
     copy.add = g->add;
+    copy.to_f32 = g->view.dtype == HEED_F32;
     return dnn_run_copy(k->exec, &copy);
 }
 

@@ -11,6 +11,7 @@ struct table {
     explicit table(const struct heed_services *services) {
         backend.name = "cuda";
         backend.device = &heed_cuda_device;
+        backend.mixed = true;
 #define ADD(primitive, name) add(HEED_PRIMITIVE_##primitive, &heed_cuda_##name);
         HEED_CUDA_KERNELS(ADD)
 #undef ADD

@@ -1,15 +1,15 @@
 /* y = a op b, and the gradients of sums, products, quotients and powers. Memory traffic in f32: 12 bytes an
  * element forward, 9 for comparisons, less what repeats; backward for each gradient 8 bytes (sums), 12 or 16.
- */
+ * In bf16 half of that, but for comparisons. */
 #include "backend/cuda/fold.cuh"
 
 /* ---- terms ---- */
 
-template <typename T> struct binary_value {
+template <typename T, typename M> struct binary_value {
     typedef T result;
     enum { VIEWS = 2 };
     enum heed_binary op;
-    const T *a, *b;
+    const M *a, *b;
 
     __device__ T value(T x, T y) const {
         switch (op) {
@@ -56,11 +56,11 @@ template <typename T> struct compared {
 /* The views of both gradients; a and b are there only where the operation's gradient reads them. */
 enum { DY, A, B, GRADIENT_VIEWS };
 
-template <typename T> struct gradient_a {
+template <typename T, typename M> struct gradient_a {
     typedef T result;
     enum { VIEWS = GRADIENT_VIEWS };
     enum heed_binary op;
-    const T *dy, *a, *b;
+    const M *dy, *a, *b;
 
     __device__ T value(T g, T x, T y) const {
         switch (op) {
@@ -85,11 +85,11 @@ template <typename T> struct gradient_a {
     }
 };
 
-template <typename T> struct gradient_b {
+template <typename T, typename M> struct gradient_b {
     typedef T result;
     enum { VIEWS = GRADIENT_VIEWS };
     enum heed_binary op;
-    const T *dy, *a, *b;
+    const M *dy, *a, *b;
 
     __device__ T value(T g, T x, T y) const {
         switch (op) {
@@ -122,47 +122,60 @@ static bool applies(const struct heed_exec *, const void *arguments, struct heed
     const struct heed_binary_args *a = static_cast<const struct heed_binary_args *>(arguments);
     const bool whole = a->a.dtype == HEED_I32 || a->a.dtype == HEED_BOOL;
     if (a->op >= HEED_BINARY_EQUAL && whole) return true;
-    return cuda_computes(a->a.dtype, why);
+    return cuda_takes_either(HEED_PRIMITIVE_BINARY, a, a->a.dtype, why);
 }
 
-template <template <typename> class TERM, typename T>
+template <typename TERM, typename M, typename TO>
 static void start(struct heed_exec *exec, const struct heed_binary_args *a) {
     const struct heed_view *const views[] = {&a->a, &a->b};
     const struct heed_grad_view y = {a->y, false};
-    const TERM<T> term = {a->op, static_cast<const T *>(a->a.data), static_cast<const T *>(a->b.data)};
-    cuda_map(exec, term, views, &y);
+    const TERM term = {a->op, static_cast<const M *>(a->a.data), static_cast<const M *>(a->b.data)};
+    cuda_map<TO>(exec, term, views, &y);
+}
+
+template <typename M> static void start_value(struct heed_exec *exec, const struct heed_binary_args *a) {
+    start<binary_value<typename cuda_computed<M>::type, M>, M, M>(exec, a);
+}
+
+template <typename T> static void start_comparing(struct heed_exec *exec, const struct heed_binary_args *a) {
+    start<compared<T>, T, uint8_t>(exec, a);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *) {
     const struct heed_binary_args *a = static_cast<const struct heed_binary_args *>(arguments);
     if (a->op < HEED_BINARY_EQUAL && a->a.dtype == HEED_F64)
-        start<binary_value, double>(exec, a);
+        start_value<double>(exec, a);
+    else if (a->op < HEED_BINARY_EQUAL && a->a.dtype == HEED_BF16)
+        start_value<cuda_bf16>(exec, a);
     else if (a->op < HEED_BINARY_EQUAL)
-        start<binary_value, float>(exec, a);
+        start_value<float>(exec, a);
     else if (a->a.dtype == HEED_F64)
-        start<compared, double>(exec, a);
+        start_comparing<double>(exec, a);
     else if (a->a.dtype == HEED_F32)
-        start<compared, float>(exec, a);
+        start_comparing<float>(exec, a);
     else if (a->a.dtype == HEED_I32)
-        start<compared, int32_t>(exec, a);
+        start_comparing<int32_t>(exec, a);
     else
-        start<compared, bool>(exec, a);
+        start_comparing<bool>(exec, a);
     return cuda_started(exec, HEED_PRIMITIVE_BINARY);
 }
 
-template <typename T>
+template <typename M>
 static void start_backward(struct heed_exec *exec, const struct heed_binary_args *a, void *scratch) {
+    typedef typename cuda_computed<M>::type T;
     const struct heed_view *const views[] = {&a->dy, &a->a, &a->b};
-    const T *dy = static_cast<const T *>(a->dy.data), *x = static_cast<const T *>(a->a.data),
-            *y = static_cast<const T *>(a->b.data);
-    cuda_gradient(exec, gradient_a<T>{a->op, dy, x, y}, views, &a->da, scratch);
-    cuda_gradient(exec, gradient_b<T>{a->op, dy, x, y}, views, &a->db, scratch);
+    const M *dy = static_cast<const M *>(a->dy.data), *x = static_cast<const M *>(a->a.data),
+            *y = static_cast<const M *>(a->b.data);
+    cuda_gradient<M>(exec, gradient_a<T, M>{a->op, dy, x, y}, views, &a->da, scratch);
+    cuda_gradient<M>(exec, gradient_b<T, M>{a->op, dy, x, y}, views, &a->db, scratch);
 }
 
 static heed_status backward(struct heed_exec *exec, const void *arguments, void *, void *scratch) {
     const struct heed_binary_args *a = static_cast<const struct heed_binary_args *>(arguments);
     if (a->dy.dtype == HEED_F64)
         start_backward<double>(exec, a, scratch);
+    else if (a->dy.dtype == HEED_BF16)
+        start_backward<cuda_bf16>(exec, a, scratch);
     else
         start_backward<float>(exec, a, scratch);
     return cuda_started(exec, HEED_PRIMITIVE_BINARY);

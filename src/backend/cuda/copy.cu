@@ -1,10 +1,11 @@
 /* y = x in y's dtype, or y += x. Memory traffic: each element read and written once, and read once more to
  * add.
  *
- * What lies side by side in both is copied by packs (map.cuh), unless it changes dtype; contiguous views of
- * one dtype by the device's own copy. Where the neighbours of x are not those of y, as in a transpose, tiles
- * of TILE × TILE elements go through shared memory, so that reads and writes both run along lines. With
- * `add`, where y repeats, it is a sum (fold.cuh). */
+ * What lies side by side in both is copied by packs (map.cuh), unless it changes dtype other than between f32
+ * and bf16; contiguous views of one dtype by the device's own copy. Where the neighbours of x are not those
+ * of y, as in a transpose, tiles of TILE × TILE elements go through shared memory, so that reads and writes
+ * both run along lines. With `add`, where y repeats, it is a sum (fold.cuh). */
+#include "backend/cuda/bf16.cuh"
 #include "backend/cuda/fold.cuh"
 
 /* ---- conversion ---- */
@@ -35,6 +36,11 @@ template <> struct converted<float, int32_t> {
 template <> struct converted<double, int32_t> {
     static __device__ int32_t of(double x) {
         return whole(x);
+    }
+};
+template <> struct converted<cuda_bf16, int32_t> {
+    static __device__ int32_t of(cuda_bf16 x) {
+        return whole((float)x);
     }
 };
 
@@ -124,14 +130,19 @@ template <typename FROM, typename TO, int PACK>
 static void start_map(struct heed_exec *exec, const struct heed_copy_args *a) {
     const struct heed_view *const views[] = {&a->x};
     const struct heed_grad_view y = {a->y.view, false};
-    cuda_map<PACK>(exec, copied<FROM, TO>{static_cast<const FROM *>(a->x.data)}, views, &y);
+    cuda_map<TO, PACK>(exec, copied<FROM, TO>{static_cast<const FROM *>(a->x.data)}, views, &y);
 }
 
+/* Packs for what mixed precision converts. */
+template <typename TO> constexpr int pack_of_f32 = std::is_same<TO, cuda_bf16>::value ? 8 : 1;
+template <typename TO> constexpr int pack_of_bf16 = std::is_same<TO, float>::value ? 4 : 1;
+
 template <typename TO> static void start_converting(struct heed_exec *exec, const struct heed_copy_args *a) {
-    if (a->x.dtype == HEED_F32) start_map<float, TO, 1>(exec, a);
+    if (a->x.dtype == HEED_F32) start_map<float, TO, pack_of_f32<TO>>(exec, a);
     if (a->x.dtype == HEED_F64) start_map<double, TO, 1>(exec, a);
     if (a->x.dtype == HEED_I32) start_map<int32_t, TO, 1>(exec, a);
     if (a->x.dtype == HEED_BOOL) start_map<bool, TO, 1>(exec, a);
+    if (a->x.dtype == HEED_BF16) start_map<cuda_bf16, TO, pack_of_bf16<TO>>(exec, a);
 }
 
 template <typename T> static bool start_tiles(struct heed_exec *exec, const struct heed_copy_args *a) {
@@ -145,14 +156,17 @@ template <typename T> static bool start_tiles(struct heed_exec *exec, const stru
 
 /* One dtype; `add` is not there yet. */
 template <typename T> static void start_copying(struct heed_exec *exec, const struct heed_copy_args *a) {
-    if (!start_tiles<T>(exec, a)) start_map<T, T, CUDA_PACK>(exec, a);
+    if (!start_tiles<T>(exec, a)) start_map<T, T, cuda_map_pack<T>>(exec, a);
 }
 
-template <typename T>
+/* Where x is bf16, y is that or f32; sums are f32. */
+template <typename FROM, typename TO>
 static void start_adding(struct heed_exec *exec, const struct heed_copy_args *a, void *scratch) {
     const struct heed_view *const views[] = {&a->x};
-    if (cuda_is_map(&a->y.view) && start_tiles<T>(exec, a)) return;
-    cuda_gradient(exec, copied<T, T>{static_cast<const T *>(a->x.data)}, views, &a->y, scratch);
+    if constexpr (std::is_same<FROM, TO>::value)
+        if (cuda_is_map(&a->y.view) && start_tiles<TO>(exec, a)) return;
+    const cuda_itself<typename cuda_computed<TO>::type, FROM> x = {static_cast<const FROM *>(a->x.data)};
+    cuda_gradient<TO>(exec, x, views, &a->y, scratch);
 }
 
 static heed_status copy_bytes(struct heed_exec *exec, const struct heed_copy_args *a, int64_t count) {
@@ -164,10 +178,9 @@ static heed_status copy_bytes(struct heed_exec *exec, const struct heed_copy_arg
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
     const struct heed_copy_args *a = static_cast<const struct heed_copy_args *>(arguments);
-    if (a->y.add) return cuda_computes(a->x.dtype, why);
-    if (a->x.dtype != HEED_BF16 && a->y.view.dtype != HEED_BF16) return true;
-    why->reason = "bf16 tensors do not exist yet";
-    return false;
+    const heed_dtype to = a->y.view.dtype;
+    if (!a->y.add || (a->x.dtype == HEED_BF16 && (to == HEED_BF16 || to == HEED_F32))) return true;
+    return cuda_takes(HEED_PRIMITIVE_COPY, a, a->x.dtype, why);
 }
 
 static void start(struct heed_exec *exec, const struct heed_copy_args *a, void *scratch) {
@@ -175,16 +188,22 @@ static void start(struct heed_exec *exec, const struct heed_copy_args *a, void *
     const bool same = a->x.dtype == to;
     if (to == HEED_F32) {
         if (a->y.add)
-            start_adding<float>(exec, a, scratch);
+            same ? start_adding<float, float>(exec, a, scratch)
+                 : start_adding<cuda_bf16, float>(exec, a, scratch);
         else
             same ? start_copying<float>(exec, a) : start_converting<float>(exec, a);
     } else if (to == HEED_F64) {
         if (a->y.add)
-            start_adding<double>(exec, a, scratch);
+            start_adding<double, double>(exec, a, scratch);
         else
             same ? start_copying<double>(exec, a) : start_converting<double>(exec, a);
     } else if (to == HEED_I32) {
         same ? start_copying<int32_t>(exec, a) : start_converting<int32_t>(exec, a);
+    } else if (to == HEED_BF16) {
+        if (a->y.add)
+            start_adding<cuda_bf16, cuda_bf16>(exec, a, scratch);
+        else
+            same ? start_copying<cuda_bf16>(exec, a) : start_converting<cuda_bf16>(exec, a);
     } else {
         same ? start_copying<bool>(exec, a) : start_converting<bool>(exec, a);
     }

@@ -5,15 +5,16 @@
  * A group of threads makes a row, in one pass each way; the rows' losses are summed by one block. Nothing of
  * the size of x is kept: saved are m and L of each row, and the factor.
  *
- * Bytes for each element of x, in f32: forward 4, backward 8. */
+ * Bytes for each element of x, in f32: forward 4, backward 8; where x is bf16, half of that, and y is f32. */
 #include "backend/cuda/softmax.cuh"
 
 /* m and L of a row; m is −∞ for a row of nothing but −∞. */
 template <typename T> struct row_look { T maximum, log_sum; };
 
-template <typename T> struct loss_job {
+/* x and its gradient are of M. */
+template <typename T, typename M> struct loss_job {
     int64_t rows, classes;
-    const T *x;
+    const M *x;
     const int32_t *target;
     int64_t ignored;
     T smoothing;
@@ -41,8 +42,8 @@ template <typename T> static __device__ inline row_look<T> look_of(const cuda_no
 }
 
 /* Parts of q that are 0 take no part, so that 0·∞ is 0. */
-template <typename T>
-static __device__ inline T row_loss(const loss_job<T> &j, const row_look<T> &look, T wanted, T plain) {
+template <typename T, typename M>
+static __device__ inline T row_loss(const loss_job<T, M> &j, const row_look<T> &look, T wanted, T plain) {
     if (look.maximum == -(T)INFINITY) return INFINITY;
     T loss = look.log_sum;
     if (j.smoothing != 1) loss -= (1 - j.smoothing) * (wanted - look.maximum);
@@ -51,16 +52,17 @@ static __device__ inline T row_loss(const loss_job<T> &j, const row_look<T> &loo
 }
 
 /* The loss of each row, 0 where it does not count. */
-template <typename T, int N>
-static __global__ void row_losses(loss_job<T> j, T *loss, struct cuda_fault_word *fault, int group) {
+template <typename T, int N, typename M>
+static __global__ void row_losses(loss_job<T, M> j, T *loss, struct cuda_fault_word *fault, int group) {
     for (cuda_rows at(j.rows, group); at.more(); at.next()) {
         const int64_t target = at.inside() ? j.target[at.row] : j.ignored;
         const bool counts = target != j.ignored, exists = target >= 0 && target < j.classes;
-        const T *x = j.x + at.row * j.classes;
+        const M *x = j.x + at.row * j.classes;
         row_sum<T> all = joined<T>::none();
         cuda_each(
             at.lane * N, counts ? j.classes : 0, group * N, [=](int64_t c) { return cuda_load<N>(x + c); },
-            [&](int64_t, const cuda_pack<T, N> &pack) {
+            [&](int64_t, const cuda_pack<M, N> &loaded) {
+                const cuda_pack<T, N> pack = cuda_as<T>(loaded);
                 all.exponentials = cuda_with(all.exponentials, pack);
                 for (T number : pack.at) all.plain += number;
             });
@@ -70,7 +72,7 @@ static __global__ void row_losses(loss_job<T> j, T *loss, struct cuda_fault_word
         if (j.look) j.look[at.row] = look;
         if (counts && !exists)
             cuda_raise(fault, CUDA_FAULT_TARGET, HEED_PRIMITIVE_CROSS_ENTROPY, target, j.classes);
-        loss[at.row] = counts && exists ? row_loss(j, look, x[target], all.plain) : 0;
+        loss[at.row] = counts && exists ? row_loss(j, look, (T)x[target], all.plain) : 0;
     }
 }
 
@@ -85,8 +87,8 @@ struct totalled {
 };
 
 /* By one block. */
-template <typename T>
-static __global__ void total_loss(loss_job<T> j, const T *loss, bool mean, T *y, T *factor) {
+template <typename T, typename M>
+static __global__ void total_loss(loss_job<T, M> j, const T *loss, bool mean, T *y, T *factor) {
     total all = {0, 0};
     for (int64_t row = threadIdx.x; row < j.rows; row += CUDA_BLOCK) {
         all.loss += loss[row];
@@ -102,8 +104,8 @@ static __global__ void total_loss(loss_job<T> j, const T *loss, bool mean, T *y,
 /* ---- backward ---- */
 
 /* Rows that do not count, or are −∞ throughout, get 0. */
-template <typename T, int N>
-static __global__ void row_gradients(loss_job<T> j, const T *factor, const T *dy, T *dx, bool add,
+template <typename T, int N, typename M>
+static __global__ void row_gradients(loss_job<T, M> j, const T *factor, const T *dy, M *dx, bool add,
                                      int group) {
     const T scale = *dy * *factor, everywhere = j.smoothing / (T)j.classes;
     for (cuda_rows at(j.rows, group); at.more(); at.next()) {
@@ -111,11 +113,12 @@ static __global__ void row_gradients(loss_job<T> j, const T *factor, const T *dy
         const int64_t target = j.target[at.row];
         const row_look<T> look = j.look[at.row];
         const bool counts = target != j.ignored && look.maximum != -(T)INFINITY;
-        const T *x = j.x + at.row * j.classes;
-        T *to = dx + at.row * j.classes;
+        const M *x = j.x + at.row * j.classes;
+        M *to = dx + at.row * j.classes;
         cuda_each(
             at.lane * N, j.classes, group * N, [=](int64_t c) { return cuda_load<N>(x + c); },
-            [=](int64_t c, cuda_pack<T, N> pack) {
+            [=](int64_t c, const cuda_pack<M, N> &loaded) {
+                cuda_pack<T, N> pack = cuda_as<T>(loaded);
                 for (int k = 0; k < N; k++) {
                     const T q = c + k == target ? everywhere + 1 - j.smoothing : everywhere;
                     const T p = std::exp(pack.at[k] - look.maximum - look.log_sum);
@@ -129,77 +132,87 @@ static __global__ void row_gradients(loss_job<T> j, const T *factor, const T *dy
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_cross_entropy_args *>(arguments)->x.dtype, why);
+    const struct heed_cross_entropy_args *a = static_cast<const struct heed_cross_entropy_args *>(arguments);
+    if (a->x.dtype == HEED_BF16 && a->y.dtype == HEED_F32) return true;
+    return cuda_takes(HEED_PRIMITIVE_CROSS_ENTROPY, a, a->x.dtype, why);
 }
 
 /* saved: the rows' looks, then the factor. scratch: the rows' losses. */
 static void sizes(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {
     const struct heed_cross_entropy_args *a = static_cast<const struct heed_cross_entropy_args *>(arguments);
-    const size_t rows = (size_t)a->x.size[0], number = heed_dtype_bytes(a->x.dtype);
+    const size_t rows = (size_t)a->x.size[0],
+                 number = a->x.dtype == HEED_F64 ? sizeof(double) : sizeof(float);
     sizes->saved = (2 * rows + 1) * number;
     sizes->forward_scratch = rows * number;
 }
 
-template <typename T> static loss_job<T> job_of(const struct heed_cross_entropy_args *a, void *saved) {
+template <typename T, typename M>
+static loss_job<T, M> job_of(const struct heed_cross_entropy_args *a, void *saved) {
     return {a->x.size[0],
             a->x.size[1],
-            static_cast<const T *>(a->x.data),
+            static_cast<const M *>(a->x.data),
             static_cast<const int32_t *>(a->target.data),
             a->ignore_index,
             (T)a->smoothing,
             static_cast<row_look<T> *>(saved)};
 }
 
-template <typename T, int N> static void start_losses(struct heed_exec *exec, const loss_job<T> &j, T *loss) {
+template <int N, typename T, typename M>
+static void start_losses(struct heed_exec *exec, const loss_job<T, M> &j, T *loss) {
     const int group = cuda_group(j.classes / N);
-    CUDA_RUN(exec, (row_losses<T, N>), cuda_row_blocks(exec, j.rows, group), CUDA_BLOCK, 0, j, loss,
+    CUDA_RUN(exec, (row_losses<T, N, M>), cuda_row_blocks(exec, j.rows, group), CUDA_BLOCK, 0, j, loss,
              cuda_of(exec)->fault, group);
 }
 
-template <typename T>
+template <typename M>
 static void run_forward(struct heed_exec *exec, const struct heed_cross_entropy_args *a, void *saved,
                         void *scratch) {
-    const loss_job<T> j = job_of<T>(a, saved);
+    typedef typename cuda_computed<M>::type T;
+    const auto j = job_of<T, M>(a, saved);
     T *loss = static_cast<T *>(scratch), *factor = saved ? reinterpret_cast<T *>(j.look + j.rows) : NULL;
-    if (j.rows > 0 && cuda_packs<T>(j.classes, a->x.data)) {
-        start_losses<T, cuda_wide<T>>(exec, j, loss);
+    if (j.rows > 0 && cuda_packs<M>(j.classes, a->x.data)) {
+        start_losses<cuda_wide<M>>(exec, j, loss);
     } else if (j.rows > 0) {
-        start_losses<T, 1>(exec, j, loss);
+        start_losses<1>(exec, j, loss);
     }
-    CUDA_RUN(exec, total_loss<T>, 1, CUDA_BLOCK, 0, j, static_cast<const T *>(loss),
+    CUDA_RUN(exec, (total_loss<T, M>), 1, CUDA_BLOCK, 0, j, static_cast<const T *>(loss),
              a->reduction == HEED_REDUCE_MEAN, static_cast<T *>(a->y.data), factor);
 }
 
-template <typename T, int N>
-static void start_gradients(struct heed_exec *exec, const loss_job<T> &j,
+template <int N, typename T, typename M>
+static void start_gradients(struct heed_exec *exec, const loss_job<T, M> &j,
                             const struct heed_cross_entropy_args *a) {
     const int group = cuda_group(j.classes / N);
-    CUDA_RUN(exec, (row_gradients<T, N>), cuda_row_blocks(exec, j.rows, group), CUDA_BLOCK, 0, j,
+    CUDA_RUN(exec, (row_gradients<T, N, M>), cuda_row_blocks(exec, j.rows, group), CUDA_BLOCK, 0, j,
              reinterpret_cast<const T *>(j.look + j.rows), static_cast<const T *>(a->dy.data),
-             static_cast<T *>(a->dx.view.data), a->dx.add, group);
+             static_cast<M *>(a->dx.view.data), a->dx.add, group);
 }
 
-template <typename T>
+template <typename M>
 static void run_backward(struct heed_exec *exec, const struct heed_cross_entropy_args *a, void *saved) {
-    const loss_job<T> j = job_of<T>(a, saved);
+    const auto j = job_of<typename cuda_computed<M>::type, M>(a, saved);
     if (j.rows == 0 || j.classes == 0) return;
-    if (cuda_packs<T>(j.classes, a->x.data, a->dx.view.data)) {
-        start_gradients<T, cuda_wide<T>>(exec, j, a);
+    if (cuda_packs<M>(j.classes, a->x.data, a->dx.view.data)) {
+        start_gradients<cuda_wide<M>>(exec, j, a);
     } else {
-        start_gradients<T, 1>(exec, j, a);
+        start_gradients<1>(exec, j, a);
     }
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *saved, void *scratch) {
     const struct heed_cross_entropy_args *a = static_cast<const struct heed_cross_entropy_args *>(arguments);
-    (a->x.dtype == HEED_F64 ? run_forward<double> : run_forward<float>)(exec, a, saved, scratch);
+    (a->x.dtype == HEED_F64    ? run_forward<double>
+     : a->x.dtype == HEED_BF16 ? run_forward<cuda_bf16>
+                               : run_forward<float>)(exec, a, saved, scratch);
     return cuda_started(exec, HEED_PRIMITIVE_CROSS_ENTROPY);
 }
 
 static heed_status backward(struct heed_exec *exec, const void *arguments, void *saved, void *) {
     const struct heed_cross_entropy_args *a = static_cast<const struct heed_cross_entropy_args *>(arguments);
     if (!heed_has(&a->dx.view)) return HEED_OK;
-    (a->x.dtype == HEED_F64 ? run_backward<double> : run_backward<float>)(exec, a, saved);
+    (a->x.dtype == HEED_F64    ? run_backward<double>
+     : a->x.dtype == HEED_BF16 ? run_backward<cuda_bf16>
+                               : run_backward<float>)(exec, a, saved);
     return cuda_started(exec, HEED_PRIMITIVE_CROSS_ENTROPY);
 }
 

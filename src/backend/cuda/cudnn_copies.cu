@@ -6,23 +6,6 @@
 #include "backend/cuda/cudnn_problem.cuh"
 #include "backend/cuda/pack.cuh"
 
-/* ---- bf16 in kernels ---- */
-
-static __device__ inline float bf16_number(uint16_t bits) {
-    const uint32_t word = (uint32_t)bits << 16;
-    float number;
-    memcpy(&number, &word, sizeof number);
-    return number;
-}
-
-/* To the nearest, ties to even; NaN stays NaN. */
-static __device__ inline uint16_t bf16_bits(float number) {
-    uint32_t word;
-    memcpy(&word, &number, sizeof word);
-    if (number != number) return (uint16_t)(word >> 16 | 0x40);
-    return (uint16_t)((word + 0x7fff + (word >> 16 & 1)) >> 16);
-}
-
 /* ---- kernels ---- */
 
 static __global__ void dnn_lengths(const int32_t *length, int64_t stride, int64_t batch, int64_t queries,
@@ -36,7 +19,7 @@ static __global__ void dnn_lengths(const int32_t *length, int64_t stride, int64_
 
 /* to = from, or to += from; 0 where lengths hide it. What lies in its place already is only hidden. N
  * elements of a row at once. */
-template <int N> static __global__ void dnn_deliver(struct dnn_copy c) {
+template <int N, typename TO> static __global__ void dnn_deliver(struct dnn_copy c) {
     const int64_t packs = c.size[3] / N, count = c.size[0] * c.size[1] * c.size[2] * packs;
     for (int64_t i = CUDA_FIRST; i < count; i += CUDA_STEP) {
         const int64_t row = i / packs, w = (i - row * packs) * N, line = row / c.size[2],
@@ -53,17 +36,19 @@ template <int N> static __global__ void dnn_deliver(struct dnn_copy c) {
             else
                 from_row += c.starts[b];
         }
-        const uint16_t *from = c.from + b * c.from_stride[0] + h * c.from_stride[1] +
-                               from_row * c.from_stride[2] + w * c.from_stride[3];
-        uint16_t *to =
-            c.to + b * c.to_stride[0] + h * c.to_stride[1] + to_row * c.to_stride[2] + w * c.to_stride[3];
+        const cuda_bf16 *from = c.from + b * c.from_stride[0] + h * c.from_stride[1] +
+                                from_row * c.from_stride[2] + w * c.from_stride[3];
+        TO *to = static_cast<TO *>(c.to) + b * c.to_stride[0] + h * c.to_stride[1] + to_row * c.to_stride[2] +
+                 w * c.to_stride[3];
         if (c.from == c.to && !hidden) continue;
-        cuda_pack<uint16_t, N> own = {};
-        if (!hidden) own = cuda_load<N>(from);
+        cuda_pack<TO, N> own = {};
+        if (!hidden) {
+            const cuda_pack<cuda_bf16, N> given = cuda_load<N>(from);
+            for (int k = 0; k < N; k++) own.at[k] = (TO)(float)given.at[k];
+        }
         if (c.add) {
-            const cuda_pack<uint16_t, N> before = cuda_load<N>(to);
-            for (int k = 0; k < N; k++)
-                own.at[k] = bf16_bits(bf16_number(before.at[k]) + bf16_number(own.at[k]));
+            const cuda_pack<TO, N> before = cuda_load<N>(to);
+            for (int k = 0; k < N; k++) own.at[k] = (TO)((float)before.at[k] + (float)own.at[k]);
         }
         cuda_store(to, own);
     }
@@ -106,8 +91,8 @@ static __global__ void dnn_settle(struct dnn_rows r) {
 struct dnn_copy dnn_copy_of(const struct heed_view *shape, const void *from, const int64_t from_stride[3],
                             void *to, const int64_t to_stride[3]) {
     struct dnn_copy c = {};
-    c.from = static_cast<const uint16_t *>(from);
-    c.to = static_cast<uint16_t *>(to);
+    c.from = static_cast<const cuda_bf16 *>(from);
+    c.to = to;
     memcpy(c.size, shape->size, sizeof c.size);
     memcpy(c.from_stride, from_stride, 3 * sizeof *from_stride);
     memcpy(c.to_stride, to_stride, 3 * sizeof *to_stride);
@@ -118,19 +103,25 @@ struct dnn_copy dnn_copy_of(const struct heed_view *shape, const void *from, con
 /* Whether both sides can be read in vectors. */
 static bool goes_in_vectors(const struct dnn_copy *c) {
     bool fits =
-        cuda_packs<uint16_t>(c->size[3], c->from, c->to) && c->from_stride[3] == 1 && c->to_stride[3] == 1;
+        cuda_packs<cuda_bf16>(c->size[3], c->from, c->to) && c->from_stride[3] == 1 && c->to_stride[3] == 1;
     for (int d = 0; d < 3; d++)
         fits = fits && (c->size[d] == 1 ||
                         (c->from_stride[d] % DNN_VECTOR == 0 && c->to_stride[d] % DNN_VECTOR == 0));
     return fits;
 }
 
+template <typename TO>
+static void start_copy(struct heed_exec *exec, const struct dnn_copy *copy, int64_t count) {
+    if (goes_in_vectors(copy))
+        CUDA_RUN(exec, (dnn_deliver<DNN_VECTOR, TO>), cuda_blocks(exec, count / DNN_VECTOR), CUDA_BLOCK, 0,
+                 *copy);
+    else
+        CUDA_RUN(exec, (dnn_deliver<1, TO>), cuda_blocks(exec, count), CUDA_BLOCK, 0, *copy);
+}
+
 heed_status dnn_run_copy(struct heed_exec *exec, const struct dnn_copy *copy) {
     const int64_t count = copy->size[0] * copy->size[1] * copy->size[2] * copy->size[3];
-    if (goes_in_vectors(copy))
-        CUDA_RUN(exec, dnn_deliver<DNN_VECTOR>, cuda_blocks(exec, count / DNN_VECTOR), CUDA_BLOCK, 0, *copy);
-    else
-        CUDA_RUN(exec, dnn_deliver<1>, cuda_blocks(exec, count), CUDA_BLOCK, 0, *copy);
+    copy->to_f32 ? start_copy<float>(exec, copy, count) : start_copy<cuda_bf16>(exec, copy, count);
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 

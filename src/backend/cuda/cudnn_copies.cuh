@@ -3,13 +3,14 @@
 #ifndef HEED_SRC_BACKEND_CUDA_CUDNN_COPIES_CUH
 #define HEED_SRC_BACKEND_CUDA_CUDNN_COPIES_CUH
 
+#include "backend/cuda/bf16.cuh"
 #include "backend/cuda/cudnn_attention.cuh"
-#include "backend/cuda/device.cuh"
 
-/* bf16 [batch, heads, rows, width] in two places. */
+/* bf16 [batch, heads, rows, width] in two places, of which the second may be f32. */
 struct dnn_copy {
-    const uint16_t *from;
-    uint16_t *to;
+    const cuda_bf16 *from;
+    void *to;
+    bool to_f32;
     int64_t size[4], from_stride[4], to_stride[4];
     const int32_t *lengths; /* by batch entry; NULL: none */
     int64_t batch_stride;   /* of the lengths */
@@ -19,6 +20,7 @@ struct dnn_copy {
     bool add;
 };
 
+/* To bf16. */
 struct dnn_copy dnn_copy_of(const struct heed_view *shape, const void *from, const int64_t from_stride[3],
                             void *to, const int64_t to_stride[3]);
 

@@ -57,7 +57,7 @@ static struct dnn_copy packed_copy(const struct dnn_call *k, const struct heed_v
 static heed_status unpack(const struct dnn_call *k, const struct heed_view *v, enum dnn_attention_id id,
                           bool keys) {
     struct dnn_copy copy = packed_copy(k, v, keys);
-    copy.to = static_cast<uint16_t *>(dnn_area(k, id));
+    copy.to = dnn_area(k, id);
     return dnn_run_copy(k->exec, &copy);
 }
 
@@ -66,8 +66,9 @@ static heed_status pack(const struct dnn_call *k, enum dnn_attention_id id, cons
     struct dnn_copy copy = packed_copy(k, v, keys);
     if (!heed_has(v)) return HEED_OK;
     for (int d = 0; d < 4; d++) std::swap(copy.from_stride[d], copy.to_stride[d]);
-    copy.from = static_cast<const uint16_t *>(dnn_area(k, id));
-    copy.to = static_cast<uint16_t *>(v->data);
+    copy.from = static_cast<const cuda_bf16 *>(dnn_area(k, id));
+    copy.to = v->data;
+    copy.to_f32 = v->dtype == HEED_F32;
     copy.packs = true;
     copy.add = add;
     return dnn_run_copy(k->exec, &copy);

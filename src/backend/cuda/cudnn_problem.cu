@@ -54,7 +54,9 @@ bool dnn_is_laid_out(const struct heed_view *v) {
 }
 
 static bool knows_parts(const struct heed_attention_args *a, struct heed_why *why) {
-    if (a->q.dtype != HEED_BF16) return refuse(why, "cuDNN's is for bf16");
+    if (a->q.dtype != HEED_BF16 || a->k.dtype != HEED_BF16 || a->v.dtype != HEED_BF16 ||
+        a->y.dtype != HEED_BF16)
+        return refuse(why, "cuDNN's is for bf16");
     if (a->normalizer != HEED_NORMALIZER_SOFTMAX) return refuse(why, "the normaliser is not the softmax");
     if (a->threshold < 65536) return refuse(why, "cuDNN's dropout has random numbers of its own");
     if (heed_has(&a->sink)) return refuse(why, "there is a sink");
@@ -122,7 +124,7 @@ static void set_strides(const struct heed_view *v, int64_t stride[3]) {
 }
 
 bool dnn_is_direct(const struct heed_grad_view *g) {
-    return heed_has(&g->view) && !g->add && dnn_is_laid_out(&g->view);
+    return heed_has(&g->view) && !g->add && g->view.dtype == HEED_BF16 && dnn_is_laid_out(&g->view);
 }
 
 static void set_gradient(const struct heed_grad_view *g, const struct heed_view *like, int64_t stride[3]) {

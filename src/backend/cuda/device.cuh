@@ -5,6 +5,7 @@
  * backend.cu   the table of kernels, and the plugin's entry
  * kernel.cuh   the language of kernels, and what of heed they see
  * walk.cuh     positions of strided views; pack.cuh: elements that are loaded together
+ * bf16.cuh     numbers of bf16; bf16.cu: kernels of f32 for them
  * map.cuh      kernels that compute an element from elements
  * reduce.cuh   what threads of a group know together, and rows for groups
  * fold.cuh     sums and other reductions over dimensions; gradients that repeat
@@ -27,6 +28,7 @@
 
 extern "C" {
 #include "backend/plugin.h"
+#include "backend/views.h"
 }
 
 /* ---- the device of a context ---- */
@@ -98,10 +100,26 @@ static inline unsigned cuda_blocks(const struct heed_exec *exec, int64_t element
     return (unsigned)(wanted < 1 ? 1 : wanted < most ? wanted : most);
 }
 
-/* Whether kernels compute in this dtype. */
+/* Whether kernels of f32 and f64 compute in this dtype. */
 static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
     if (dtype == HEED_F32 || dtype == HEED_F64) return true;
     why->reason = "dtype is neither f32 nor f64";
+    return false;
+}
+
+/* Whether they take the arguments of a primitive that computes in `dtype`, of which none is bf16. */
+static inline bool cuda_takes(enum heed_primitive primitive, const void *args, heed_dtype dtype,
+                              struct heed_why *why) {
+    if (!heed_args_have_bf16(primitive, args)) return cuda_computes(dtype, why);
+    why->reason = "some of it is bf16";
+    return false;
+}
+
+/* Whether they do, or read and write bf16 where all of them is. */
+static inline bool cuda_takes_either(enum heed_primitive primitive, const void *args, heed_dtype dtype,
+                                     struct heed_why *why) {
+    if (heed_args_are_bf16(primitive, args) || cuda_takes(primitive, args, dtype, why)) return true;
+    if (heed_args_have_bf16(primitive, args)) why->reason = "some of it is bf16, and some is not";
     return false;
 }
 
@@ -111,28 +129,42 @@ static inline bool cuda_computes(heed_dtype dtype, struct heed_why *why) {
  * primitive the first that applies runs. Multi-head attention is heed's own composite of the others. */
 #define HEED_CUDA_KERNELS(X)                                                                                 \
     X(ARGMAX, argmax)                                                                                        \
+    X(ARGMAX, argmax_bf16)                                                                                   \
     X(ATTENTION, attention_cudnn)                                                                            \
     X(ATTENTION, attention)                                                                                  \
+    X(ATTENTION, attention_bf16)                                                                             \
     X(BINARY, binary)                                                                                        \
+    X(BINARY, binary_bf16)                                                                                   \
     X(COPY, copy)                                                                                            \
+    X(COPY, copy_bf16)                                                                                       \
     X(CROSS_ENTROPY, cross_entropy)                                                                          \
+    X(CROSS_ENTROPY, cross_entropy_bf16)                                                                     \
     X(DROPOUT, dropout)                                                                                      \
+    X(DROPOUT, dropout_bf16)                                                                                 \
     X(FILL, fill)                                                                                            \
     X(GATHER, gather)                                                                                        \
+    X(GATHER, gather_bf16)                                                                                   \
     X(GRAD_NORM, grad_norm)                                                                                  \
     X(LINEAR, linear_lt)                                                                                     \
     X(LINEAR, linear)                                                                                        \
     X(MATMUL, matmul_lt)                                                                                     \
     X(MATMUL, matmul)                                                                                        \
     X(NORM, norm)                                                                                            \
+    X(NORM, norm_bf16)                                                                                       \
     X(PAIR_LOSS, pair_loss)                                                                                  \
+    X(PAIR_LOSS, pair_loss_bf16)                                                                             \
     X(RANDOM, random)                                                                                        \
     X(REDUCE, reduce)                                                                                        \
+    X(REDUCE, reduce_bf16)                                                                                   \
     X(ROTARY, rotary)                                                                                        \
+    X(ROTARY, rotary_bf16)                                                                                   \
     X(SOFTMAX, softmax)                                                                                      \
+    X(SOFTMAX, softmax_bf16)                                                                                 \
     X(UNARY, unary)                                                                                          \
+    X(UNARY, unary_bf16)                                                                                     \
     X(UPDATE, update)                                                                                        \
-    X(WHERE, where)
+    X(WHERE, where)                                                                                          \
+    X(WHERE, where_bf16)
 
 #define HEED_CUDA_DECLARE(primitive, name) extern const struct heed_kernel heed_cuda_##name;
 HEED_CUDA_KERNELS(HEED_CUDA_DECLARE)

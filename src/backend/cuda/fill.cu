@@ -1,4 +1,5 @@
 /* y = value, or 0, 1, 2, …: writes each element of y once. */
+#include "backend/cuda/bf16.cuh"
 #include "backend/cuda/walk.cuh"
 
 template <typename T> static __global__ void fill(T *y, cuda_walk<1> walk, T value) {
@@ -49,8 +50,8 @@ static heed_status forward(struct heed_exec *exec, const void *arguments, void *
         start<bool>(exec, a, a->value != 0);
         break;
     case HEED_BF16:
-        return heed_host->fail(exec, HEED_ERROR_UNSUPPORTED, HEED_PRIMITIVE_FILL,
-                               "bf16 tensors do not exist yet");
+        start<cuda_bf16>(exec, a, cuda_bf16(a->value));
+        break;
     }
     return cuda_started(exec, HEED_PRIMITIVE_FILL);
 }

@@ -14,11 +14,11 @@
 #include "backend/cuda/map.cuh"
 #include "backend/cuda/reduce.cuh"
 
-/* Elements as they are: of one view. */
-template <typename T> struct cuda_itself {
+/* Elements of M as they are: of one view. */
+template <typename T, typename M = T> struct cuda_itself {
     typedef T result;
     enum { VIEWS = 1 };
-    const T *x;
+    const M *x;
     template <int N> __device__ inline void operator()(const cuda_spot<N> &spot, T (&y)[N]) const {
         cuda_load(x, spot, 0, y);
     }
@@ -35,9 +35,10 @@ template <int VIEWS> struct cuda_fold_places {
 };
 
 template <typename T> struct cuda_fold_result {
-    T *y, *found; /* found: of each element and part, where there are several parts */
+    void *y;
+    T *found; /* of each element and part, where there are several parts */
     T factor;
-    unsigned add;
+    bool add, low; /* low: y is bf16 */
 };
 
 template <typename T>
@@ -47,8 +48,11 @@ __device__ inline void cuda_fold_leave(const cuda_fold_result<T> &r, int64_t spl
         r.found[number] = value;
         return;
     }
-    value *= r.factor;
-    r.y[offset] = r.add ? r.y[offset] + value : value;
+    cuda_pack<T, 1> one = {{value * r.factor}};
+    if (sizeof(T) == sizeof(float) && r.low)
+        cuda_give(static_cast<cuda_bf16 *>(r.y) + offset, r.add, one);
+    else
+        cuda_give(static_cast<T *>(r.y) + offset, r.add, one);
 }
 
 /* The terms `first`, `first` + step, … below `end` of the element at `own`, joined. Packs are of terms side
@@ -263,8 +267,8 @@ static void cuda_fold(struct heed_exec *exec, const TERM &term, const struct hee
     const struct cuda_fold_cut cut = cuda_fold_cut_of(p);
     if (p.own.count == 0) return;
     if (scratch) cuda_fold_split(&p, cut);
-    const cuda_fold_result<T> r = {static_cast<T *>(y->view.data), static_cast<T *>(scratch), (T)factor,
-                                   y->add};
+    const cuda_fold_result<T> r = {y->view.data, static_cast<T *>(scratch), (T)factor, y->add,
+                                   y->view.dtype == HEED_BF16};
     cuda_fold_start<REDUCTION, PACK>(exec, term, view, p, cut, r);
     if (p.splits > 1) cuda_fold_found<REDUCTION, T>(exec, &y->view, cut.along, p.own.count, p.splits, r);
 }
@@ -274,7 +278,8 @@ template <int VIEWS>
 static size_t cuda_fold_scratch(const struct heed_view *const *view, const struct heed_view *y) {
     cuda_fold_places<VIEWS> p = cuda_fold_places_of<VIEWS>(view, y);
     cuda_fold_split(&p, cuda_fold_cut_of(p));
-    return p.splits > 1 ? (size_t)(p.own.count * p.splits) * heed_dtype_bytes(y->dtype) : 0;
+    const size_t number = y->dtype == HEED_F64 ? sizeof(double) : sizeof(float);
+    return p.splits > 1 ? (size_t)(p.own.count * p.splits) * number : 0;
 }
 
 /* ---- gradients ---- */
@@ -291,13 +296,14 @@ static size_t cuda_gradient_scratch(const struct heed_view *const *view, const s
     return heed_has(&g->view) && !cuda_is_map(&g->view) ? cuda_fold_scratch<VIEWS>(view, &g->view) : 0;
 }
 
-/* g = Σ terms over what repeats in g, added if it says so; nothing if it is not wanted. */
-template <typename TERM>
+/* g, of elements of TO, = Σ terms over what repeats in g, added if it says so; nothing if it is not wanted.
+ */
+template <typename TO, typename TERM>
 static void cuda_gradient(struct heed_exec *exec, const TERM &term, const struct heed_view *const *view,
                           const struct heed_grad_view *g, void *scratch) {
     if (!heed_has(&g->view)) return;
     if (cuda_is_map(&g->view))
-        cuda_map(exec, term, view, g);
+        cuda_map<TO>(exec, term, view, g);
     else
         cuda_fold<cuda_plus<typename TERM::result>>(exec, term, view, g, 1, scratch);
 }

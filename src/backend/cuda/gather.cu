@@ -11,12 +11,14 @@
  * found of a destination that reaches over their borders is joined in order. So a destination that most
  * indices lead to (the word "the") keeps no thread busy alone. Memory traffic of an embedding in f32: dy
  * once, the table's gradient once to clear it if it is not added to, and two numbers per span and element;
- * about 24 bytes an index and pass of the sort. */
+ * about 24 bytes an index and pass of the sort. In mixed precision the table and its gradient are f32, y and
+ * dy bf16: forward 6 bytes an element. */
 #include "backend/cuda/map.cuh"
 #include "backend/cuda/sort.cuh"
 
 /* ---- forward ---- */
 
+/* Of x. */
 template <typename T> struct picked {
     typedef T result;
     enum { INDEX, X, VIEWS };
@@ -56,7 +58,8 @@ static struct heed_view across(const struct heed_gather_args *a, const struct he
     return v;
 }
 
-template <typename T> static void start(struct heed_exec *exec, const struct heed_gather_args *a) {
+template <typename T, typename TO>
+static void start(struct heed_exec *exec, const struct heed_gather_args *a) {
     const struct heed_view x = across(a, &a->x);
     const struct heed_view *const views[] = {&a->index, &x};
     const struct heed_grad_view y = {a->y, false};
@@ -65,21 +68,25 @@ template <typename T> static void start(struct heed_exec *exec, const struct hee
                             static_cast<const T *>(a->x.data),
                             a->x.size[a->dim],
                             stride,
-                            stride % CUDA_PACK == 0,
+                            stride % cuda_map_pack<TO> == 0,
                             cuda_of(exec)->fault};
-    cuda_map(exec, term, views, &y);
+    cuda_map<TO>(exec, term, views, &y);
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_gather_args *>(arguments)->x.dtype, why);
+    const struct heed_gather_args *a = static_cast<const struct heed_gather_args *>(arguments);
+    if (a->x.dtype == HEED_F32 && a->y.dtype == HEED_BF16) return true;
+    return cuda_takes(HEED_PRIMITIVE_GATHER, a, a->x.dtype, why);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *) {
     const struct heed_gather_args *a = static_cast<const struct heed_gather_args *>(arguments);
     if (a->x.dtype == HEED_F64)
-        start<double>(exec, a);
+        start<double, double>(exec, a);
+    else if (a->y.dtype == HEED_BF16)
+        start<float, cuda_bf16>(exec, a);
     else
-        start<float>(exec, a);
+        start<float, float>(exec, a);
     return cuda_started(exec, HEED_PRIMITIVE_GATHER);
 }
 
@@ -115,8 +122,8 @@ static struct scattering scattering_of(const struct heed_gather_args *a, const s
 
 /* ---- backward, few indices along a column: a thread for each column and element of the slice ---- */
 
-template <typename T>
-static __global__ void add_in_turn(struct scattering s, const int32_t *index, const T *dy, T *dx) {
+template <typename T, typename M>
+static __global__ void add_in_turn(struct scattering s, const int32_t *index, const M *dy, T *dx) {
     for (int64_t job = CUDA_FIRST; job < s.columns.count * s.slice.count; job += CUDA_STEP) {
         int64_t column[PLACES], element[PLACES];
         cuda_walk_to(s.columns, job / s.slice.count, column);
@@ -125,7 +132,7 @@ static __global__ void add_in_turn(struct scattering s, const int32_t *index, co
             const int32_t to = index[column[INDEX] + i * s.stride[INDEX]];
             if (to < 0 || to >= s.size) continue; /* forward has raised it */
             dx[column[DX] + element[DX] + to * s.stride[DX]] +=
-                dy[column[DY] + element[DY] + i * s.stride[DY]];
+                (T)dy[column[DY] + element[DY] + i * s.stride[DY]];
         }
     }
 }
@@ -150,12 +157,12 @@ static __global__ void number_destinations(struct scattering s, const int32_t *i
 
 /* `part` [spans, 2, slice]: the sums of destinations that reach over a span's borders, of the one that begins
  * before it and of the one that begins in it. */
-template <typename T> struct summing {
+template <typename T, typename M> struct summing {
     struct scattering s;
     struct cuda_keys sorted;
     int64_t count, spans;
     uint32_t destinations;
-    const T *dy;
+    const M *dy;
     T *dx;
     double *part;
 };
@@ -166,7 +173,7 @@ struct slot {
     int64_t number, at[PLACES];
 };
 
-template <typename T> __device__ inline struct slot slot_of(const summing<T> &g, int64_t job) {
+template <typename T, typename M> __device__ inline struct slot slot_of(const summing<T, M> &g, int64_t job) {
     struct slot l;
     l.span = job / g.s.slice.count;
     l.number = job % g.s.slice.count;
@@ -176,16 +183,17 @@ template <typename T> __device__ inline struct slot slot_of(const summing<T> &g,
     return l;
 }
 
-template <typename T>
-__device__ inline double contribution(const summing<T> &g, const struct slot &l, int64_t i) {
+template <typename T, typename M>
+__device__ inline double contribution(const summing<T, M> &g, const struct slot &l, int64_t i) {
     const uint32_t along = (uint32_t)g.s.along, place = g.sorted.place[i];
     int64_t column[PLACES];
     cuda_walk_to(g.s.columns, place / along, column);
     return g.dy[column[DY] + l.at[DY] + place % along * g.s.stride[DY]];
 }
 
-template <typename T>
-__device__ inline void add_to(const summing<T> &g, const struct slot &l, uint32_t destination, double sum) {
+template <typename T, typename M>
+__device__ inline void add_to(const summing<T, M> &g, const struct slot &l, uint32_t destination,
+                              double sum) {
     const uint32_t size = (uint32_t)g.s.size;
     int64_t column[PLACES];
     cuda_walk_to(g.s.columns, destination / size, column);
@@ -193,17 +201,17 @@ __device__ inline void add_to(const summing<T> &g, const struct slot &l, uint32_
     *dx = (T)(*dx + sum);
 }
 
-template <typename T>
-__device__ inline double *part_of(const summing<T> &g, int64_t span, int begins_here, int64_t number) {
+template <typename T, typename M>
+__device__ inline double *part_of(const summing<T, M> &g, int64_t span, int begins_here, int64_t number) {
     return g.part + (2 * span + begins_here) * g.s.slice.count + number;
 }
 
 /* Whether the destination before sorted key i goes on there. */
-template <typename T> __device__ inline bool goes_on(const summing<T> &g, int64_t i) {
+template <typename T, typename M> __device__ inline bool goes_on(const summing<T, M> &g, int64_t i) {
     return i > 0 && i < g.count && g.sorted.key[i - 1] == g.sorted.key[i];
 }
 
-template <typename T> static __global__ void sum_spans(summing<T> g) {
+template <typename T, typename M> static __global__ void sum_spans(summing<T, M> g) {
     for (int64_t job = CUDA_FIRST; job < g.spans * g.s.slice.count; job += CUDA_STEP) {
         const struct slot l = slot_of(g, job);
         bool begins_here = !goes_on(g, l.first);
@@ -224,7 +232,7 @@ template <typename T> static __global__ void sum_spans(summing<T> g) {
 }
 
 /* For the spans in which a destination begins that goes on in the next. */
-template <typename T> static __global__ void join_spans(summing<T> g) {
+template <typename T, typename M> static __global__ void join_spans(summing<T, M> g) {
     for (int64_t job = CUDA_FIRST; job < g.spans * g.s.slice.count; job += CUDA_STEP) {
         const struct slot l = slot_of(g, job);
         const uint32_t destination = g.sorted.key[l.end - 1];
@@ -277,16 +285,16 @@ static int bits_of(uint64_t number) {
 }
 
 /* dx += the contributions. */
-template <typename T>
+template <typename T, typename M>
 static void start_scatter(struct heed_exec *exec, const struct heed_gather_args *a,
                           const struct heed_view *dx, const struct scatter_plan *p, void *scratch) {
     const struct scattering s = scattering_of(a, dx);
     const int32_t *index = static_cast<const int32_t *>(a->index.data);
-    const T *dy = static_cast<const T *>(a->dy.data);
+    const M *dy = static_cast<const M *>(a->dy.data);
     T *to = static_cast<T *>(dx->data);
     if (p->spans == 0) {
-        CUDA_RUN(exec, add_in_turn<T>, cuda_blocks(exec, s.columns.count * s.slice.count), CUDA_BLOCK, 0, s,
-                 index, dy, to);
+        CUDA_RUN(exec, (add_in_turn<T, M>), cuda_blocks(exec, s.columns.count * s.slice.count), CUDA_BLOCK, 0,
+                 s, index, dy, to);
         return;
     }
     const int64_t destinations = s.columns.count * s.size;
@@ -294,11 +302,11 @@ static void start_scatter(struct heed_exec *exec, const struct heed_gather_args 
     CUDA_RUN(exec, number_destinations, cuda_blocks(exec, p->count), CUDA_BLOCK, 0, s, index,
              reinterpret_cast<uint32_t *>(keys));
     const struct cuda_keys sorted = cuda_sort(exec, p->count, bits_of((uint64_t)destinations), keys);
-    const summing<T> g = {
+    const summing<T, M> g = {
         s, sorted, p->count, p->spans, (uint32_t)destinations, dy, to, static_cast<double *>(scratch)};
     const unsigned blocks = cuda_blocks(exec, p->spans * s.slice.count);
-    CUDA_RUN(exec, sum_spans<T>, blocks, CUDA_BLOCK, 0, g);
-    CUDA_RUN(exec, join_spans<T>, blocks, CUDA_BLOCK, 0, g);
+    CUDA_RUN(exec, (sum_spans<T, M>), blocks, CUDA_BLOCK, 0, g);
+    CUDA_RUN(exec, (join_spans<T, M>), blocks, CUDA_BLOCK, 0, g);
 }
 
 static heed_status clear(struct heed_exec *exec, const struct heed_view *v) {
@@ -314,9 +322,11 @@ static heed_status scatter(struct heed_exec *exec, const struct heed_gather_args
                            const struct heed_view *dx, const struct scatter_plan *p, void *scratch) {
     if (heed_view_count(&a->dy) == 0) return HEED_OK;
     if (dx->dtype == HEED_F64)
-        start_scatter<double>(exec, a, dx, p, scratch);
+        start_scatter<double, double>(exec, a, dx, p, scratch);
+    else if (a->dy.dtype == HEED_BF16)
+        start_scatter<float, cuda_bf16>(exec, a, dx, p, scratch);
     else
-        start_scatter<float>(exec, a, dx, p, scratch);
+        start_scatter<float, float>(exec, a, dx, p, scratch);
     return cuda_started(exec, HEED_PRIMITIVE_GATHER);
 }
 

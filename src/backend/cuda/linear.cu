@@ -12,16 +12,16 @@
 
 /* ---- the products ---- */
 
-/* z, y, dz and the like. */
+/* z, y, dz and the like: in bf16 z is rounded, because that is what is kept. */
 static struct heed_view matrix(void *data, const struct heed_linear_args *a) {
     const int64_t rows = a->x.size[0], out = a->w.size[0];
-    return {data, a->x.dtype, 2, {rows, out}, {out, 1}};
+    return {data, a->y.dtype, 2, {rows, out}, {out, 1}};
 }
 
 static struct cuda_product product_z(const struct heed_linear_args *a, const struct heed_view *z) {
     const struct heed_view wt = cuda_transposed(&a->w);
     struct cuda_product x = cuda_product_of(&a->x, &wt, z, false);
-    x.bias = a->bias.data;
+    cuda_product_bias(&x, &a->bias);
     return x;
 }
 
@@ -44,7 +44,7 @@ static size_t aligned(size_t bytes) {
 
 static size_t z_bytes(const struct heed_linear_args *a) {
     if (a->activation == HEED_ACTIVATION_NONE) return 0;
-    return (size_t)a->x.size[0] * (size_t)a->w.size[0] * heed_dtype_bytes(a->x.dtype);
+    return (size_t)a->x.size[0] * (size_t)a->w.size[0] * heed_dtype_bytes(a->y.dtype);
 }
 
 static void sizes(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {
@@ -53,7 +53,8 @@ static void sizes(const struct heed_exec *, const void *arguments, struct heed_s
 }
 
 static bool fuses_gelu(const struct heed_exec *exec, const struct heed_linear_args *a) {
-    return a->activation == HEED_ACTIVATION_GELU_TANH && cuda_lt_fuses_gelu(exec, a->x.dtype, a->w.size[0]);
+    const struct cuda_product z = product_z(a, &a->y);
+    return a->activation == HEED_ACTIVATION_GELU_TANH && cuda_lt_fuses_gelu(exec, &z);
 }
 
 /* Where things are in the scratch of "cublaslt". Forward: z and the workspace; backward: dz, the sums of its
@@ -83,7 +84,7 @@ static struct room backward_room(const struct heed_linear_args *a) {
     }
     struct room room;
     room.sums = aligned(z_bytes(a));
-    room.workspace = room.sums + aligned((size_t)a->w.size[0] * heed_dtype_bytes(a->x.dtype));
+    room.workspace = room.sums + aligned((size_t)a->w.size[0] * heed_dtype_bytes(a->dbias.view.dtype));
     room.bytes = room.workspace + (dx_bytes > dw_bytes ? dx_bytes : dw_bytes);
     return room;
 }
@@ -114,7 +115,7 @@ static heed_status sum_rows(struct heed_exec *exec, const struct heed_view *dz,
                             const struct heed_grad_view *dbias) {
     struct heed_copy_args sum = {};
     sum.x = *dz;
-    sum.y.view = {dbias->view.data, dz->dtype, 2, {dz->size[0], dz->size[1]}, {0, 1}};
+    sum.y.view = {dbias->view.data, dbias->view.dtype, 2, {dz->size[0], dz->size[1]}, {0, 1}};
     sum.y.add = true;
     if (!dbias->add) {
         struct heed_fill_args fill = {};
@@ -209,7 +210,7 @@ static heed_status gradients(struct heed_exec *exec, const struct heed_linear_ar
     }
     if (status == HEED_OK && heed_has(&a->dw.view)) {
         const struct cuda_product dw = product_dw(a, dz);
-        if (workspace && heed_has(&a->dbias.view))
+        if (workspace && heed_has(&a->dbias.view) && a->dbias.view.dtype == a->dw.view.dtype)
             status = weights_and_bias(exec, a, &dw, sums, workspace, &summed);
         if (status == HEED_OK && !summed) status = multiply(exec, &dw, workspace);
     }
@@ -236,20 +237,10 @@ static heed_status backward_lt(struct heed_exec *exec, const void *arguments, vo
 
 /* ---- the kernels ---- */
 
-static bool computes(const struct heed_linear_args *a, struct heed_why *why) {
-    return cuda_computes(a->x.dtype, why) && cuda_computes(a->w.dtype, why) &&
-           cuda_computes(a->y.dtype, why) && (!heed_has(&a->bias) || cuda_computes(a->bias.dtype, why));
-}
-
-static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return computes(static_cast<const struct heed_linear_args *>(arguments), why);
-}
-
-const struct heed_kernel heed_cuda_linear = {"cuda", applies, sizes, forward, backward};
+const struct heed_kernel heed_cuda_linear = {"cuda", NULL, sizes, forward, backward};
 
 static bool applies_lt(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
     const struct heed_linear_args *a = static_cast<const struct heed_linear_args *>(arguments);
-    if (!computes(a, why)) return false;
     const struct cuda_product x = product_z(a, &a->y);
     const char *reason = cuda_lt_refuses(exec, &x);
     if (reason) why->reason = reason;

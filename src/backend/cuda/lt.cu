@@ -9,7 +9,8 @@
  *
  * It applies where each matrix has one stride of 1 — C that of its columns, as all results and gradients have
  * it — and another that is at least the extent of the first, where batches are one stride apart — after what
- * continues the rows or columns of a matrix was joined to them — and nothing is empty. GELU and bias are
+ * continues the rows or columns of a matrix was joined to them — and nothing is empty. Both factors have one
+ * dtype, and the result that too, or f32 where it is bf16; a bias has the result's. GELU and bias are
  * fused in f32 and bf16. cuBLASLt's GELU is the tanh form, which is heed's HEED_ACTIVATION_GELU_TANH; how
  * exact its tanh is NVIDIA does not say, so it is used only where products are rounded anyway (TF32, bf16).
  * ReLU is left to heed: of NaN heed's is NaN, and max(x, 0) need not be. DGELU belongs to the product that
@@ -37,8 +38,8 @@ struct lt_operand {
 
 /* All that an algorithm depends on. Compared as bytes: words of one size only. */
 struct lt_problem {
-    int64_t dtype, epilogue;
-    int64_t m, n, k, batch; /* D [m, n] */
+    int64_t dtype, d_dtype, epilogue; /* of the factors, of D */
+    int64_t m, n, k, batch;           /* D [m, n] */
     struct lt_operand a, b, d;
     int64_t vector_alignment, aux_alignment, aux_ld;
     int64_t workspace; /* the most there is */
@@ -68,27 +69,31 @@ struct cuda_lt {
 /* ---- types ---- */
 
 struct lt_type {
-    cudaDataType_t data, scale;
+    cudaDataType_t scale;
     cublasComputeType_t compute;
     bool epilogues;
 };
 
-/* The one place that knows what heed's dtypes are there. */
+static cudaDataType_t data_type(heed_dtype dtype) {
+    return dtype == HEED_F64 ? CUDA_R_64F : dtype == HEED_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+/* By the dtype of the factors. */
 static struct lt_type type_of(const struct cuda_lt *lt, heed_dtype dtype) {
     switch (dtype) {
     case HEED_F64:
-        return {CUDA_R_64F, CUDA_R_64F, CUBLAS_COMPUTE_64F, false};
+        return {CUDA_R_64F, CUBLAS_COMPUTE_64F, false};
     case HEED_BF16:
-        return {CUDA_R_16BF, CUDA_R_32F, CUBLAS_COMPUTE_32F, true};
+        return {CUDA_R_32F, CUBLAS_COMPUTE_32F, true};
     default:
-        return {CUDA_R_32F, CUDA_R_32F, lt->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, true};
+        return {CUDA_R_32F, lt->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, true};
     }
 }
 
 /* Where factors are rounded; that columns are a multiple of 8 is the library's condition. */
-bool cuda_lt_fuses_gelu(const struct heed_exec *exec, heed_dtype dtype, int64_t columns) {
-    const bool rounds = dtype == HEED_BF16 || (dtype == HEED_F32 && cuda_of(exec)->lt->tf32);
-    return rounds && columns % 8 == 0;
+bool cuda_lt_fuses_gelu(const struct heed_exec *exec, const struct cuda_product *x) {
+    const bool tf32 = x->a_dtype == HEED_F32 && cuda_of(exec)->lt->tf32;
+    return (tf32 || x->c_dtype == HEED_BF16) && x->n % 8 == 0;
 }
 
 /* ---- errors ---- */
@@ -246,6 +251,14 @@ static bool is_matrix(int64_t fast, int64_t slow, int64_t fast_stride, int64_t s
     return *ld >= fast;
 }
 
+static const char *refuses_dtypes(const struct cuda_product *x) {
+    if (x->a_dtype != x->b_dtype) return "cuBLASLt: factors have two dtypes";
+    if (x->c_dtype != x->a_dtype && (x->a_dtype != HEED_BF16 || x->c_dtype != HEED_F32))
+        return "cuBLASLt: the result is narrower than the factors";
+    if (x->bias && x->bias_dtype != x->c_dtype) return "cuBLASLt: the bias has not the result's dtype";
+    return NULL;
+}
+
 /* Leaves *x at most one batch dimension, and describes it but for pointers. `as_is`: it has a bias or the
  * like, which says what rows and columns are. */
 static const char *describe(struct cuda_product *x, bool as_is, struct lt_problem *p) {
@@ -253,7 +266,8 @@ static const char *describe(struct cuda_product *x, bool as_is, struct lt_proble
     memset(p, 0, sizeof *p);
     if (x->m == 0 || x->n == 0 || x->k == 0) return EMPTY;
     if ((x->batch.rank && x->batch.count == 0) || (x->sum.rank && x->sum.count == 0)) return EMPTY;
-    if ((reason = join_sums(x)) || (reason = join_batches(x, as_is))) return reason;
+    if ((reason = refuses_dtypes(x)) || (reason = join_sums(x)) || (reason = join_batches(x, as_is)))
+        return reason;
     if (!is_matrix(x->n, x->m, x->c_column, x->c_row, &p->d.ld))
         return "cuBLASLt: rows of the result are not contiguous";
     if (!is_matrix(x->n, x->k, x->b_column, x->b_row, &p->a.ld)) {
@@ -266,7 +280,8 @@ static const char *describe(struct cuda_product *x, bool as_is, struct lt_proble
         if (!is_matrix(x->m, x->k, x->a_row, x->a_column, &p->b.ld))
             return "cuBLASLt: neither rows nor columns of a factor are contiguous";
     }
-    p->dtype = x->dtype;
+    p->dtype = x->a_dtype;
+    p->d_dtype = x->c_dtype;
     p->m = x->n;
     p->n = x->m;
     p->k = x->k;
@@ -300,16 +315,16 @@ enum : size_t {
 };
 
 /* For so many elements of C, each a sum of k products. */
-static size_t most_workspace(heed_dtype dtype, size_t elements, size_t k) {
+static size_t most_workspace(bool f64, size_t elements, size_t k) {
     const size_t parts = k / SHORTEST < MOST_PARTS ? k / SHORTEST : (size_t)MOST_PARTS,
-                 part = dtype == HEED_F64 ? sizeof(double) : sizeof(float);
+                 part = f64 ? sizeof(double) : sizeof(float);
     if (parts == 0 || elements <= LEAST_WORKSPACE / (parts * part)) return LEAST_WORKSPACE;
     return elements < MOST_WORKSPACE / (parts * part) ? elements * parts * part : (size_t)MOST_WORKSPACE;
 }
 
 size_t cuda_lt_workspace_bytes(const struct cuda_product *x) {
     const int64_t batches = x->batch.rank ? x->batch.count : 1, sums = x->sum.rank ? x->sum.count : 1;
-    return most_workspace(x->dtype, (size_t)(x->m * x->n * batches), (size_t)(x->k * sums)) +
+    return most_workspace(cuda_is_f64(x), (size_t)(x->m * x->n * batches), (size_t)(x->k * sums)) +
            WORKSPACE_ALIGN; /* scratch is aligned to less */
 }
 
@@ -355,6 +370,8 @@ static cublasStatus_t set_pointers(const struct cuda_lt *lt, const struct lt_pla
 static cublasStatus_t make_product(const struct cuda_lt *lt, const struct lt_problem *p,
                                    struct lt_plan *plan) {
     const struct lt_type type = type_of(lt, (heed_dtype)p->dtype);
+    const cudaDataType_t factors = data_type((heed_dtype)p->dtype),
+                         result = data_type((heed_dtype)p->d_dtype);
     const int32_t op_a = p->a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
                   op_b = p->b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     const uint32_t epilogue = (uint32_t)p->epilogue;
@@ -375,11 +392,11 @@ static cublasStatus_t make_product(const struct cuda_lt *lt, const struct lt_pro
         if (status == CUBLAS_STATUS_SUCCESS && a.wanted)
             status = set_product(lt, plan->product, a.name, a.value, a.bytes);
     if (status == CUBLAS_STATUS_SUCCESS)
-        status = make_layout(lt, type.data, p->m, p->k, &p->a, p->batch, &plan->a);
+        status = make_layout(lt, factors, p->m, p->k, &p->a, p->batch, &plan->a);
     if (status == CUBLAS_STATUS_SUCCESS)
-        status = make_layout(lt, type.data, p->k, p->n, &p->b, p->batch, &plan->b);
+        status = make_layout(lt, factors, p->k, p->n, &p->b, p->batch, &plan->b);
     if (status == CUBLAS_STATUS_SUCCESS)
-        status = make_layout(lt, type.data, p->m, p->n, &p->d, p->batch, &plan->d);
+        status = make_layout(lt, result, p->m, p->n, &p->d, p->batch, &plan->d);
     return status;
 }
 
@@ -506,10 +523,11 @@ static const char *word_of(int64_t epilogue) {
 static void note(struct heed_exec *exec, enum heed_primitive primitive, const struct cuda_lt *lt,
                  const struct lt_problem *p) {
     struct heed_last_run *last = &exec->last[primitive];
-    const char *type = p->dtype == HEED_F64    ? "f64"
-                       : p->dtype == HEED_BF16 ? "bf16"
-                       : lt->tf32              ? "tf32"
-                                               : "f32";
+    const char *type = p->dtype == HEED_F64      ? "f64"
+                       : p->d_dtype == HEED_BF16 ? "bf16"
+                       : p->dtype == HEED_BF16   ? "bf16 to f32"
+                       : lt->tf32                ? "tf32"
+                                                 : "f32";
     snprintf(last->note, sizeof last->note, "%s, %lld x %lld x %lld, %lld times%s", type, (long long)p->n,
              (long long)p->m, (long long)p->k, (long long)p->batch, word_of(p->epilogue));
 }
@@ -519,7 +537,7 @@ static cublasStatus_t start(struct heed_exec *exec, const struct lt_plan *plan, 
     const struct cuda_lt *lt = cuda_of(exec)->lt;
     const float one = 1, beta = x->add ? 1 : 0;
     const double one_f64 = 1, beta_f64 = x->add ? 1 : 0;
-    const bool f64 = x->dtype == HEED_F64;
+    const bool f64 = cuda_is_f64(x);
     const uintptr_t at = (reinterpret_cast<uintptr_t>(workspace) + WORKSPACE_ALIGN - 1) / WORKSPACE_ALIGN;
     return lt->library->cublasLtMatmul(
         lt->handle, plan->product, f64 ? static_cast<const void *>(&one_f64) : &one, x->b, plan->a, x->a,
@@ -538,7 +556,7 @@ heed_status cuda_lt_run(struct heed_exec *exec, enum heed_primitive primitive,
     *done = false;
     if (lt->off || describe(&x, x.bias || end != CUDA_LT_PLAIN, &p)) return HEED_OK;
     p.epilogue = epilogue_of(&x, end);
-    if (p.epilogue != CUBLASLT_EPILOGUE_DEFAULT && !type_of(lt, x.dtype).epilogues) return HEED_OK;
+    if (p.epilogue != CUBLASLT_EPILOGUE_DEFAULT && !type_of(lt, x.a_dtype).epilogues) return HEED_OK;
     if (p.epilogue != CUBLASLT_EPILOGUE_DEFAULT && p.batch != 1) return HEED_OK;
     void *vector = end == CUDA_LT_SUMS ? aux : const_cast<void *>(x.bias);
     void *kept = end == CUDA_LT_GELU ? aux : NULL;
@@ -548,7 +566,7 @@ heed_status cuda_lt_run(struct heed_exec *exec, enum heed_primitive primitive,
     p.vector_alignment = vector ? alignment_of(vector) : 0;
     p.aux_alignment = kept ? alignment_of(kept) : 0;
     p.aux_ld = kept ? p.m : 0;
-    p.workspace = (int64_t)most_workspace(x.dtype, (size_t)(p.m * p.n * p.batch), (size_t)p.k);
+    p.workspace = (int64_t)most_workspace(cuda_is_f64(&x), (size_t)(p.m * p.n * p.batch), (size_t)p.k);
     heed_status status = check(exec, primitive, find_plan(lt, &p, &plan));
     if (status != HEED_OK || !plan->found) return status;
     status = check(exec, primitive, set_pointers(lt, plan, vector, kept));
@@ -562,8 +580,8 @@ heed_status cuda_lt_run(struct heed_exec *exec, enum heed_primitive primitive,
 /* Every row of C = bias: what a product without that epilogue is added to. */
 static heed_status spread_bias(struct heed_exec *exec, const struct cuda_product *x) {
     struct heed_copy_args copy = {};
-    copy.x = {const_cast<void *>(x->bias), x->dtype, 2, {x->m, x->n}, {0, 1}};
-    copy.y.view = {x->c, x->dtype, 2, {x->m, x->n}, {x->c_row, x->c_column}};
+    copy.x = {const_cast<void *>(x->bias), x->bias_dtype, 2, {x->m, x->n}, {0, 1}};
+    copy.y.view = {x->c, x->c_dtype, 2, {x->m, x->n}, {x->c_row, x->c_column}};
     const struct heed_kernel *kernel = heed_host->select(exec, HEED_PRIMITIVE_COPY, &copy);
     return kernel ? heed_host->forward(exec, kernel, &copy, NULL) : HEED_ERROR_UNSUPPORTED;
 }

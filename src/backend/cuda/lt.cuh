@@ -20,13 +20,13 @@ const char *cuda_lt_refuses(const struct heed_exec *exec, const struct cuda_prod
 size_t cuda_lt_workspace_bytes(const struct cuda_product *product);
 
 /* Whether a product may end in CUDA_LT_GELU. */
-bool cuda_lt_fuses_gelu(const struct heed_exec *exec, heed_dtype dtype, int64_t columns);
+bool cuda_lt_fuses_gelu(const struct heed_exec *exec, const struct cuda_product *product);
 
 /* What a product does beside itself. */
 enum cuda_lt_end {
     CUDA_LT_PLAIN,
-    CUDA_LT_GELU, /* C = GELU(A · B + bias), tanh form; aux [m, n]: its argument */
-    CUDA_LT_SUMS  /* aux [m] = Σ over k of A */
+    CUDA_LT_GELU, /* C = GELU(A · B + bias), tanh form; aux [m, n], of C's dtype: its argument */
+    CUDA_LT_SUMS  /* aux [m], of C's dtype, = Σ over k of A */
 };
 
 /* Makes a product that cuBLASLt does not refuse, which says in *done whether it had an algorithm for it. */

@@ -1,21 +1,25 @@
 /* Maps: each element of a view is a term of the elements at its place in other views, of any strides.
  *
  * A term is a struct with
- *   result                          the type of what it computes
+ *   result                          the type of what it computes; memory of bf16 is computed with in f32
  *   VIEWS                           how many views it reads
  *   void operator()<N>(const cuda_spot<N> &, result (&)[N])
  *                                   N neighbours at once; it loads what it needs by cuda_load.
  *
  * Memory traffic: every operand once (repeated ones come out of the caches), the result once, and once more
- * to add. Where views lie side by side, or repeat, along the innermost dimension, a thread makes CUDA_PACK
- * elements with loads and stores of 16 bytes. */
+ * to add. Where views lie side by side, or repeat, along the innermost dimension, a thread makes so many
+ * elements that it loads and stores 16 bytes. */
 #ifndef HEED_SRC_BACKEND_CUDA_MAP_CUH
 #define HEED_SRC_BACKEND_CUDA_MAP_CUH
+
+#include <type_traits>
 
 #include "backend/cuda/pack.cuh"
 #include "backend/cuda/walk.cuh"
 
+/* Elements of f32 that a thread makes at once; of bf16 twice as many. */
 enum { CUDA_PACK = 4 };
+template <typename T> constexpr int cuda_map_pack = std::is_same<T, cuda_bf16>::value ? 8 : (int)CUDA_PACK;
 
 /* ---- terms ---- */
 
@@ -25,27 +29,28 @@ template <int N> struct cuda_spot {
     unsigned repeats; /* bit v: view v */
 };
 
-template <typename T, int N> __device__ inline void cuda_load_pack(const T *from, T (&to)[N]) {
-    const cuda_pack<T, N> pack = cuda_load<N>(from);
+/* Between memory of M and numbers of T. */
+template <typename M, typename T, int N> __device__ inline void cuda_load_pack(const M *from, T (&to)[N]) {
+    const cuda_pack<M, N> pack = cuda_load<N>(from);
 #pragma unroll
-    for (int j = 0; j < N; j++) to[j] = pack.at[j];
+    for (int j = 0; j < N; j++) to[j] = (T)pack.at[j];
 }
 
-template <typename T, int N> __device__ inline void cuda_store_pack(T *to, const T (&from)[N]) {
-    cuda_pack<T, N> pack;
+template <typename M, typename T, int N> __device__ inline void cuda_store_pack(M *to, const T (&from)[N]) {
+    cuda_pack<M, N> pack;
 #pragma unroll
-    for (int j = 0; j < N; j++) pack.at[j] = from[j];
+    for (int j = 0; j < N; j++) pack.at[j] = (M)from[j];
     cuda_store(to, pack);
 }
 
-template <typename T, int N>
-__device__ inline void cuda_load(const T *data, const cuda_spot<N> &spot, int view, T (&to)[N]) {
-    const T *from = data + spot.at[view];
+template <typename M, typename T, int N>
+__device__ inline void cuda_load(const M *data, const cuda_spot<N> &spot, int view, T (&to)[N]) {
+    const M *from = data + spot.at[view];
     if (N > 1 && !(spot.repeats >> view & 1)) {
         cuda_load_pack(from, to);
         return;
     }
-    const T one = *from;
+    const T one = (T)*from;
 #pragma unroll
     for (int j = 0; j < N; j++) to[j] = one;
 }
@@ -53,14 +58,14 @@ __device__ inline void cuda_load(const T *data, const cuda_spot<N> &spot, int vi
 /* ---- the kernel ---- */
 
 /* The result's view is the last of the walk. */
-template <int N, typename TERM>
+template <int N, typename TERM, typename TO>
 __device__ inline void cuda_map_at(const TERM &term, const cuda_walk<TERM::VIEWS + 1> &walk, unsigned repeats,
-                                   int64_t i, typename TERM::result *y, bool add) {
+                                   int64_t i, TO *y, bool add) {
     typedef typename TERM::result T;
     int64_t at[TERM::VIEWS + 1];
     T value[N];
     cuda_walk_to(walk, i, at);
-    T *to = y + at[TERM::VIEWS];
+    TO *to = y + at[TERM::VIEWS];
     term(cuda_spot<N>{at, repeats}, value);
     if (add) {
         T old[N];
@@ -71,9 +76,9 @@ __device__ inline void cuda_map_at(const TERM &term, const cuda_walk<TERM::VIEWS
     cuda_store_pack(to, value);
 }
 
-template <typename TERM, int N>
-static __global__ void cuda_map_kernel(TERM term, cuda_walk<TERM::VIEWS + 1> walk, unsigned repeats,
-                                       typename TERM::result *y, bool add) {
+template <typename TERM, int N, typename TO>
+static __global__ void cuda_map_kernel(TERM term, cuda_walk<TERM::VIEWS + 1> walk, unsigned repeats, TO *y,
+                                       bool add) {
     const int64_t packs = walk.count / N;
     for (int64_t i = CUDA_FIRST; i < packs; i += CUDA_STEP)
         cuda_map_at<N>(term, walk, repeats, i * N, y, add);
@@ -125,12 +130,12 @@ static void cuda_order_dims(const struct heed_view *const *view, struct heed_vie
     }
 }
 
-/* y[i] (+)= term(i) for all i. `view` are the term's views, in its order; y does not repeat. PACK says how
- * many elements are worth a pack. */
-template <int PACK = CUDA_PACK, typename TERM>
+/* y[i] (+)= term(i) for all i, in elements of TO. `view` are the term's views, in its order; y does not
+ * repeat. PACK says how many elements are worth a pack. */
+template <typename TO, int PACK = cuda_map_pack<TO>, typename TERM>
 static void cuda_map(struct heed_exec *exec, const TERM &term, const struct heed_view *const *view,
                      const struct heed_grad_view *y) {
-    enum { VIEWS = TERM::VIEWS + 1, N = sizeof(typename TERM::result) <= 4 ? PACK : 1 };
+    enum { VIEWS = TERM::VIEWS + 1, N = sizeof(TO) <= 4 ? PACK : 1 };
     const struct heed_view *all[VIEWS], *in_order[VIEWS];
     struct heed_view ordered[VIEWS];
     for (int v = 0; v < TERM::VIEWS; v++) all[v] = view[v];
@@ -140,13 +145,13 @@ static void cuda_map(struct heed_exec *exec, const TERM &term, const struct heed
     const cuda_walk<VIEWS> walk = cuda_walk_of<VIEWS>(in_order[TERM::VIEWS], in_order);
     if (walk.count == 0) return;
     unsigned repeats = 0;
-    typename TERM::result *to = static_cast<typename TERM::result *>(y->view.data);
+    TO *to = static_cast<TO *>(y->view.data);
     if (N > 1 && cuda_walk_packs<VIEWS>(walk, in_order, N, &repeats))
-        CUDA_RUN(exec, (cuda_map_kernel<TERM, N>), cuda_blocks(exec, (walk.count + N - 1) / N), CUDA_BLOCK, 0,
-                 term, walk, repeats, to, y->add);
+        CUDA_RUN(exec, (cuda_map_kernel<TERM, N, TO>), cuda_blocks(exec, (walk.count + N - 1) / N),
+                 CUDA_BLOCK, 0, term, walk, repeats, to, y->add);
     else
-        CUDA_RUN(exec, (cuda_map_kernel<TERM, 1>), cuda_blocks(exec, walk.count), CUDA_BLOCK, 0, term, walk,
-                 repeats, to, y->add);
+        CUDA_RUN(exec, (cuda_map_kernel<TERM, 1, TO>), cuda_blocks(exec, walk.count), CUDA_BLOCK, 0, term,
+                 walk, repeats, to, y->add);
 }
 
 #endif

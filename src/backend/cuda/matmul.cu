@@ -60,19 +60,10 @@ static heed_status backward(struct heed_exec *exec, const void *arguments, void 
 
 /* ---- the kernels ---- */
 
-static bool computes(const struct heed_matmul_args *a, struct heed_why *why) {
-    return cuda_computes(a->a.dtype, why) && cuda_computes(a->b.dtype, why) && cuda_computes(a->y.dtype, why);
-}
-
-static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return computes(static_cast<const struct heed_matmul_args *>(arguments), why);
-}
-
-const struct heed_kernel heed_cuda_matmul = {"cuda", applies, NULL, forward, backward};
+const struct heed_kernel heed_cuda_matmul = {"cuda", NULL, NULL, forward, backward};
 
 static bool applies_lt(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
     const struct heed_matmul_args *a = static_cast<const struct heed_matmul_args *>(arguments);
-    if (!computes(a, why)) return false;
     const struct cuda_product x = product_y(a);
     const char *reason = cuda_lt_refuses(exec, &x);
     if (reason) why->reason = reason;

@@ -8,7 +8,8 @@
  * chunks in order.
  *
  * saved: mean and r of each row. Bytes for each element, in f32: forward 8, backward 12 for dx and 8 for
- * dweight and dbias. */
+ * dweight and dbias. In mixed precision x, y and their gradients are bf16, which is half of that, weight,
+ * bias and theirs f32. */
 #include "backend/cuda/fold.cuh"
 #include "backend/cuda/walk.cuh"
 
@@ -17,11 +18,13 @@ template <typename T> struct row_look { T mean, r; };
 /* Where rows begin: in x, whose other dimensions may lie anywhere, and in dx. */
 enum { OF_X, OF_DX, ROW_VIEWS };
 
-template <typename T> struct norm_job {
+/* x, y and their gradients are of M. */
+template <typename T, typename M> struct norm_job {
     int64_t rows, n;
     cuda_walk<ROW_VIEWS> starts;
-    const T *x, *weight, *bias; /* weight and bias NULL: absent */
-    row_look<T> *look;          /* of each row; NULL: nobody wants it */
+    const M *x;
+    const T *weight, *bias; /* NULL: absent */
+    row_look<T> *look;      /* of each row; NULL: nobody wants it */
     T eps;
     unsigned rms;
 };
@@ -53,34 +56,42 @@ static __device__ inline moments<T> moments_of(unsigned rms, const cuda_pack<T, 
     return m;
 }
 
-/* What lies at element i of a vector that may be absent. */
+/* What lies at element i of a vector that may be absent, 16 bytes at once. */
 template <int N, typename T>
 static __device__ inline cuda_pack<T, N> load_or(const T *from, int64_t i, T otherwise) {
-    if (from) return cuda_load<N>(from + i);
+    enum { PART = N < cuda_wide<T> ? N : cuda_wide<T> };
     cuda_pack<T, N> pack;
-    for (T &number : pack.at) number = otherwise;
+#pragma unroll
+    for (int k = 0; k < N; k += PART) {
+        cuda_pack<T, PART> part;
+        for (T &number : part.at) number = otherwise;
+        if (from) part = cuda_load<PART>(from + i + k);
+#pragma unroll
+        for (int j = 0; j < PART; j++) pack.at[k + j] = part.at[j];
+    }
     return pack;
 }
 
-template <typename T, int N> static __global__ void norm(norm_job<T> j, T *y, int group) {
+template <typename T, int N, typename M> static __global__ void norm(norm_job<T, M> j, M *y, int group) {
     for (cuda_rows at(j.rows, group); at.more(); at.next()) {
         const int64_t end = at.end(j.n), first = at.lane * N, step = group * N;
         int64_t start[ROW_VIEWS];
         cuda_walk_to(j.starts, at.row, start);
-        const T *from = j.x + start[OF_X];
-        T *to = y + at.row * j.n;
+        const M *from = j.x + start[OF_X];
+        M *to = y + at.row * j.n;
         const auto load = [=](int64_t i) { return cuda_load<N>(from + i); };
         moments<T> all = joined<T>::none();
-        cuda_each(first, end, step, load, [&](int64_t, const cuda_pack<T, N> &x) {
-            all = joined<T>::join(all, moments_of(j.rms, x));
+        cuda_each(first, end, step, load, [&](int64_t, const cuda_pack<M, N> &x) {
+            all = joined<T>::join(all, moments_of(j.rms, cuda_as<T>(x)));
         });
         all = cuda_join<joined<T>>(all, group);
         const row_look<T> look = {all.mean, 1 / std::sqrt(all.squares / (T)j.n + j.eps)};
         if (j.look && at.inside() && at.lane == 0) j.look[at.row] = look;
-        cuda_each(first, end, step, load, [=](int64_t i, cuda_pack<T, N> x) {
+        cuda_each(first, end, step, load, [=](int64_t i, const cuda_pack<M, N> &loaded) {
+            cuda_pack<T, N> x = cuda_as<T>(loaded);
             const cuda_pack<T, N> weight = load_or<N>(j.weight, i, (T)1), bias = load_or<N>(j.bias, i, (T)0);
             for (int k = 0; k < N; k++) x.at[k] = (x.at[k] - look.mean) * look.r * weight.at[k] + bias.at[k];
-            cuda_store(to + i, x);
+            cuda_store(to + i, cuda_as<M>(x));
         });
     }
 }
@@ -98,17 +109,18 @@ template <typename T> struct summed {
 /* x̂ and g of some elements. */
 template <typename T, int N> struct both { cuda_pack<T, N> x, g; };
 
-template <typename T, int N>
-static __global__ void norm_dx(norm_job<T> j, const T *dy, T *dx, bool add, int group) {
+template <typename T, int N, typename M>
+static __global__ void norm_dx(norm_job<T, M> j, const M *dy, M *dx, bool add, int group) {
     for (cuda_rows at(j.rows, group); at.more(); at.next()) {
         const int64_t end = at.end(j.n), first = at.lane * N, step = group * N, row = at.row * j.n;
         int64_t start[ROW_VIEWS];
         cuda_walk_to(j.starts, at.row, start);
         const row_look<T> look = at.inside() ? j.look[at.row] : row_look<T>{0, 0};
         const auto load = [=](int64_t i) {
-            return both<T, N>{cuda_load<N>(j.x + start[OF_X] + i), cuda_load<N>(dy + row + i)};
+            return both<M, N>{cuda_load<N>(j.x + start[OF_X] + i), cuda_load<N>(dy + row + i)};
         };
-        const auto finish = [=](int64_t i, both<T, N> b) {
+        const auto finish = [=](int64_t i, const both<M, N> &loaded) {
+            both<T, N> b = {cuda_as<T>(loaded.x), cuda_as<T>(loaded.g)};
             const cuda_pack<T, N> weight = load_or<N>(j.weight, i, (T)1);
             for (int k = 0; k < N; k++) {
                 b.x.at[k] = (b.x.at[k] - look.mean) * look.r;
@@ -117,7 +129,7 @@ static __global__ void norm_dx(norm_job<T> j, const T *dy, T *dx, bool add, int 
             return b;
         };
         sums<T> all = {0, 0};
-        cuda_each(first, end, step, load, [&](int64_t i, const both<T, N> &loaded) {
+        cuda_each(first, end, step, load, [&](int64_t i, const both<M, N> &loaded) {
             const both<T, N> b = finish(i, loaded);
             for (int k = 0; k < N; k++) {
                 all.g += b.g.at[k];
@@ -126,7 +138,7 @@ static __global__ void norm_dx(norm_job<T> j, const T *dy, T *dx, bool add, int 
         });
         all = cuda_join<summed<T>>(all, group);
         const T mean = j.rms ? 0 : all.g / (T)j.n, slope = all.product / (T)j.n;
-        cuda_each(first, end, step, load, [=](int64_t i, const both<T, N> &loaded) {
+        cuda_each(first, end, step, load, [=](int64_t i, const both<M, N> &loaded) {
             both<T, N> b = finish(i, loaded);
             for (int k = 0; k < N; k++) b.g.at[k] = look.r * (b.g.at[k] - mean - b.x.at[k] * slope);
             cuda_give(dx + start[OF_DX] + i, add, b.g);
@@ -153,8 +165,8 @@ static int64_t chunks_of(int64_t rows) {
 
 /* A block sums HEED_WARP columns over the rows of chunk blockIdx.y; found [chunks, 2, n]: of dy·x̂ and of dy.
  */
-template <typename T>
-static __global__ void norm_columns(norm_job<T> j, const T *dy, T *found, int64_t chunk) {
+template <typename T, typename M>
+static __global__ void norm_columns(norm_job<T, M> j, const M *dy, T *found, int64_t chunk) {
     HEED_SHARED(sums<T>, lane_sums, HEED_WARP * LANES);
     const int lane = (int)threadIdx.x / HEED_WARP;
     const int64_t column = (int64_t)blockIdx.x * HEED_WARP + (int)threadIdx.x % HEED_WARP;
@@ -162,14 +174,15 @@ static __global__ void norm_columns(norm_job<T> j, const T *dy, T *found, int64_
     const auto load = [&](int64_t row) { /* a copy of the walk would lie in local memory */
                                          int64_t start[ROW_VIEWS];
                                          cuda_walk_to(j.starts, row, start);
-                                         return both<T, 1>{cuda_load<1>(j.x + start[OF_X] + column),
+                                         return both<M, 1>{cuda_load<1>(j.x + start[OF_X] + column),
                                                            cuda_load<1>(dy + row * j.n + column)};
     };
     sums<T> all = {0, 0};
-    cuda_each(first + lane, column < j.n ? end : 0, LANES, load, [&](int64_t row, const both<T, 1> &b) {
+    cuda_each(first + lane, column < j.n ? end : 0, LANES, load, [&](int64_t row, const both<M, 1> &b) {
         const row_look<T> look = j.look[row];
-        all.product += b.g.at[0] * ((b.x.at[0] - look.mean) * look.r);
-        all.g += b.g.at[0];
+        const T g = (T)b.g.at[0];
+        all.product += g * (((T)b.x.at[0] - look.mean) * look.r);
+        all.g += g;
     });
     lane_sums[threadIdx.x] = all;
     __syncthreads();
@@ -183,7 +196,11 @@ static __global__ void norm_columns(norm_job<T> j, const T *dy, T *found, int64_
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_norm_args *>(arguments)->x.dtype, why);
+    const struct heed_norm_args *a = static_cast<const struct heed_norm_args *>(arguments);
+    const bool wide = (!heed_has(&a->weight) || a->weight.dtype == HEED_F32) &&
+                      (!heed_has(&a->bias) || a->bias.dtype == HEED_F32);
+    if (wide && a->x.dtype == HEED_BF16 && a->y.dtype == HEED_BF16) return true;
+    return cuda_takes(HEED_PRIMITIVE_NORM, a, a->x.dtype, why);
 }
 
 static bool wants_columns(const struct heed_norm_args *a) {
@@ -204,18 +221,18 @@ static struct heed_view rows_of(const struct heed_view *x) {
 static void sizes(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {
     const struct heed_norm_args *a = static_cast<const struct heed_norm_args *>(arguments);
     const struct heed_view rows = rows_of(&a->x);
-    const size_t pair = 2 * heed_dtype_bytes(a->x.dtype);
+    const size_t pair = 2 * (a->x.dtype == HEED_F64 ? sizeof(double) : sizeof(float));
     sizes->saved = (size_t)heed_view_count(&rows) * pair;
     if (wants_columns(a))
         sizes->backward_scratch = (size_t)(chunks_of(heed_view_count(&rows)) * length_of(a)) * pair;
 }
 
-template <typename T> static norm_job<T> job_of(const struct heed_norm_args *a, void *saved) {
+template <typename T, typename M> static norm_job<T, M> job_of(const struct heed_norm_args *a, void *saved) {
     const struct heed_view x = rows_of(&a->x), dx = rows_of(&a->dx.view), *const view[ROW_VIEWS] = {&x, &dx};
     return {heed_view_count(&x),
             length_of(a),
             cuda_walk_of<ROW_VIEWS>(&x, view),
-            static_cast<const T *>(a->x.data),
+            static_cast<const M *>(a->x.data),
             static_cast<const T *>(a->weight.data),
             static_cast<const T *>(a->bias.data),
             static_cast<row_look<T> *>(saved),
@@ -224,34 +241,34 @@ template <typename T> static norm_job<T> job_of(const struct heed_norm_args *a, 
 }
 
 /* Whether rows of x, and of dx, begin where packs do. */
-template <typename T> static bool starts_in_packs(const norm_job<T> &j) {
+template <typename T, typename M> static bool starts_in_packs(const norm_job<T, M> &j) {
     for (int d = 0; d < j.starts.rank; d++)
         for (int v = 0; v < ROW_VIEWS; v++)
-            if (j.starts.stride[v][d] % cuda_wide<T> != 0) return false;
+            if (j.starts.stride[v][d] % cuda_wide<M> != 0) return false;
     return true;
 }
 
-template <typename T, int N>
-static void start_rows(struct heed_exec *exec, const norm_job<T> &j, const struct heed_norm_args *a,
+template <int N, typename T, typename M>
+static void start_rows(struct heed_exec *exec, const norm_job<T, M> &j, const struct heed_norm_args *a,
                        bool back) {
     const int group = cuda_group(j.n / N);
     const unsigned blocks = cuda_row_blocks(exec, j.rows, group);
     if (back) {
-        CUDA_RUN(exec, (norm_dx<T, N>), blocks, CUDA_BLOCK, 0, j, static_cast<const T *>(a->dy.data),
-                 static_cast<T *>(a->dx.view.data), a->dx.add, group);
+        CUDA_RUN(exec, (norm_dx<T, N, M>), blocks, CUDA_BLOCK, 0, j, static_cast<const M *>(a->dy.data),
+                 static_cast<M *>(a->dx.view.data), a->dx.add, group);
     } else {
-        CUDA_RUN(exec, (norm<T, N>), blocks, CUDA_BLOCK, 0, j, static_cast<T *>(a->y.data), group);
+        CUDA_RUN(exec, (norm<T, N, M>), blocks, CUDA_BLOCK, 0, j, static_cast<M *>(a->y.data), group);
     }
 }
 
-template <typename T>
+template <typename M>
 static void run_forward(struct heed_exec *exec, const struct heed_norm_args *a, void *saved) {
-    const norm_job<T> j = job_of<T>(a, saved);
+    const auto j = job_of<typename cuda_computed<M>::type, M>(a, saved);
     if (j.n == 0 || j.rows == 0) return;
-    if (starts_in_packs(j) && cuda_packs<T>(j.n, a->x.data, a->weight.data, a->bias.data, a->y.data)) {
-        start_rows<T, cuda_wide<T>>(exec, j, a, false);
+    if (starts_in_packs(j) && cuda_packs<M>(j.n, a->x.data, a->weight.data, a->bias.data, a->y.data)) {
+        start_rows<cuda_wide<M>>(exec, j, a, false);
     } else {
-        start_rows<T, 1>(exec, j, a, false);
+        start_rows<1>(exec, j, a, false);
     }
 }
 
@@ -266,43 +283,47 @@ static void sum_chunks(struct heed_exec *exec, int64_t chunks, int64_t n, T *fou
     cuda_fold<cuda_plus<T>>(exec, cuda_itself<T>{found}, view, &to, 1, NULL);
 }
 
-template <typename T>
-static void sum_columns(struct heed_exec *exec, const norm_job<T> &j, const struct heed_norm_args *a,
+template <typename T, typename M>
+static void sum_columns(struct heed_exec *exec, const norm_job<T, M> &j, const struct heed_norm_args *a,
                         void *scratch) {
     const int64_t chunks = chunks_of(j.rows);
     const dim3 grid((unsigned)((j.n + HEED_WARP - 1) / HEED_WARP), (unsigned)chunks);
     T *found = static_cast<T *>(scratch);
     if (chunks > 0)
-        CUDA_RUN(exec, norm_columns<T>, grid, HEED_WARP * LANES, 0, j, static_cast<const T *>(a->dy.data),
-                 found, chunk_rows(j.rows));
+        CUDA_RUN(exec, (norm_columns<T, M>), grid, HEED_WARP * LANES, 0, j,
+                 static_cast<const M *>(a->dy.data), found, chunk_rows(j.rows));
     sum_chunks(exec, chunks, j.n, found, &a->dweight);
     sum_chunks(exec, chunks, j.n, found + j.n, &a->dbias);
 }
 
-template <typename T>
+template <typename M>
 static void run_backward(struct heed_exec *exec, const struct heed_norm_args *a, void *saved, void *scratch) {
-    const norm_job<T> j = job_of<T>(a, saved);
+    const auto j = job_of<typename cuda_computed<M>::type, M>(a, saved);
     if (j.n == 0) return;
     if (heed_has(&a->dx.view) && j.rows > 0) {
         if (starts_in_packs(j) &&
-            cuda_packs<T>(j.n, a->x.data, a->weight.data, a->dy.data, a->dx.view.data)) {
-            start_rows<T, cuda_wide<T>>(exec, j, a, true);
+            cuda_packs<M>(j.n, a->x.data, a->weight.data, a->dy.data, a->dx.view.data)) {
+            start_rows<cuda_wide<M>>(exec, j, a, true);
         } else {
-            start_rows<T, 1>(exec, j, a, true);
+            start_rows<1>(exec, j, a, true);
         }
     }
-    if (wants_columns(a)) sum_columns<T>(exec, j, a, scratch);
+    if (wants_columns(a)) sum_columns(exec, j, a, scratch);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *saved, void *) {
     const struct heed_norm_args *a = static_cast<const struct heed_norm_args *>(arguments);
-    (a->x.dtype == HEED_F64 ? run_forward<double> : run_forward<float>)(exec, a, saved);
+    (a->x.dtype == HEED_F64    ? run_forward<double>
+     : a->x.dtype == HEED_BF16 ? run_forward<cuda_bf16>
+                               : run_forward<float>)(exec, a, saved);
     return cuda_started(exec, HEED_PRIMITIVE_NORM);
 }
 
 static heed_status backward(struct heed_exec *exec, const void *arguments, void *saved, void *scratch) {
     const struct heed_norm_args *a = static_cast<const struct heed_norm_args *>(arguments);
-    (a->x.dtype == HEED_F64 ? run_backward<double> : run_backward<float>)(exec, a, saved, scratch);
+    (a->x.dtype == HEED_F64    ? run_backward<double>
+     : a->x.dtype == HEED_BF16 ? run_backward<cuda_bf16>
+                               : run_backward<float>)(exec, a, saved, scratch);
     return cuda_started(exec, HEED_PRIMITIVE_NORM);
 }
 

@@ -2,7 +2,7 @@
 #ifndef HEED_SRC_BACKEND_CUDA_PACK_CUH
 #define HEED_SRC_BACKEND_CUDA_PACK_CUH
 
-#include "backend/cuda/device.cuh"
+#include "backend/cuda/bf16.cuh"
 
 template <typename T, int N> struct alignas(N * sizeof(T)) cuda_pack { T at[N]; };
 
@@ -16,12 +16,27 @@ template <typename T, typename... Pointers> bool cuda_packs(int64_t n, const Poi
     return n % cuda_wide<T> == 0 && all % 16 == 0;
 }
 
+/* Whether that holds for packs of N of each. */
+template <int N, typename... Elements> bool cuda_packs_of(int64_t n, const Elements *...pointer) {
+    return n % N == 0 &&
+           ((reinterpret_cast<uintptr_t>(pointer) % (N * sizeof(Elements)) == 0) && ... && true);
+}
+
 template <int N, typename T> __device__ inline cuda_pack<T, N> cuda_load(const T *from) {
     return *reinterpret_cast<const cuda_pack<T, N> *>(from);
 }
 
 template <int N, typename T> __device__ inline void cuda_store(T *to, const cuda_pack<T, N> &pack) {
     *reinterpret_cast<cuda_pack<T, N> *>(to) = pack;
+}
+
+/* The same numbers in another type: of memory, or to compute with. */
+template <typename T, typename M, int N>
+__device__ inline cuda_pack<T, N> cuda_as(const cuda_pack<M, N> &pack) {
+    cuda_pack<T, N> other;
+#pragma unroll
+    for (int j = 0; j < N; j++) other.at[j] = (T)pack.at[j];
+    return other;
 }
 
 /* use(i, load(i)) for i = first, first + step, … below end, in order, with some loads on their way together.
@@ -42,12 +57,13 @@ __device__ inline void cuda_each(int64_t first, int64_t end, int64_t step, Load 
 }
 
 /* Stores a gradient, or adds it to what is there. */
-template <int N, typename T> __device__ inline void cuda_give(T *to, bool add, cuda_pack<T, N> pack) {
+template <int N, typename T, typename M>
+__device__ inline void cuda_give(M *to, bool add, cuda_pack<T, N> pack) {
     if (add) {
-        const cuda_pack<T, N> before = cuda_load<N>(to);
+        const cuda_pack<T, N> before = cuda_as<T>(cuda_load<N>(to));
         for (int i = 0; i < N; i++) pack.at[i] += before.at[i];
     }
-    cuda_store(to, pack);
+    cuda_store(to, cuda_as<M>(pack));
 }
 
 #endif

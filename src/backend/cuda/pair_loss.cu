@@ -66,7 +66,8 @@ static __global__ void pair_gradients(pair_job<T> j, const T *dy, T *dx, bool dx
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_pair_loss_args *>(arguments)->x.dtype, why);
+    const struct heed_pair_loss_args *a = static_cast<const struct heed_pair_loss_args *>(arguments);
+    return cuda_takes(HEED_PRIMITIVE_PAIR_LOSS, a, a->x.dtype, why);
 }
 
 /* At most 1024 parts, each of at least 4096 elements, and a multiple of that so that packs lie in one. */

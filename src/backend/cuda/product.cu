@@ -4,6 +4,7 @@
  * Per tile of TM × TN and slice of TK it reads (TM + TN)·TK elements for 2·TM·TN·TK operations: 16 operations
  * per byte at 128 × 128 in f32, which FMA units and not memory bound on an A100 (19.5 TFLOP/s, 1.5 TB/s: 13).
  */
+#include "backend/cuda/bf16.cuh"
 #include "backend/cuda/product.cuh"
 
 /* Rows and columns of a tile, of its slice, and of a thread's block. */
@@ -13,6 +14,12 @@ template <int M, int N, int K, int ROWS, int COLUMNS> struct tile_shape {
 };
 typedef tile_shape<128, 128, 8, 8, 8> large_tile;
 typedef tile_shape<32, 32, 8, 4, 4> small_tile;
+
+/* An element of a matrix; `low`: of bf16, where T is float. */
+template <typename T> static __device__ inline T element(const void *x, bool low, int64_t i) {
+    if (sizeof(T) == sizeof(float) && low) return (T)(float)static_cast<const cuda_bf16 *>(x)[i];
+    return static_cast<const T *>(x)[i];
+}
 
 /* Where index i of the repetition begins. */
 static __device__ inline void repeat_to(const cuda_repeat &r, int64_t i, int64_t *a, int64_t *b, int64_t *c) {
@@ -28,13 +35,15 @@ static __device__ inline void repeat_to(const cuda_repeat &r, int64_t i, int64_t
 /* A slice [LINES, K] of lines with inner elements, to to[inner][line], zeros beyond the ends. Neighbouring
  * threads read what is neighbouring in memory. */
 template <typename T, int LINES, int K, int THREADS>
-static __device__ inline void load_slice(const T *x, int64_t line_stride, int64_t inner_stride, int64_t lines,
-                                         int64_t inner, T (*to)[LINES + 1]) {
+static __device__ inline void load_slice(const void *x, bool low, int64_t first, int64_t line_stride,
+                                         int64_t inner_stride, int64_t lines, int64_t inner,
+                                         T (*to)[LINES + 1]) {
     const bool along_inner = inner_stride == 1;
 #pragma unroll 2 /* more would hold addresses in registers that sums need */
     for (int e = threadIdx.x; e < LINES * K; e += THREADS) {
         const int p = along_inner ? e % K : e / LINES, i = along_inner ? e / K : e % LINES;
-        to[p][i] = i < lines && p < inner ? x[i * line_stride + p * inner_stride] : T(0);
+        to[p][i] =
+            i < lines && p < inner ? element<T>(x, low, first + i * line_stride + p * inner_stride) : T(0);
     }
 }
 
@@ -42,18 +51,18 @@ template <typename T, typename SHAPE> struct slices {
     T a[SHAPE::k][SHAPE::m + 1], b[SHAPE::k][SHAPE::n + 1];
 };
 
-/* sum += A · B of one tile. */
+/* sum += A · B of one tile, which begins at elements a and b. */
 template <typename T, typename SHAPE>
-static __device__ inline void accumulate(const cuda_product &x, const T *a, const T *b, int64_t rows,
+static __device__ inline void accumulate(const cuda_product &x, int64_t a, int64_t b, int64_t rows,
                                          int64_t columns, slices<T, SHAPE> *slice,
                                          T sum[SHAPE::rows][SHAPE::columns]) {
     const int row = threadIdx.x / SHAPE::across, column = threadIdx.x % SHAPE::across;
 #pragma unroll 1
     for (int64_t p = 0; p < x.k; p += SHAPE::k) {
-        load_slice<T, SHAPE::m, SHAPE::k, SHAPE::threads>(a + p * x.a_column, x.a_row, x.a_column, rows,
-                                                          x.k - p, slice->a);
-        load_slice<T, SHAPE::n, SHAPE::k, SHAPE::threads>(b + p * x.b_row, x.b_column, x.b_row, columns,
-                                                          x.k - p, slice->b);
+        load_slice<T, SHAPE::m, SHAPE::k, SHAPE::threads>(x.a, x.a_dtype == HEED_BF16, a + p * x.a_column,
+                                                          x.a_row, x.a_column, rows, x.k - p, slice->a);
+        load_slice<T, SHAPE::n, SHAPE::k, SHAPE::threads>(x.b, x.b_dtype == HEED_BF16, b + p * x.b_row,
+                                                          x.b_column, x.b_row, columns, x.k - p, slice->b);
         __syncthreads();
 #pragma unroll
         for (int q = 0; q < SHAPE::k; q++) {
@@ -72,9 +81,9 @@ static __device__ inline void accumulate(const cuda_product &x, const T *a, cons
 }
 
 template <typename T, typename SHAPE>
-static __device__ inline void store_tile(const cuda_product &x, T *c, int64_t first_row, int64_t first_column,
-                                         const T sum[SHAPE::rows][SHAPE::columns]) {
-    const T *bias = static_cast<const T *>(x.bias);
+static __device__ inline void store_tile(const cuda_product &x, int64_t c, int64_t first_row,
+                                         int64_t first_column, const T sum[SHAPE::rows][SHAPE::columns]) {
+    const bool low = x.c_dtype == HEED_BF16;
     const int64_t row = first_row + threadIdx.x / SHAPE::across,
                   column = first_column + threadIdx.x % SHAPE::across;
 #pragma unroll
@@ -83,9 +92,14 @@ static __device__ inline void store_tile(const cuda_product &x, T *c, int64_t fi
         for (int j = 0; j < SHAPE::columns; j++) {
             const int64_t r = row + i * SHAPE::down, s = column + j * SHAPE::across;
             if (r >= x.m || s >= x.n) continue;
-            T *at = c + r * x.c_row + s * x.c_column;
-            const T value = sum[i][j] + (bias ? bias[s] : T(0));
-            *at = x.add ? *at + value : value;
+            const int64_t at = c + r * x.c_row + s * x.c_column;
+            T value = sum[i][j];
+            if (x.bias) value += element<T>(x.bias, x.bias_dtype == HEED_BF16, s);
+            if (x.add) value += element<T>(x.c, low, at);
+            if (sizeof(T) == sizeof(float) && low)
+                static_cast<cuda_bf16 *>(x.c)[at] = cuda_bf16((float)value);
+            else
+                static_cast<T *>(x.c)[at] = value;
         }
     }
 }
@@ -103,10 +117,9 @@ static __global__ void __launch_bounds__(SHAPE::threads, 1) multiply(const __gri
         for (int64_t s = 0; s < x.sum.count; s++) {
             int64_t a = a0, b = b0;
             repeat_to(x.sum, s, &a, &b, &none);
-            accumulate<T, SHAPE>(x, static_cast<const T *>(x.a) + a, static_cast<const T *>(x.b) + b,
-                                 x.m - row, x.n - column, slice, sum);
+            accumulate<T, SHAPE>(x, a, b, x.m - row, x.n - column, slice, sum);
         }
-        store_tile<T, SHAPE>(x, static_cast<T *>(x.c) + c0, row, column, sum);
+        store_tile<T, SHAPE>(x, c0, row, column, sum);
     }
 }
 
@@ -129,15 +142,15 @@ static bool is_large(struct heed_exec *exec, const cuda_product &x) {
 template <typename T>
 static heed_status run(struct heed_exec *exec, enum heed_primitive primitive, cuda_product x) {
     const int64_t most = (int64_t)65535 * small_tile::m, rows = x.m;
-    const T *a = static_cast<const T *>(x.a);
-    T *c = static_cast<T *>(x.c);
+    const char *a = static_cast<const char *>(x.a);
+    char *c = static_cast<char *>(x.c);
     if (x.batch.rank == 0) x.batch.count = 1;
     if (x.sum.rank == 0) x.sum.count = 1;
     if (x.m == 0 || x.n == 0 || x.batch.count == 0) return HEED_OK;
     for (int64_t first = 0; first < rows; first += most) {
         x.m = rows - first < most ? rows - first : most;
-        x.a = a + first * x.a_row;
-        x.c = c + first * x.c_row;
+        x.a = a + first * x.a_row * (int64_t)heed_dtype_bytes(x.a_dtype);
+        x.c = c + first * x.c_row * (int64_t)heed_dtype_bytes(x.c_dtype);
         if (is_large(exec, x)) {
             start<T, large_tile>(exec, x);
         } else {
@@ -149,8 +162,8 @@ static heed_status run(struct heed_exec *exec, enum heed_primitive primitive, cu
 
 heed_status cuda_product_run(struct heed_exec *exec, enum heed_primitive primitive,
                              const struct cuda_product *product) {
-    return product->dtype == HEED_F64 ? run<double>(exec, primitive, *product)
-                                      : run<float>(exec, primitive, *product);
+    return cuda_is_f64(product) ? run<double>(exec, primitive, *product)
+                                : run<float>(exec, primitive, *product);
 }
 
 /* ---- products of views ---- */
@@ -176,11 +189,18 @@ struct heed_view cuda_transposed(const struct heed_view *v) {
     return t;
 }
 
+void cuda_product_bias(struct cuda_product *x, const struct heed_view *bias) {
+    x->bias = bias->data;
+    x->bias_dtype = bias->dtype;
+}
+
 struct cuda_product cuda_product_of(const struct heed_view *a, const struct heed_view *b,
                                     const struct heed_view *c, bool add) {
     const int last = c->rank - 1;
     struct cuda_product x = {};
-    x.dtype = c->dtype;
+    x.a_dtype = a->dtype;
+    x.b_dtype = b->dtype;
+    x.c_dtype = c->dtype;
     x.m = c->size[last - 1];
     x.n = c->size[last];
     x.k = a->size[last];

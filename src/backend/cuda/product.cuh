@@ -15,9 +15,9 @@ struct cuda_repeat {
 };
 
 /* C [m, n] (+)= Σ over `sum` of A [m, k] · B [k, n] + bias [n], for each of `batch`. Any strides; elements of
- * C are distinct. */
+ * C are distinct. All are f64, or each is f32 or bf16; sums are f64 or f32. */
 struct cuda_product {
-    heed_dtype dtype; /* of all */
+    heed_dtype a_dtype, b_dtype, c_dtype, bias_dtype;
     int64_t m, n, k;
     const void *a, *b, *bias; /* bias NULL: none */
     void *c;
@@ -30,6 +30,13 @@ struct cuda_product {
  * expanded to those of c; where c repeats, the products are summed. */
 struct cuda_product cuda_product_of(const struct heed_view *a, const struct heed_view *b,
                                     const struct heed_view *c, bool add);
+
+static inline bool cuda_is_f64(const struct cuda_product *x) {
+    return x->c_dtype == HEED_F64;
+}
+
+/* With a vector [n] that is added to each row of c, unless it is absent. */
+void cuda_product_bias(struct cuda_product *x, const struct heed_view *bias);
 
 /* A view with its last two dimensions exchanged. */
 struct heed_view cuda_transposed(const struct heed_view *v);

@@ -62,7 +62,8 @@ static range<double> range_f64(const struct heed_random_args *a) {
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_random_args *>(arguments)->y.dtype, why);
+    const struct heed_random_args *a = static_cast<const struct heed_random_args *>(arguments);
+    return cuda_takes(HEED_PRIMITIVE_RANDOM, a, a->y.dtype, why);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *) {

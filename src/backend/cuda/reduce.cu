@@ -87,7 +87,8 @@ static void run_max_backward(struct heed_exec *exec, const struct heed_reduce_ar
     const struct heed_view *view[] = {&a->x, &a->y, &a->dy, &count.view};
     cuda_fold<cuda_plus<T>>(exec, equal<T>{data<T>(a->x), data<T>(a->y)}, view, &count, 1,
                             static_cast<char *>(scratch) + count_bytes(a));
-    cuda_map(exec, share<T>{data<T>(a->x), data<T>(a->y), data<T>(a->dy), data<T>(count.view)}, view, &a->dx);
+    cuda_map<T>(exec, share<T>{data<T>(a->x), data<T>(a->y), data<T>(a->dy), data<T>(count.view)}, view,
+                &a->dx);
 }
 
 template <typename T>
@@ -96,11 +97,12 @@ static void run_backward(struct heed_exec *exec, const struct heed_reduce_args *
     if (a->op == HEED_REDUCE_OP_MAX)
         run_max_backward<T>(exec, a, scratch);
     else
-        cuda_gradient(exec, scaled<T>{data<T>(a->dy), (T)factor_of(a)}, view, &a->dx, scratch);
+        cuda_gradient<T>(exec, scaled<T>{data<T>(a->dy), (T)factor_of(a)}, view, &a->dx, scratch);
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_reduce_args *>(arguments)->x.dtype, why);
+    const struct heed_reduce_args *a = static_cast<const struct heed_reduce_args *>(arguments);
+    return cuda_takes(HEED_PRIMITIVE_REDUCE, a, a->x.dtype, why);
 }
 
 static void sizes(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {

@@ -3,7 +3,9 @@
  *
  * The sines and cosines of all positions go into a table in scratch first, each made of its position alone,
  * in double; the rows of all heads and batches then read them from the second-level cache. Memory traffic in
- * f32: 8 bytes an element, 12 to add, and the table (8 bytes a pair and position) twice. */
+ * f32: 8 bytes an element, 12 to add, in bf16 half of that, and the table (8 bytes a pair and position)
+ * twice.
+ */
 #include "backend/cuda/map.cuh"
 
 /* ---- the table ---- */
@@ -42,10 +44,10 @@ static __global__ void fill_table(cuda_pack<T, 2> *table, int64_t rows, int64_t 
 
 enum { FROM, TO, TABLE, VIEWS };
 
-template <typename T> struct turning {
+template <typename T, typename M> struct turning {
     cuda_walk<VIEWS> rows;
-    const T *from;
-    T *to;
+    const M *from;
+    M *to;
     const cuda_pack<T, 2> *table; /* [positions, pairs] */
     int64_t pairs, width;
     T direction; /* 1 forward, −1 backward */
@@ -53,35 +55,36 @@ template <typename T> struct turning {
     bool packs; /* pairs lie side by side and are aligned */
 };
 
-template <typename T> __device__ inline void turn_pair(const turning<T> &t, const int64_t *at, int64_t i) {
+template <typename T, typename M>
+__device__ inline void turn_pair(const turning<T, M> &t, const int64_t *at, int64_t i) {
     const int64_t a = t.half ? i : 2 * i, b = t.half ? i + t.pairs : 2 * i + 1;
     const cuda_pack<T, 2> turn = t.table[at[TABLE] * t.pairs + i];
-    const T *from = t.from + at[FROM];
-    T *to = t.to + at[TO];
+    const M *from = t.from + at[FROM];
+    M *to = t.to + at[TO];
     const T c = turn.at[0], s = t.direction * turn.at[1];
     T x[2], y[2];
     if (t.packs) {
         cuda_load_pack(from + a, x);
     } else {
-        x[0] = from[a];
-        x[1] = from[b];
+        x[0] = (T)from[a];
+        x[1] = (T)from[b];
     }
     y[0] = x[0] * c - x[1] * s;
     y[1] = x[0] * s + x[1] * c;
     if (t.add) {
-        y[0] += to[a];
-        y[1] += to[b];
+        y[0] += (T)to[a];
+        y[1] += (T)to[b];
     }
     if (t.packs) {
         cuda_store_pack(to + a, y);
     } else {
-        to[a] = y[0];
-        to[b] = y[1];
+        to[a] = (M)y[0];
+        to[b] = (M)y[1];
     }
 }
 
 /* A thread turns a pair, or copies an element of what is not rotated. */
-template <typename T> static __global__ void turn_rows(turning<T> t) {
+template <typename T, typename M> static __global__ void turn_rows(turning<T, M> t) {
     const int64_t units = t.width - t.pairs;
     for (int64_t job = CUDA_FIRST; job < t.rows.count * units; job += CUDA_STEP) {
         const int64_t row = job / units, unit = job % units;
@@ -91,9 +94,9 @@ template <typename T> static __global__ void turn_rows(turning<T> t) {
             turn_pair(t, at, unit);
             continue;
         }
-        const T x = t.from[at[FROM] + unit + t.pairs];
-        T *to = t.to + at[TO] + unit + t.pairs;
-        *to = t.add ? *to + x : x;
+        const T x = (T)t.from[at[FROM] + unit + t.pairs];
+        M *to = t.to + at[TO] + unit + t.pairs;
+        *to = (M)(t.add ? (T)*to + x : x);
     }
 }
 
@@ -136,42 +139,46 @@ static bool even_places(const struct heed_view *v, size_t bytes) {
     return even;
 }
 
-template <typename T>
-static void start(struct heed_exec *exec, const struct heed_rotary_args *a, T direction,
+template <typename M>
+static void start(struct heed_exec *exec, const struct heed_rotary_args *a, int direction,
                   const struct heed_view *from, const struct heed_grad_view *to, void *scratch) {
+    typedef typename cuda_computed<M>::type T;
     struct heed_view rows = *from, to_rows = to->view, of_table = table_rows(a);
     const struct heed_view *const views[] = {&rows, &to_rows, &of_table};
     cuda_pack<T, 2> *table = static_cast<cuda_pack<T, 2> *>(scratch);
     rows.rank--;
     to_rows.rank--;
-    turning<T> t = {};
+    turning<T, M> t = {};
     t.rows = cuda_walk_of<VIEWS>(&rows, views);
-    t.from = static_cast<const T *>(from->data);
-    t.to = static_cast<T *>(to->view.data);
+    t.from = static_cast<const M *>(from->data);
+    t.to = static_cast<M *>(to->view.data);
     t.table = table;
     t.pairs = a->rotated / 2;
     t.width = from->size[from->rank - 1];
-    t.direction = direction;
+    t.direction = (T)direction;
     t.half = a->half;
     t.add = to->add;
-    t.packs = !a->half && even_places(from, sizeof(T)) && even_places(&to->view, sizeof(T));
+    t.packs = !a->half && even_places(from, sizeof(M)) && even_places(&to->view, sizeof(M));
     const int64_t jobs = t.rows.count * (t.width - t.pairs);
     if (jobs == 0) return;
     make_table(exec, a, table);
-    CUDA_RUN(exec, turn_rows<T>, cuda_blocks(exec, jobs), CUDA_BLOCK, 0, t);
+    CUDA_RUN(exec, (turn_rows<T, M>), cuda_blocks(exec, jobs), CUDA_BLOCK, 0, t);
 }
 
 static heed_status run(struct heed_exec *exec, const struct heed_rotary_args *a, int direction,
                        const struct heed_view *from, const struct heed_grad_view *to, void *scratch) {
     if (from->dtype == HEED_F64)
         start<double>(exec, a, direction, from, to, scratch);
+    else if (from->dtype == HEED_BF16)
+        start<cuda_bf16>(exec, a, direction, from, to, scratch);
     else
-        start<float>(exec, a, (float)direction, from, to, scratch);
+        start<float>(exec, a, direction, from, to, scratch);
     return cuda_started(exec, HEED_PRIMITIVE_ROTARY);
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_rotary_args *>(arguments)->x.dtype, why);
+    const struct heed_rotary_args *a = static_cast<const struct heed_rotary_args *>(arguments);
+    return cuda_takes_either(HEED_PRIMITIVE_ROTARY, a, a->x.dtype, why);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *scratch) {
@@ -188,7 +195,8 @@ static heed_status backward(struct heed_exec *exec, const void *arguments, void 
 static void sizes(const struct heed_exec *, const void *arguments, struct heed_sizes *sizes) {
     const struct heed_rotary_args *a = static_cast<const struct heed_rotary_args *>(arguments);
     const int64_t numbers = table_positions(a) * a->rotated;
-    sizes->forward_scratch = sizes->backward_scratch = (size_t)numbers * heed_dtype_bytes(a->x.dtype);
+    sizes->forward_scratch = sizes->backward_scratch =
+        (size_t)numbers * (a->x.dtype == HEED_F64 ? sizeof(double) : sizeof(float));
 }
 
 const struct heed_kernel heed_cuda_rotary = {"cuda", applies, sizes, forward, backward};

@@ -1,16 +1,16 @@
 /* y = op(x, c) and dx = dy · d op(x, c) / dx. Memory traffic in f32: 8 bytes an element forward; 12 backward,
- * 8 where dy is all it reads, and 4 more to add. */
+ * 8 where dy is all it reads, and 4 more to add; in bf16 half of that. */
 #include "backend/cuda/fold.cuh"
 #include "backend/cuda/unary.cuh"
 
 /* ---- terms ---- */
 
-template <typename T> struct unary_value {
+template <typename T, typename M> struct unary_value {
     typedef T result;
     enum { VIEWS = 1 };
     enum heed_unary op;
     T c;
-    const T *x;
+    const M *x;
     template <int N> __device__ void operator()(const cuda_spot<N> &spot, T (&y)[N]) const {
         cuda_load(x, spot, 0, y);
 #pragma unroll
@@ -19,12 +19,12 @@ template <typename T> struct unary_value {
 };
 
 /* `known` is the x or the y that the gradient is made of, or NULL. */
-template <typename T> struct unary_gradient {
+template <typename T, typename M> struct unary_gradient {
     typedef T result;
     enum { VIEWS = 2 };
     enum heed_unary op;
     T c;
-    const T *dy, *known;
+    const M *dy, *known;
     template <int N> __device__ void operator()(const cuda_spot<N> &spot, T (&dx)[N]) const {
         T value[N] = {};
         cuda_load(dy, spot, 0, dx);
@@ -37,20 +37,24 @@ template <typename T> struct unary_gradient {
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_unary_args *>(arguments)->x.dtype, why);
+    const struct heed_unary_args *a = static_cast<const struct heed_unary_args *>(arguments);
+    return cuda_takes_either(HEED_PRIMITIVE_UNARY, a, a->x.dtype, why);
 }
 
-template <typename T> static void start_forward(struct heed_exec *exec, const struct heed_unary_args *a) {
+template <typename M> static void start_forward(struct heed_exec *exec, const struct heed_unary_args *a) {
+    typedef typename cuda_computed<M>::type T;
     const struct heed_view *const views[] = {&a->x};
     const struct heed_grad_view y = {a->y, false};
-    const unary_value<T> term = {a->op, (T)a->c, static_cast<const T *>(a->x.data)};
-    cuda_map(exec, term, views, &y);
+    const unary_value<T, M> term = {a->op, (T)a->c, static_cast<const M *>(a->x.data)};
+    cuda_map<M>(exec, term, views, &y);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *) {
     const struct heed_unary_args *a = static_cast<const struct heed_unary_args *>(arguments);
     if (a->x.dtype == HEED_F64)
         start_forward<double>(exec, a);
+    else if (a->x.dtype == HEED_BF16)
+        start_forward<cuda_bf16>(exec, a);
     else
         start_forward<float>(exec, a);
     return cuda_started(exec, HEED_PRIMITIVE_UNARY);
@@ -64,19 +68,22 @@ static struct heed_view known_view(const struct heed_unary_args *a) {
     return needs & HEED_NEEDS_X ? a->x : needs & HEED_NEEDS_Y ? a->y : none;
 }
 
-template <typename T>
+template <typename M>
 static void start_backward(struct heed_exec *exec, const struct heed_unary_args *a, void *scratch) {
+    typedef typename cuda_computed<M>::type T;
     const struct heed_view known = known_view(a);
     const struct heed_view *const views[] = {&a->dy, &known};
-    const unary_gradient<T> term = {a->op, (T)a->c, static_cast<const T *>(a->dy.data),
-                                    static_cast<const T *>(known.data)};
-    cuda_gradient(exec, term, views, &a->dx, scratch);
+    const unary_gradient<T, M> term = {a->op, (T)a->c, static_cast<const M *>(a->dy.data),
+                                       static_cast<const M *>(known.data)};
+    cuda_gradient<M>(exec, term, views, &a->dx, scratch);
 }
 
 static heed_status backward(struct heed_exec *exec, const void *arguments, void *, void *scratch) {
     const struct heed_unary_args *a = static_cast<const struct heed_unary_args *>(arguments);
     if (a->dy.dtype == HEED_F64)
         start_backward<double>(exec, a, scratch);
+    else if (a->dy.dtype == HEED_BF16)
+        start_backward<cuda_bf16>(exec, a, scratch);
     else
         start_backward<float>(exec, a, scratch);
     return cuda_started(exec, HEED_PRIMITIVE_UNARY);

@@ -38,7 +38,8 @@ template <typename T> struct chosen_gradient {
 /* ---- the kernel ---- */
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
-    return cuda_computes(static_cast<const struct heed_where_args *>(arguments)->a.dtype, why);
+    const struct heed_where_args *a = static_cast<const struct heed_where_args *>(arguments);
+    return cuda_takes(HEED_PRIMITIVE_WHERE, a, a->a.dtype, why);
 }
 
 template <typename T> static void start(struct heed_exec *exec, const struct heed_where_args *a) {
@@ -46,7 +47,7 @@ template <typename T> static void start(struct heed_exec *exec, const struct hee
     const struct heed_grad_view y = {a->y, false};
     const chosen<T> term = {static_cast<const bool *>(a->condition.data), static_cast<const T *>(a->a.data),
                             static_cast<const T *>(a->b.data)};
-    cuda_map(exec, term, views, &y);
+    cuda_map<T>(exec, term, views, &y);
 }
 
 static heed_status forward(struct heed_exec *exec, const void *arguments, void *, void *) {
@@ -63,8 +64,8 @@ static void start_backward(struct heed_exec *exec, const struct heed_where_args 
     const struct heed_view *const views[] = {&a->dy, &a->condition};
     const T *dy = static_cast<const T *>(a->dy.data);
     const bool *condition = static_cast<const bool *>(a->condition.data);
-    cuda_gradient(exec, chosen_gradient<T>{true, dy, condition}, views, &a->da, scratch);
-    cuda_gradient(exec, chosen_gradient<T>{false, dy, condition}, views, &a->db, scratch);
+    cuda_gradient<T>(exec, chosen_gradient<T>{true, dy, condition}, views, &a->da, scratch);
+    cuda_gradient<T>(exec, chosen_gradient<T>{false, dy, condition}, views, &a->db, scratch);
 }
 
 static heed_status backward(struct heed_exec *exec, const void *arguments, void *, void *scratch) {

@@ -1,5 +1,6 @@
 /* libcublasLt for the emulated device: the functions that heed calls, by plain loops with sums in f64. TF32
- * is not rounded to: the tests compare with f32.
+ * is not rounded to: the tests compare with f32. Factors of bf16 may have a result of f32; a bias, its
+ * gradient and GELU's argument are of the result's type.
  *
  * Every argument is checked (check_… below). An algorithm is a number that stands for all that it was asked
  * for — types, shapes, strides, alignments, workspace — and runs nothing else. It fills its workspace with
@@ -182,11 +183,12 @@ static call find_call(const char *who, cublasLtMatmulDesc_t what, cublasLtMatrix
 }
 
 static void check_types(const char *who, const call &x) {
-    const cudaDataType_t type = x.d->type, scale = x.what->scale;
-    const bool f64 = type == CUDA_R_64F;
+    const cudaDataType_t type = x.a->type, result = x.d->type, scale = x.what->scale;
+    const bool f64 = type == CUDA_R_64F, widens = type == CUDA_R_16BF && result == CUDA_R_32F;
     const cublasComputeType_t compute = x.what->compute;
-    if (x.a->type != type || x.b->type != type || x.c->type != type)
-        wrong("%s: types %d, %d, %d, %d of A, B, C, D differ", who, x.a->type, x.b->type, x.c->type, type);
+    if (x.b->type != type || x.c->type != result || (result != type && !widens))
+        wrong("%s: types %d, %d, %d, %d of A, B, C, D do not go together", who, type, x.b->type, x.c->type,
+              result);
     const bool fits = f64 ? compute == CUBLAS_COMPUTE_64F && scale == CUDA_R_64F
                           : (compute == CUBLAS_COMPUTE_32F ||
                              (compute == CUBLAS_COMPUTE_32F_FAST_TF32 && type == CUDA_R_32F)) &&
@@ -462,6 +464,8 @@ static void keep_last(const call &x, const algorithm *how) {
     control.batch = x.d->batch;
     control.epilogue = (int)x.what->epilogue;
     control.compute = x.what->compute;
+    control.factors = x.a->type;
+    control.result = x.d->type;
     control.workspace = (int64_t)how->workspace;
 }
 

@@ -13,8 +13,8 @@ struct fake_cublaslt {
     int64_t heuristics, products; /* calls so far */
     /* The last product, in the library's own terms (columns first). */
     int64_t m, n, k, batch;
-    int epilogue, compute;
-    int64_t workspace; /* bytes that it took */
+    int epilogue, compute, factors, result; /* the last two: types */
+    int64_t workspace;                      /* bytes that it took */
 };
 
 /* Kept up to date; the address stays. */
