@@ -103,7 +103,7 @@ set(HEED_CUDA_EMBEDDED
     src/backend/cuda/pack.cuh src/backend/cuda/philox.cuh src/backend/cuda/stage.cuh
     src/backend/cuda/rtc/math.h
     src/backend/cuda/rtc/stdbool.h src/backend/cuda/rtc/stddef.h src/backend/cuda/rtc/stdint.h
-    src/backend/cuda/rtc/stdio.h src/tensor/philox.h src/tensor/view.h)
+    src/backend/cuda/rtc/stdio.h src/tensor/everywhere.h src/tensor/philox.h src/tensor/view.h)
 function(heed_cuda_embed target)
     set(output ${CMAKE_CURRENT_BINARY_DIR}/${target}_sources.cpp)
     set(arguments "")

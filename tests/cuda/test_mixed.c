@@ -7,7 +7,6 @@
 
 #include "emulation.h"
 #include "fakes/cudnn.h"
-#include "harness.h"
 
 /* ---- calls ---- */
 

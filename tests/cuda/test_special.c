@@ -522,7 +522,7 @@ START_TEST(calls_may_fail_with_code_on_disk) {
 END_TEST
 
 START_TEST(calls_may_fail_with_nothing_on_disk) {
-    if (!emulation()) return;
+    if (test_elsewhere()) return; /* it compiles for each call */
     struct wish w = list[0];
     w.forward = true;
     setenv("HEED_CUDA_CACHE", "", 1);
