@@ -2,8 +2,10 @@
  * + smoothing / classes. With the row's maximum m and L = log Σ e^(x − m) that is L − (1 −
  * smoothing)·(x_target − m) − smoothing·(mean(x) − m). Backward: dx = dy·factor·(e^(x − m − L) − q).
  *
- * A group of threads makes a row, in one pass each way; the rows' losses are summed by one block. Nothing of
- * the size of x is kept: saved are m and L of each row, and the factor.
+ * A group of threads makes a row, in one pass; the rows' losses are summed by one block. Rows of an odd
+ * number of classes begin anywhere: up to 10 elements of each go one by one, the others in packs. Backward
+ * has no sums, so that long rows are cut into pieces, each for a block. Nothing of the size of x is kept:
+ * saved are m and L of each row, and the factor.
  *
  * Bytes for each element of x, in f32: forward 4, backward 8. */
 #include "backend/cuda/softmax.cuh"
@@ -57,13 +59,16 @@ static __global__ void row_losses(loss_job<T> j, T *loss, struct cuda_fault_word
         const int64_t target = at.inside() ? j.target[at.row] : j.ignored;
         const bool counts = target != j.ignored, exists = target >= 0 && target < j.classes;
         const T *x = j.x + at.row * j.classes;
+        const cuda_body body = cuda_body_of<N>(x, counts ? j.classes : 0);
         row_sum<T> all = joined<T>::none();
+        const auto look_at = [&](int64_t, const auto &pack) {
+            all.exponentials = cuda_with(all.exponentials, pack);
+            for (T number : pack.at) all.plain += number;
+        };
+        for (int64_t i = at.lane; i < body.edge; i += group) look_at(i, cuda_load<1>(x + body.edge_at(i)));
         cuda_each(
-            at.lane * N, counts ? j.classes : 0, group * N, [=](int64_t c) { return cuda_load<N>(x + c); },
-            [&](int64_t, const cuda_pack<T, N> &pack) {
-                all.exponentials = cuda_with(all.exponentials, pack);
-                for (T number : pack.at) all.plain += number;
-            });
+            body.begin + at.lane * N, body.end, group * N, [=](int64_t c) { return cuda_load<N>(x + c); },
+            look_at);
         all = cuda_join<joined<T>>(all, group);
         if (!at.inside() || at.lane != 0) continue;
         const row_look<T> look = look_of(all.exponentials);
@@ -101,28 +106,54 @@ static __global__ void total_loss(loss_job<T> j, const T *loss, bool mean, T *y,
 
 /* ---- backward ---- */
 
-/* Rows that do not count, or are −∞ throughout, get 0. */
+enum { PIECE_STEPS = 8 }; /* of a block in a piece of a row */
+
+/* Where a row's gradients come from and go to. Rows that do not count, or are −∞ throughout, get 0. */
+template <typename T> struct gradient_row {
+    const T *x;
+    T *dx;
+    int64_t target;
+    T scale, maximum, log_sum, elsewhere, here; /* q of other classes, and of the target */
+    bool counts, add;
+
+    template <int N> __device__ inline void give(int64_t c, cuda_pack<T, N> pack) const {
+        for (int k = 0; k < N; k++) {
+            const T p = std::exp(pack.at[k] - maximum - log_sum);
+            pack.at[k] = counts ? scale * (p - (c + k == target ? here : elsewhere)) : 0;
+        }
+        cuda_give(dx + c, add, pack);
+    }
+};
+
+/* A group makes a row, or a block one of `pieces` of it. */
 template <typename T, int N>
-static __global__ void row_gradients(loss_job<T> j, const T *factor, const T *dy, T *dx, bool add,
-                                     int group) {
-    const T scale = *dy * *factor, everywhere = j.smoothing / (T)j.classes;
-    for (cuda_rows at(j.rows, group); at.more(); at.next()) {
+static __global__ void row_gradients(loss_job<T> j, const T *factor, const T *dy, T *dx, bool add, int group,
+                                     int64_t pieces) {
+    const T scale = *dy * *factor, elsewhere = j.smoothing / (T)j.classes;
+    for (cuda_rows at(j.rows * pieces, group); at.more(); at.next()) {
         if (!at.inside()) continue;
-        const int64_t target = j.target[at.row];
-        const row_look<T> look = j.look[at.row];
-        const bool counts = target != j.ignored && look.maximum != -(T)INFINITY;
-        const T *x = j.x + at.row * j.classes;
-        T *to = dx + at.row * j.classes;
+        const int64_t row = at.row / pieces, piece = at.row - row * pieces, start = row * j.classes;
+        const row_look<T> look = j.look[row];
+        const gradient_row<T> r = {j.x + start,
+                                   dx + start,
+                                   j.target[row],
+                                   scale,
+                                   look.maximum,
+                                   look.log_sum,
+                                   elsewhere,
+                                   elsewhere + 1 - j.smoothing,
+                                   j.target[row] != j.ignored && look.maximum != -(T)INFINITY,
+                                   add};
+        const cuda_body body = cuda_body_of<N>(r.x, j.classes);
+        const int64_t step = group * N, begin = body.begin + piece * PIECE_STEPS * step;
+        const int64_t end =
+            pieces > 1 && begin + PIECE_STEPS * step < body.end ? begin + PIECE_STEPS * step : body.end;
+        if (piece == 0)
+            for (int64_t i = at.lane; i < body.edge; i += group)
+                r.give(body.edge_at(i), cuda_load<1>(r.x + body.edge_at(i)));
         cuda_each(
-            at.lane * N, j.classes, group * N, [=](int64_t c) { return cuda_load<N>(x + c); },
-            [=](int64_t c, cuda_pack<T, N> pack) {
-                for (int k = 0; k < N; k++) {
-                    const T q = c + k == target ? everywhere + 1 - j.smoothing : everywhere;
-                    const T p = std::exp(pack.at[k] - look.maximum - look.log_sum);
-                    pack.at[k] = counts ? scale * (p - q) : 0;
-                }
-                cuda_give(to + c, add, pack);
-            });
+            begin + at.lane * N, end, step, [=](int64_t c) { return cuda_load<N>(r.x + c); },
+            [=](int64_t c, const cuda_pack<T, N> &pack) { r.give(c, pack); });
     }
 }
 
@@ -150,22 +181,15 @@ template <typename T> static loss_job<T> job_of(const struct heed_cross_entropy_
             static_cast<row_look<T> *>(saved)};
 }
 
-template <typename T, int N> static void start_losses(struct heed_exec *exec, const loss_job<T> &j, T *loss) {
-    const int group = cuda_group(j.classes / N);
-    CUDA_RUN(exec, (row_losses<T, N>), cuda_row_blocks(exec, j.rows, group), CUDA_BLOCK, 0, j, loss,
-             cuda_of(exec)->fault, group);
-}
-
 template <typename T>
 static void run_forward(struct heed_exec *exec, const struct heed_cross_entropy_args *a, void *saved,
                         void *scratch) {
     const loss_job<T> j = job_of<T>(a, saved);
     T *loss = static_cast<T *>(scratch), *factor = saved ? reinterpret_cast<T *>(j.look + j.rows) : NULL;
-    if (j.rows > 0 && cuda_packs<T>(j.classes, a->x.data)) {
-        start_losses<T, cuda_wide<T>>(exec, j, loss);
-    } else if (j.rows > 0) {
-        start_losses<T, 1>(exec, j, loss);
-    }
+    const int group = cuda_group(j.classes / cuda_wide<T>);
+    if (j.rows > 0)
+        CUDA_RUN(exec, (row_losses<T, cuda_wide<T>>), cuda_row_blocks(exec, j.rows, group), CUDA_BLOCK, 0, j,
+                 loss, cuda_of(exec)->fault, group);
     CUDA_RUN(exec, total_loss<T>, 1, CUDA_BLOCK, 0, j, static_cast<const T *>(loss),
              a->reduction == HEED_REDUCE_MEAN, static_cast<T *>(a->y.data), factor);
 }
@@ -174,16 +198,20 @@ template <typename T, int N>
 static void start_gradients(struct heed_exec *exec, const loss_job<T> &j,
                             const struct heed_cross_entropy_args *a) {
     const int group = cuda_group(j.classes / N);
-    CUDA_RUN(exec, (row_gradients<T, N>), cuda_row_blocks(exec, j.rows, group), CUDA_BLOCK, 0, j,
+    const int64_t piece = (int64_t)PIECE_STEPS * CUDA_BLOCK * N;
+    const int64_t pieces = group == CUDA_BLOCK ? (j.classes + piece - 1) / piece : 1;
+    CUDA_RUN(exec, (row_gradients<T, N>), cuda_row_blocks(exec, j.rows * pieces, group), CUDA_BLOCK, 0, j,
              reinterpret_cast<const T *>(j.look + j.rows), static_cast<const T *>(a->dy.data),
-             static_cast<T *>(a->dx.view.data), a->dx.add, group);
+             static_cast<T *>(a->dx.view.data), a->dx.add, group, pieces);
 }
 
 template <typename T>
 static void run_backward(struct heed_exec *exec, const struct heed_cross_entropy_args *a, void *saved) {
     const loss_job<T> j = job_of<T>(a, saved);
+    const uintptr_t apart =
+        reinterpret_cast<uintptr_t>(a->x.data) - reinterpret_cast<uintptr_t>(a->dx.view.data);
     if (j.rows == 0 || j.classes == 0) return;
-    if (cuda_packs<T>(j.classes, a->x.data, a->dx.view.data)) {
+    if (apart % (sizeof(T) * cuda_wide<T>) == 0) { /* packs of both begin at the same class */
         start_gradients<T, cuda_wide<T>>(exec, j, a);
     } else {
         start_gradients<T, 1>(exec, j, a);
