@@ -2,10 +2,11 @@
  * square + eps) · weight. Backward with x̂ = (x − mean)·r, r the reciprocal deviation, and g = dy·weight: dx =
  * r·(g − mean(g) − x̂·mean(g·x̂)), without mean(g) for RMS; dweight = Σ over rows of dy·x̂, dbias = Σ of dy.
  *
- * A group of threads makes a row. Forward finds mean and variance in one pass, by packs (Welford 1962; Chan,
- * Golub & LeVeque 1979), and writes in a second one; backward has sums over the row first as well. What is
- * read once more is in a cache. Columns are summed in two stages: chunks of rows side by side, then over
- * chunks in order.
+ * A group of threads makes a row, which it holds in registers if it is no longer than 8 packs for each of
+ * them: the mean, then the squares of what is left, which also say how far off the mean was rounded. Of
+ * longer rows forward finds mean and variance in one pass, by packs (Welford 1962; Chan, Golub & LeVeque
+ * 1979), and what is read once more to write is in a cache. Backward has sums over the row first as well.
+ * Columns are summed in two stages: chunks of rows side by side, then over chunks in order.
  *
  * saved: mean and r of each row. Bytes for each element, in f32: forward 8, backward 12 for dx and 8 for
  * dweight and dbias. */
@@ -62,22 +63,58 @@ static __device__ inline cuda_pack<T, N> load_or(const T *from, int64_t i, T oth
     return pack;
 }
 
-template <typename T, int N> static __global__ void norm(norm_job<T> j, T *y, int group) {
+/* Sums of two kinds of numbers over a row. */
+template <typename T> struct sums { T plain, product; };
+template <typename T> struct summed {
+    static __device__ inline sums<T> join(sums<T> a, sums<T> b) {
+        return {a.plain + b.plain, a.product + b.product};
+    }
+};
+
+/* Mean and Σ (x − mean)² of a row; all threads of the block come here. */
+template <typename T, int N, int HELD, typename Load>
+static __device__ inline moments<T> moments_of_row(const norm_job<T> &j, cuda_reader<HELD, Load> &row,
+                                                   int group) {
+    if constexpr (HELD == 0) {
+        moments<T> all = joined<T>::none();
+        row.each(
+            [&](int64_t, const cuda_pack<T, N> &x) { all = joined<T>::join(all, moments_of(j.rms, x)); });
+        return cuda_join<joined<T>>(all, group);
+    } else {
+        const T n = (T)j.n;
+        T mean = 0;
+        if (!j.rms) {
+            row.each([&](int64_t, const cuda_pack<T, N> &x) {
+                for (T number : x.at) mean += number;
+            });
+            mean = cuda_join<cuda_plus<T>>(mean, group) / n;
+        }
+        sums<T> off = {0, 0};
+        row.each([&](int64_t, const cuda_pack<T, N> &x) {
+            for (T number : x.at) {
+                off.plain += number - mean;
+                off.product += (number - mean) * (number - mean);
+            }
+        });
+        off = cuda_join<summed<T>>(off, group);
+        if (j.rms) return {n, 0, off.product};
+        const T correction = off.plain / n, squares = off.product - off.plain * correction;
+        return {n, mean + correction, squares > 0 ? squares : squares == squares ? 0 : squares};
+    }
+}
+
+template <typename T, int N, int HELD> static __global__ void norm(norm_job<T> j, T *y, int group) {
     for (cuda_rows at(j.rows, group); at.more(); at.next()) {
-        const int64_t end = at.end(j.n), first = at.lane * N, step = group * N;
         int64_t start[ROW_VIEWS];
         cuda_walk_to(j.starts, at.row, start);
         const T *from = j.x + start[OF_X];
         T *to = y + at.row * j.n;
-        const auto load = [=](int64_t i) { return cuda_load<N>(from + i); };
-        moments<T> all = joined<T>::none();
-        cuda_each(first, end, step, load, [&](int64_t, const cuda_pack<T, N> &x) {
-            all = joined<T>::join(all, moments_of(j.rms, x));
-        });
-        all = cuda_join<joined<T>>(all, group);
+        auto row = cuda_read<HELD>(at.lane * N, at.end(j.n), group * N,
+                                   [=](int64_t i) { return cuda_load<N>(from + i); });
+        const moments<T> all = moments_of_row<T, N>(j, row, group);
         const row_look<T> look = {all.mean, 1 / std::sqrt(all.squares / (T)j.n + j.eps)};
         if (j.look && at.inside() && at.lane == 0) j.look[at.row] = look;
-        cuda_each(first, end, step, load, [=](int64_t i, cuda_pack<T, N> x) {
+        row.each([=](int64_t i, cuda_pack<T, N> x) {
             const cuda_pack<T, N> weight = load_or<N>(j.weight, i, (T)1), bias = load_or<N>(j.bias, i, (T)0);
             for (int k = 0; k < N; k++) x.at[k] = (x.at[k] - look.mean) * look.r * weight.at[k] + bias.at[k];
             cuda_store(to + i, x);
@@ -87,50 +124,62 @@ template <typename T, int N> static __global__ void norm(norm_job<T> j, T *y, in
 
 /* ---- the gradient of x ---- */
 
-/* Σ g and Σ g·x̂. */
-template <typename T> struct sums { T g, product; };
-template <typename T> struct summed {
-    static __device__ inline sums<T> join(sums<T> a, sums<T> b) {
-        return {a.g + b.g, a.product + b.product};
-    }
-};
-
-/* x̂ and g of some elements. */
+/* x̂ and g of some elements, or x and dy; and the dx that is added to. */
 template <typename T, int N> struct both { cuda_pack<T, N> x, g; };
+template <typename T, int N> struct all_three : both<T, N> { cuda_pack<T, N> before; };
 
-template <typename T, int N>
+template <typename T, int N, int HELD>
 static __global__ void norm_dx(norm_job<T> j, const T *dy, T *dx, bool add, int group) {
+    typedef all_three<T, N> part;
     for (cuda_rows at(j.rows, group); at.more(); at.next()) {
-        const int64_t end = at.end(j.n), first = at.lane * N, step = group * N, row = at.row * j.n;
+        const int64_t first = at.lane * N, end = at.end(j.n), step = group * N;
         int64_t start[ROW_VIEWS];
         cuda_walk_to(j.starts, at.row, start);
         const row_look<T> look = at.inside() ? j.look[at.row] : row_look<T>{0, 0};
-        const auto load = [=](int64_t i) {
-            return both<T, N>{cuda_load<N>(j.x + start[OF_X] + i), cuda_load<N>(dy + row + i)};
+        const T *x = j.x + start[OF_X], *g = dy + at.row * j.n;
+        T *to = dx + start[OF_DX];
+        const auto load = [=](int64_t i, bool with_before) {
+            part p;
+            p.x = cuda_load<N>(x + i);
+            p.g = cuda_load<N>(g + i);
+            if (with_before) p.before = cuda_load<N>(to + i);
+            return p;
         };
-        const auto finish = [=](int64_t i, both<T, N> b) {
+        const auto finish = [=](int64_t i, part &p) {
             const cuda_pack<T, N> weight = load_or<N>(j.weight, i, (T)1);
             for (int k = 0; k < N; k++) {
-                b.x.at[k] = (b.x.at[k] - look.mean) * look.r;
-                b.g.at[k] *= weight.at[k];
+                p.x.at[k] = (p.x.at[k] - look.mean) * look.r;
+                p.g.at[k] *= weight.at[k];
             }
-            return b;
         };
+        auto row = cuda_read<HELD>(first, end, step, [=](int64_t i) { return load(i, HELD > 0 && add); });
         sums<T> all = {0, 0};
-        cuda_each(first, end, step, load, [&](int64_t i, const both<T, N> &loaded) {
-            const both<T, N> b = finish(i, loaded);
-            for (int k = 0; k < N; k++) {
-                all.g += b.g.at[k];
-                all.product += b.g.at[k] * b.x.at[k];
-            }
+        row.each([&](int64_t i, part &p) { /* what is held stays finished */
+                                           finish(i, p);
+                                           for (int k = 0; k < N; k++) {
+                                               all.plain += p.g.at[k];
+                                               all.product += p.g.at[k] * p.x.at[k];
+                                           }
         });
         all = cuda_join<summed<T>>(all, group);
-        const T mean = j.rms ? 0 : all.g / (T)j.n, slope = all.product / (T)j.n;
-        cuda_each(first, end, step, load, [=](int64_t i, const both<T, N> &loaded) {
-            both<T, N> b = finish(i, loaded);
-            for (int k = 0; k < N; k++) b.g.at[k] = look.r * (b.g.at[k] - mean - b.x.at[k] * slope);
-            cuda_give(dx + start[OF_DX] + i, add, b.g);
-        });
+        const T mean = j.rms ? 0 : all.plain / (T)j.n, slope = all.product / (T)j.n;
+        const auto give = [=](int64_t i, part &p) {
+            for (int k = 0; k < N; k++) {
+                p.g.at[k] = look.r * (p.g.at[k] - mean - p.x.at[k] * slope);
+                if (add) p.g.at[k] += p.before.at[k];
+            }
+            cuda_store(to + i, p.g);
+        };
+        if constexpr (HELD > 0) {
+            row.each(give);
+        } else {
+            cuda_each<2>(
+                first, end, step, [=](int64_t i) { return load(i, add); },
+                [=](int64_t i, part &p) {
+                    finish(i, p);
+                    give(i, p);
+                });
+        }
     }
 }
 
@@ -169,7 +218,7 @@ static __global__ void norm_columns(norm_job<T> j, const T *dy, T *found, int64_
     cuda_each(first + lane, column < j.n ? end : 0, LANES, load, [&](int64_t row, const both<T, 1> &b) {
         const row_look<T> look = j.look[row];
         all.product += b.g.at[0] * ((b.x.at[0] - look.mean) * look.r);
-        all.g += b.g.at[0];
+        all.plain += b.g.at[0];
     });
     lane_sums[threadIdx.x] = all;
     __syncthreads();
@@ -177,7 +226,7 @@ static __global__ void norm_columns(norm_job<T> j, const T *dy, T *found, int64_
     for (int other = 1; other < LANES; other++)
         all = summed<T>::join(all, lane_sums[other * HEED_WARP + threadIdx.x]);
     found[blockIdx.y * 2 * j.n + column] = all.product;
-    found[(blockIdx.y * 2 + 1) * j.n + column] = all.g;
+    found[(blockIdx.y * 2 + 1) * j.n + column] = all.plain;
 }
 
 /* ---- the kernel ---- */
@@ -231,16 +280,31 @@ template <typename T> static bool starts_in_packs(const norm_job<T> &j) {
     return true;
 }
 
-template <typename T, int N>
+template <typename T, int N, int HELD>
 static void start_rows(struct heed_exec *exec, const norm_job<T> &j, const struct heed_norm_args *a,
-                       bool back) {
-    const int group = cuda_group(j.n / N);
-    const unsigned blocks = cuda_row_blocks(exec, j.rows, group);
+                       bool back, int group) {
+    const int threads = cuda_row_threads(exec, j.rows, group);
+    const unsigned blocks = cuda_row_blocks(exec, j.rows, group * CUDA_BLOCK / threads);
     if (back) {
-        CUDA_RUN(exec, (norm_dx<T, N>), blocks, CUDA_BLOCK, 0, j, static_cast<const T *>(a->dy.data),
+        CUDA_RUN(exec, (norm_dx<T, N, HELD>), blocks, threads, 0, j, static_cast<const T *>(a->dy.data),
                  static_cast<T *>(a->dx.view.data), a->dx.add, group);
     } else {
-        CUDA_RUN(exec, (norm<T, N>), blocks, CUDA_BLOCK, 0, j, static_cast<T *>(a->y.data), group);
+        CUDA_RUN(exec, (norm<T, N, HELD>), blocks, threads, 0, j, static_cast<T *>(a->y.data), group);
+    }
+}
+
+template <typename T>
+static void start_rows(struct heed_exec *exec, const norm_job<T> &j, const struct heed_norm_args *a,
+                       bool back, bool in_packs) {
+    const cuda_row_plan plan = cuda_row_plan_of(j.n / cuda_wide<T>);
+    if (!in_packs) {
+        start_rows<T, 1, 0>(exec, j, a, back, cuda_group(j.n));
+    } else if (plan.held == CUDA_HOLD_FEW) {
+        start_rows<T, cuda_wide<T>, CUDA_HOLD_FEW>(exec, j, a, back, plan.group);
+    } else if (plan.held == CUDA_HOLD_MANY) {
+        start_rows<T, cuda_wide<T>, CUDA_HOLD_MANY>(exec, j, a, back, plan.group);
+    } else {
+        start_rows<T, cuda_wide<T>, 0>(exec, j, a, back, plan.group);
     }
 }
 
@@ -248,11 +312,8 @@ template <typename T>
 static void run_forward(struct heed_exec *exec, const struct heed_norm_args *a, void *saved) {
     const norm_job<T> j = job_of<T>(a, saved);
     if (j.n == 0 || j.rows == 0) return;
-    if (starts_in_packs(j) && cuda_packs<T>(j.n, a->x.data, a->weight.data, a->bias.data, a->y.data)) {
-        start_rows<T, cuda_wide<T>>(exec, j, a, false);
-    } else {
-        start_rows<T, 1>(exec, j, a, false);
-    }
+    start_rows(exec, j, a, false,
+               starts_in_packs(j) && cuda_packs<T>(j.n, a->x.data, a->weight.data, a->bias.data, a->y.data));
 }
 
 /* The sum over chunks, which are few. */
@@ -283,14 +344,10 @@ template <typename T>
 static void run_backward(struct heed_exec *exec, const struct heed_norm_args *a, void *saved, void *scratch) {
     const norm_job<T> j = job_of<T>(a, saved);
     if (j.n == 0) return;
-    if (heed_has(&a->dx.view) && j.rows > 0) {
-        if (starts_in_packs(j) &&
-            cuda_packs<T>(j.n, a->x.data, a->weight.data, a->dy.data, a->dx.view.data)) {
-            start_rows<T, cuda_wide<T>>(exec, j, a, true);
-        } else {
-            start_rows<T, 1>(exec, j, a, true);
-        }
-    }
+    if (heed_has(&a->dx.view) && j.rows > 0)
+        start_rows(exec, j, a, true,
+                   starts_in_packs(j) &&
+                       cuda_packs<T>(j.n, a->x.data, a->weight.data, a->dy.data, a->dx.view.data));
     if (wants_columns(a)) sum_columns<T>(exec, j, a, scratch);
 }
 
