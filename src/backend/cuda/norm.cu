@@ -296,13 +296,13 @@ static void start_rows(struct heed_exec *exec, const norm_job<T> &j, const struc
 template <typename T>
 static void start_rows(struct heed_exec *exec, const norm_job<T> &j, const struct heed_norm_args *a,
                        bool back, bool in_packs) {
-    const cuda_row_plan plan = cuda_row_plan_of(j.n / cuda_wide<T>);
+    const cuda_row_plan plan = cuda_row_plan_of<T>(j.n / cuda_wide<T>);
     if (!in_packs) {
         start_rows<T, 1, 0>(exec, j, a, back, cuda_group(j.n));
     } else if (plan.held == CUDA_HOLD_FEW) {
         start_rows<T, cuda_wide<T>, CUDA_HOLD_FEW>(exec, j, a, back, plan.group);
-    } else if (plan.held == CUDA_HOLD_MANY) {
-        start_rows<T, cuda_wide<T>, CUDA_HOLD_MANY>(exec, j, a, back, plan.group);
+    } else if (plan.held == cuda_hold_many<T>) {
+        start_rows<T, cuda_wide<T>, cuda_hold_many<T>>(exec, j, a, back, plan.group);
     } else {
         start_rows<T, cuda_wide<T>, 0>(exec, j, a, back, plan.group);
     }

@@ -103,14 +103,15 @@ static inline unsigned cuda_row_blocks(const struct heed_exec *exec, int64_t row
 }
 
 /* The same for kernels that read a row twice: of so many steps each thread holds `held` at most in between,
- * in registers (cuda_reader), or any number again from memory with 0. */
+ * in registers (cuda_reader), or any number again from memory with 0. Of f64 it can hold few. */
 struct cuda_row_plan {
     int group, held;
 };
-enum { CUDA_HOLD_FEW = 4, CUDA_HOLD_MANY = 8 };
+enum { CUDA_HOLD_FEW = 4 };
+template <typename T> constexpr int cuda_hold_many = sizeof(T) <= 4 ? 8 : (int)CUDA_HOLD_FEW;
 
-static inline cuda_row_plan cuda_row_plan_of(int64_t steps) {
-    const int few = CUDA_HOLD_FEW, many = CUDA_HOLD_MANY, part = 8, warp = HEED_WARP, block = CUDA_BLOCK;
+template <typename T> static inline cuda_row_plan cuda_row_plan_of(int64_t steps) {
+    const int few = CUDA_HOLD_FEW, many = cuda_hold_many<T>, part = 8, warp = HEED_WARP, block = CUDA_BLOCK;
     if (steps <= part * few) return {part, few};
     if (steps <= warp * few) return {warp, few};
     if (steps <= warp * many) return {warp, many};
