@@ -132,10 +132,11 @@ static __device__ inline void cuda_raise(struct cuda_fault_word *word, enum cuda
 
 enum { CUDA_BLOCK = 256 };
 
-/* Blocks of CUDA_BLOCK threads for so many elements, each thread striding over as many as it takes. */
+/* Blocks of CUDA_BLOCK threads for so many elements, each thread striding over as many as it takes. They are
+ * many times what runs at once, so that the last of them leave no multiprocessor idle for long. */
 static inline unsigned cuda_blocks(const struct heed_exec *exec, int64_t elements) {
     const int64_t wanted = (elements + CUDA_BLOCK - 1) / CUDA_BLOCK;
-    const int64_t most = (int64_t)cuda_of(exec)->processors * 16;
+    const int64_t most = (int64_t)cuda_of(exec)->processors * 64;
     return (unsigned)(wanted < 1 ? 1 : wanted < most ? wanted : most);
 }
 
