@@ -1,6 +1,8 @@
 """The cases of heed-bench in PyTorch (eager), with the same arguments and the same JSON.
 
-    torch_bench.py [--list] [--case NAME] [--threads N] [--seconds S]
+    torch_bench.py [--list] [--case NAME] [--threads N] [--seconds S] [--device cpu|cuda] [--precision f32|bf16]
+
+bf16 is autocast, which is to PyTorch what mixed precision is to heed.
 """
 import math
 import sys
@@ -109,7 +111,7 @@ def attention_window(heads, length, width, keys):
     """FlexAttention, compiled; PyTorch's fused attention knows no windows."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
     q, k, v = (torch.randn(1, heads, length, width) for _ in range(3))
-    mask = create_block_mask(lambda b, h, i, j: (j <= i) & (i - j < keys), None, None, length, length, device="cpu")
+    mask = create_block_mask(lambda b, h, i, j: (j <= i) & (i - j < keys), None, None, length, length, device=q.device.type)
     compiled = torch.compile(flex_attention)
 
     def run():
@@ -156,7 +158,7 @@ def gpt_step(layers, heads, width, length, batch, vocabulary):
     model = GPT(vocabulary, length, layers, heads, width)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
-    # fused: the fastest AdamW that PyTorch has on a CPU
+    # fused: the fastest AdamW that PyTorch has
     optim = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
                               lr=1e-4, fused=True)
     x, y = (torch.randint(0, vocabulary, (batch, length)) for _ in range(2))
@@ -165,6 +167,51 @@ def gpt_step(layers, heads, width, length, batch, vocabulary):
         optim.zero_grad(set_to_none=True)
         F.cross_entropy(model(x).view(-1, vocabulary), y.view(-1)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optim.step()
+    return run
+
+
+def memory(function):
+    """A function of two tensors [4096, 4096], without gradients."""
+    x, y = torch.randn(4096, 4096), torch.randn(4096, 4096)
+
+    def run():
+        with torch.inference_mode():
+            function(x, y)
+    return run
+
+
+def norm(backward):
+    x, gradient = torch.randn(4096, 4096), torch.randn(4096, 4096)
+    weight, bias = torch.randn(4096), torch.randn(4096)
+    x.requires_grad_(backward)
+
+    def run():
+        x.grad = None
+        with torch.set_grad_enabled(backward):
+            y = F.layer_norm(x, (4096,), weight, bias)
+        if backward:
+            y.backward(gradient)
+    return run
+
+
+def loss():
+    x, target = torch.randn(1024, 50257, requires_grad=True), torch.full((1024,), 7)
+
+    def run():
+        x.grad = None
+        F.cross_entropy(x, target).backward()
+    return run
+
+
+def adamw():
+    weight, gradient = torch.zeros(4096, 4096, requires_grad=True), torch.randn(4096, 4096)
+    optim = torch.optim.AdamW([weight], lr=1e-4, fused=True)
+
+    def run():
+        weight.grad = None
+        (weight * 1).backward(gradient)
+        nn.utils.clip_grad_norm_([weight], 1.0)
         optim.step()
     return run
 
@@ -186,6 +233,14 @@ CASES = {
     "gpt_nano_step": lambda: gpt_step(4, 4, 128, 64, 12, 65),
     "gpt_mini_step": lambda: gpt_step(6, 6, 384, 256, 8, 256),
     "gpt2_124m_step": lambda: gpt_step(12, 12, 768, 64, 4, 50257),
+    "memory_add": lambda: memory(torch.add),
+    "memory_transpose": lambda: memory(lambda x, y: x.t().contiguous()),
+    "memory_gelu": lambda: memory(lambda x, y: F.gelu(x)),
+    "memory_softmax": lambda: memory(lambda x, y: torch.softmax(x, -1)),
+    "memory_norm_fwd": lambda: norm(False),
+    "memory_norm_fwdbwd": lambda: norm(True),
+    "memory_loss_fwdbwd": loss,
+    "memory_adamw": adamw,
 }
 for _name, _size in {"b8h12s128d64": (8, 12, 128, 64), "b4h8s512d64c": (4, 8, 512, 64),
                      "b1h8s2048d64c": (1, 8, 2048, 64), "b1h4s8192d64c": (1, 4, 8192, 64)}.items():
@@ -194,11 +249,15 @@ for _name, _size in {"b8h12s128d64": (8, 12, 128, 64), "b4h8s512d64c": (4, 8, 51
             lambda size=_size, backward=_backward, causal=_name.endswith("c"): attention(*size, backward, causal))
 
 
-def prepare(threads):
+def prepare(arguments):
     torch.manual_seed(1)
-    if threads:
-        torch.set_num_threads(threads)
-    return {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    torch.set_default_device(arguments.device)
+    if arguments.precision == "bf16":
+        torch.autocast(arguments.device, torch.bfloat16).__enter__()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "precision": arguments.precision}
+    return about, None if arguments.device == "cpu" else torch.cuda.synchronize
 
 
 if __name__ == "__main__":
