@@ -20,18 +20,21 @@ extern char **environ;
 #endif
 
 static const char usage[] =
-    "usage: heed-bench [--list] [--case NAME] [--threads N] [--seconds S] [--device NAME] [--json]\n"
+    "usage: heed-bench [--list] [--case NAME] [--threads N] [--seconds S] [--device NAME]\n"
+    "                  [--precision f32|bf16] [--json]\n"
     "  --list       the names of the cases\n"
     "  --case NAME  only this one\n"
     "  --threads N  0: as many as the process may use (the default)\n"
     "  --seconds S  how long to repeat each case (default 2)\n"
     "  --device NAME  cpu (the default), ref, cuda, …\n"
+    "  --precision P  bf16: mixed precision\n"
     "  --json       one JSON object per line; bytes: that a run moves at least, where the\n"
     "               case says it\n";
 
 struct arguments {
     const char *name; /* of a case; NULL: all */
     const char *device;
+    heed_dtype precision;
     int threads;
     double seconds;
     bool json, list, help;
@@ -63,8 +66,8 @@ static double time_of(struct bench *b, int count) {
     return (now_ms() - before) / count;
 }
 
-/* Runs that are timed together: on a device as many as take about 2 ms, since waiting for it takes longer than
- * some cases. */
+/* Runs that are timed together: on a device as many as take about 2 ms, since waiting for it takes longer
+ * than some cases. */
 static int together(struct bench *b, const char *device) {
     if (strcmp(device, "cpu") == 0 || strcmp(device, "ref") == 0) return 1;
     const double ms = time_of(b, 5);
@@ -123,15 +126,16 @@ static void print_timing(const struct arguments *a, const struct bench *b, const
     explained(b->ctx, "threads ", threads, sizeof threads);
     printf("{\"case\": \"%s\", \"min_ms\": %.6f, \"median_ms\": %.6f, \"runs\": %d, \"peak_bytes\": %zu, "
            "\"threads\": %s, \"isa\": \"%s\", \"blas\": \"%s\", \"compiler\": \"%s\", "
-           "\"device\": \"%s\", \"bytes\": %.0f, \"fallbacks\": %llu}\n",
+           "\"device\": \"%s\", \"precision\": \"%s\", \"bytes\": %.0f, \"fallbacks\": %llu}\n",
            b->row->name, t->min_ms, t->median_ms, t->runs, t->peak_bytes, threads[0] ? threads : "0", isa,
-           blas, COMPILER, a->device, b->row->bytes, (unsigned long long)heed_fallbacks(b->ctx));
+           blas, COMPILER, a->device, heed_dtype_name(a->precision), b->row->bytes,
+           (unsigned long long)heed_fallbacks(b->ctx));
 }
 
 static int run_one(const struct arguments *a, const struct bench_case *row) {
-    struct bench b = {
-        .row = row,
-        .ctx = heed_ctx_new(&(heed_ctx_options){.device = a->device, .threads = a->threads, .seed = 1})};
+    struct bench b = {.row = row,
+                      .ctx = heed_ctx_new(&(heed_ctx_options){
+                          .device = a->device, .precision = a->precision, .threads = a->threads, .seed = 1})};
     size_t before = bench_memory_now();
     bench_memory_reset_peak();
     row->setup(&b);
@@ -156,8 +160,18 @@ static int run_in_child(const struct arguments *a, const char *name) {
     char threads[32], seconds[32];
     snprintf(threads, sizeof threads, "%d", a->threads);
     snprintf(seconds, sizeof seconds, "%g", a->seconds);
-    const char *argv[] = {"heed-bench", "--case", name,       "--threads", threads,
-                          "--seconds",  seconds,  "--device", a->device,   a->json ? "--json" : "--headless",
+    const char *argv[] = {"heed-bench",
+                          "--case",
+                          name,
+                          "--threads",
+                          threads,
+                          "--seconds",
+                          seconds,
+                          "--device",
+                          a->device,
+                          "--precision",
+                          heed_dtype_name(a->precision),
+                          a->json ? "--json" : "--headless",
                           NULL};
     pid_t child;
     int status;
@@ -185,6 +199,11 @@ static bool take(struct arguments *a, const char *option, const char *value) {
         a->device = value;
         return true;
     }
+    if (strcmp(option, "--precision") == 0) {
+        a->precision = strcmp(value, "bf16") == 0 ? HEED_BF16 : HEED_F32;
+        return a->precision == HEED_BF16 || strcmp(value, "f32") == 0 ||
+               wrong(option, value, "is neither f32 nor bf16");
+    }
     if (strcmp(option, "--threads") == 0) {
         const long threads = strtol(value, &end, 10);
         if (*end || end == value || threads < 0 || threads > 256)
@@ -198,7 +217,7 @@ static bool take(struct arguments *a, const char *option, const char *value) {
 }
 
 static bool parse(int argc, char **argv, struct arguments *a) {
-    *a = (struct arguments){.device = "cpu", .seconds = 2};
+    *a = (struct arguments){.device = "cpu", .precision = HEED_F32, .seconds = 2};
     for (int i = 1; i < argc; i++) {
         bool *flag = strcmp(argv[i], "--json") == 0       ? &a->json
                      : strcmp(argv[i], "--list") == 0     ? &a->list
@@ -208,7 +227,8 @@ static bool parse(int argc, char **argv, struct arguments *a) {
         if (flag) {
             *flag = true;
         } else if (strcmp(argv[i], "--case") != 0 && strcmp(argv[i], "--threads") != 0 &&
-                   strcmp(argv[i], "--seconds") != 0 && strcmp(argv[i], "--device") != 0) {
+                   strcmp(argv[i], "--seconds") != 0 && strcmp(argv[i], "--device") != 0 &&
+                   strcmp(argv[i], "--precision") != 0) {
             return wrong("arguments", argv[i], "is unknown");
         } else if (i + 1 == argc) {
             return wrong("arguments", argv[i], "needs a value");

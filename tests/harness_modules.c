@@ -26,7 +26,8 @@ void test_same(heed_tensor actual, heed_tensor expected, const char *what) {
     double *a = test_values(actual, &count), *b = test_values(expected, &other);
     ck_assert_int_eq(count, other);
     char text[200];
-    ck_assert_msg(test_close(count, a, b, (struct test_tolerance){1e-5, 2e-6}, 0, text, sizeof text),
+    ck_assert_msg(test_close(count, a, b, (struct test_tolerance){1e-5, 2e-6}, test_largest(other, b), text,
+                             sizeof text),
                   "%s: %s", what, text);
     free(a);
     free(b);

@@ -328,10 +328,10 @@ static double largest_of_all(const struct result *result) {
 enum { FEW = 16 };
 
 /* What the errors of a gradient are relative to, of which this is the largest number, and `all` of a whole
- * run. */
+ * run: terms of that size have cancelled where the gradient is much smaller. */
 static double gradient_scale(const struct op_case *row, int64_t count, double largest, double all) {
     if (row->big && count <= FEW) return 8 * all;
-    const double scale = largest < 1e-4 * all ? all : largest;
+    const double scale = largest < 1e-4 * all || count <= FEW ? all : fmax(largest, all / 8);
     return row->extreme ? fmin(scale, 1) : scale;
 }
 

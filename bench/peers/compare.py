@@ -1,7 +1,7 @@
 """Runs heed-bench and its peers in turns, process by process, and prints all with their ratios.
 
     compare.py --heed PROGRAM --peer NAME PYTHON SCRIPT [--peer …] [--case NAME] [--threads N] [--rounds N] [--seconds S]
-               [--device NAME] [--json] [--save FILE]
+               [--device NAME] [--precision f32|bf16] [--json] [--save FILE]
 
 Each case takes several rounds of heed, peer, peer, heed, …, so that a machine that gets slower or faster meanwhile does so for
 all. What is printed is the median over the rounds of each one's median, and ratio = the peer's time / heed's time: the median
@@ -29,7 +29,7 @@ def cases_of(python, script):
 
 def compare(name, heed, peers, arguments):
     common = ["--case", name, "--threads", str(arguments.threads), "--seconds", str(arguments.seconds),
-              "--device", arguments.device]
+              "--device", arguments.device, "--precision", arguments.precision]
     commands = {"heed": [heed, "--json", *common]}
     commands.update({peer: [python, script, *common] for peer, (python, script, cases) in peers.items() if name in cases})
     rounds = {who: [] for who in commands}
@@ -37,7 +37,7 @@ def compare(name, heed, peers, arguments):
         for who, command in commands.items():
             rounds[who].append(one(command))
     ratio = {}
-    result = {"case": name, "threads": arguments.threads, "device": arguments.device}
+    result = {"case": name, "threads": arguments.threads, "device": arguments.device, "precision": arguments.precision}
     for who, rs in rounds.items():
         result[who] = {**rs[-1], "median_ms": statistics.median(r["median_ms"] for r in rs),
                        "min_ms": min(r["min_ms"] for r in rs), "runs": sum(r["runs"] for r in rs),
@@ -89,6 +89,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--save")
     arguments = parser.parse_args()

@@ -60,11 +60,11 @@ for _name, _size in {"b8h12s128d64": (8, 12, 128, 64), "b1h8s2048d64c": (1, 8, 2
             lambda size=_size, backward=_backward, causal=_name.endswith("c"): attention(*size, backward, causal))
 
 
-def prepare(threads, device):
-    if device != "cpu":
-        sys.exit(f"jax_bench: its cases wait for each run, so times on '{device}' would not compare")
-    if threads:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+def prepare(arguments):
+    if arguments.device != "cpu" or arguments.precision != "f32":
+        sys.exit("jax_bench: only --device cpu and --precision f32")
+    if arguments.threads:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:arguments.threads])
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
     return {"threads": len(os.sched_getaffinity(0)), "jax": jax.__version__}, None

@@ -2,6 +2,7 @@
 import argparse
 import json
 import statistics
+import sys
 import time
 
 
@@ -45,18 +46,25 @@ def measure(make, seconds, wait):
 
 
 def main(cases, prepare):
-    """`prepare(threads, device)` makes the peer use that many threads (0: its own choice) and that device, and returns what
-    is to be told of it, and what waits for the device (None: the processor)."""
+    """`prepare(arguments)` makes the peer use that many threads (0: its own choice), that device and that precision, and
+    returns what is to be told of it, and what waits for the device (None: the processor)."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--case", choices=cases)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
     arguments = parser.parse_args()
     if arguments.list:
         print("\n".join(cases))
         return
-    about, wait = prepare(arguments.threads, arguments.device)
+    about, wait = prepare(arguments)
+    failed = 0
     for name in [arguments.case] if arguments.case else cases:
-        print(json.dumps({"case": name, **measure(cases[name], arguments.seconds, wait), **about}), flush=True)
+        try:
+            print(json.dumps({"case": name, **measure(cases[name], arguments.seconds, wait), **about}), flush=True)
+        except Exception as problem:  # the other cases say something still
+            print(f"{name}: {problem!r}", file=sys.stderr)
+            failed += 1
+    sys.exit(min(failed, 1))

@@ -1,6 +1,8 @@
 """The cases of heed-bench in PyTorch (eager), with the same arguments and the same JSON.
 
-    torch_bench.py [--list] [--case NAME] [--threads N] [--seconds S] [--device cpu|cuda]
+    torch_bench.py [--list] [--case NAME] [--threads N] [--seconds S] [--device cpu|cuda] [--precision f32|bf16]
+
+bf16 is autocast, which is to PyTorch what mixed precision is to heed.
 """
 import math
 import sys
@@ -247,13 +249,15 @@ for _name, _size in {"b8h12s128d64": (8, 12, 128, 64), "b4h8s512d64c": (4, 8, 51
             lambda size=_size, backward=_backward, causal=_name.endswith("c"): attention(*size, backward, causal))
 
 
-def prepare(threads, device):
+def prepare(arguments):
     torch.manual_seed(1)
-    torch.set_default_device(device)
-    if threads:
-        torch.set_num_threads(threads)
-    about = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    return about, None if device == "cpu" else torch.cuda.synchronize
+    torch.set_default_device(arguments.device)
+    if arguments.precision == "bf16":
+        torch.autocast(arguments.device, torch.bfloat16).__enter__()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "precision": arguments.precision}
+    return about, None if arguments.device == "cpu" else torch.cuda.synchronize
 
 
 if __name__ == "__main__":
