@@ -110,6 +110,7 @@ static void train(heed_ctx *ctx, heed_module *model, heed_optim *optim) {
 
 /* A steady step asks the device for no memory, and the host does not wait for it. */
 START_TEST(steady_steps) {
+    setenv("HEED_CUDA_SCHEDULE", "1", 1); /* nothing is done before somebody waits */
     struct emulated_control *emulated = control();
     heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(0)});
     heed_module *model = heed_dense_new(ctx, &(heed_dense_options){.in = 20, .out = 5});
@@ -129,6 +130,31 @@ START_TEST(steady_steps) {
     ck_assert_int_eq(emulated->allocated, before);
     heed_ctx_free(ctx);
     nothing_lives("steady steps");
+}
+END_TEST
+
+/* The values of a mask are read when it is first attended with, and again when they were written to. */
+START_TEST(masks_are_looked_at_once) {
+    setenv("HEED_CUDA_SCHEDULE", "1", 1); /* nothing is done before somebody waits */
+    struct emulated_control *emulated = control();
+    const int32_t lengths[2] = {3, 2}, wrong[2] = {3, 9};
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(0)});
+    heed_tensor x = heed_full(ctx, HEED_F32, TEST_SHAPE(2, 1, 4, 8), 0.5);
+    heed_tensor t = heed_from(ctx, HEED_I32, TEST_SHAPE(2), lengths);
+    heed_mask *mask = heed_mask_or(heed_mask_key_lengths(t), heed_mask_causal(ctx, HEED_TOP_LEFT));
+    heed_score *score = heed_score_mask(heed_score_new(ctx), mask);
+    heed_attention(x, x, x, score, NULL, NULL);
+    const int64_t waits = emulated->waits;
+    for (int i = 0; i < 3; i++) heed_attention(x, x, x, score, NULL, NULL);
+    ck_assert_int_eq(emulated->waits, waits);
+    ck_assert_int_eq(heed_error_status(ctx), HEED_OK);
+    heed_attention(x, heed_full(ctx, HEED_F32, TEST_SHAPE(2, 1, 5, 8), 1),
+                   heed_full(ctx, HEED_F32, TEST_SHAPE(2, 1, 5, 8), 1), score, NULL, NULL);
+    ck_assert_int_eq(heed_write(t, wrong, sizeof wrong), HEED_OK);
+    heed_attention(x, x, x, score, NULL, NULL);
+    ck_assert_msg(strstr(heed_error(ctx), "key length 9") != NULL, "%s", heed_error(ctx));
+    heed_ctx_free(ctx);
+    nothing_lives("masks");
 }
 END_TEST
 
@@ -167,6 +193,7 @@ int main(void) {
     tcase_add_test(tcase, devices);
     tcase_add_test(tcase, every_call_may_fail);
     tcase_add_test(tcase, steady_steps);
+    tcase_add_test(tcase, masks_are_looked_at_once);
     tcase_add_loop_test(tcase, large_copies, 0, 2);
     return test_main(suite);
 }
