@@ -2,6 +2,7 @@
  * kernels.
  *
  * device.cu    the device: memory, copies, the error word
+ * staging.cuh  the way between the host's memory and the device's
  * backend.cu   the table of kernels, and the plugin's entry
  * walk.cuh     positions of strided views; pack.cuh: elements that are loaded together
  * bf16.cuh     numbers of bf16; bf16.cu: kernels of f32 for them
@@ -15,9 +16,9 @@
  * NAME.cu      one primitive, or one family of them, each: the kernels with their formula and memory traffic,
  * when they apply, and their rows of the table
  *
- * All work of a context goes to one stream, in order; the host waits only to read. A kernel that finds an
- * error (an index out of range, say) raises the context's error word, which the host looks at when it waits;
- * kernels of optimisers look at it too and then change nothing.
+ * All kernels of a context go to one stream, in order, and memory comes and goes in that order; the host
+ * waits only to read. A kernel that finds an error (an index out of range, say) raises the context's error
+ * word, which the host looks at when it waits; kernels of optimisers look at it too and then change nothing.
  *
  * The same sources are compiled by nvcc and, with HEED_EMULATED, by the host's compiler against an emulation
  * of kernels on the CPU (tests/cuda/emulated). So kernels use the macros below for what the emulation must
@@ -39,6 +40,8 @@
     extern __shared__ __align__(16) unsigned char heed_dynamic_shared[];                                     \
     type *name = reinterpret_cast<type *>(heed_dynamic_shared)
 #endif
+
+#include "backend/cuda/staging.cuh"
 
 extern "C" {
 #include "backend/plugin.h"
@@ -80,7 +83,10 @@ struct cuda_device {
     struct heed_exec *exec;
     int ordinal;
     cudaStream_t stream;
+    cudaMemPool_t pool; /* NULL: the device has none */
+    struct cuda_staging staging;
     struct cuda_fault_word *fault; /* in device memory */
+    struct cuda_fault_word *seen;  /* what the host read of it: in pinned memory */
     struct cuda_lt *lt;            /* cuBLASLt, or why not */
     struct dnn_session *dnn;       /* cuDNN; NULL: nobody asked for it yet */
     int processors;                /* streaming multiprocessors */
