@@ -23,7 +23,7 @@ static struct {
     int64_t steps, seed;
     int threads;
     double goal_loss, goal_words;
-    bool resume, help;
+    bool bf16, resume, help;
 } o = {.out = "heed-demo", .device = "cpu", .steps = 2000, .seed = 1, .goal_loss = INFINITY};
 
 static const heed_arg args[] = {
@@ -33,7 +33,8 @@ static const heed_arg args[] = {
     {"resume", HEED_ARG_FLAG, &o.resume, "go on from the checkpoint in that folder"},
     {"seed", HEED_ARG_COUNT, &o.seed, "of all random numbers (1)"},
     {"threads", HEED_ARG_INT, &o.threads, "0 is as many as there are processors (0)"},
-    {"device", HEED_ARG_TEXT, &o.device, "cpu, or ref, the plain specification (cpu)"},
+    {"device", HEED_ARG_TEXT, &o.device, "cpu, ref, the plain specification, or cuda (cpu)"},
+    {"bf16", HEED_ARG_FLAG, &o.bf16, "mixed precision: activations are bf16, parameters f32"},
     {"goal-loss", HEED_ARG_NUMBER, &o.goal_loss, "fail if the validation loss ends above"},
     {"goal-words", HEED_ARG_NUMBER, &o.goal_words, "fail if a smaller share of the sample's words is known"},
     {"help", HEED_ARG_FLAG, &o.help, "this text"},
@@ -107,8 +108,7 @@ static int64_t train(const struct run *r, int64_t first) {
     return step;
 }
 
-/* Lets the model go on writing until the sample is full. Its first `used` bytes are given. While all of it
- * fits the model, a cache holds what was read before. */
+/* Fills the sample, whose first `used` bytes are given, with a cache while all of it fits the model. */
 static void write_on(const struct run *r, unsigned char *sample, int64_t used, int64_t size) {
     heed_gpt_cache *cache = heed_gpt_cache_new(r->gpt, 1, LENGTH);
     for (; used < size; used++) {
@@ -152,8 +152,8 @@ static bool report(const struct run *r) {
     double share = words ? (double)known / (double)words : 0.0;
     for (int64_t i = 0; i < size; i++) /* no control characters: they might be commands to a terminal */
         putchar(iscntrl(sample[i]) && !isspace(sample[i]) ? '?' : sample[i]);
-    double entropy = heed_text_entropy(r->text);
-    printf("\n\nunigram entropy %.4f, validation loss %.4f nats per byte\n", entropy, loss);
+    printf("\n\nunigram entropy %.4f, validation loss %.4f nats per byte\n", heed_text_entropy(r->text),
+           loss);
     printf("words of the sample that occur in the text: %.0f %% of %d\n", 100.0 * share, (int)words);
     bool reached = loss <= o.goal_loss && share >= o.goal_words;
     if (!reached) fprintf(stderr, "gpt: that is short of the goals\n");
@@ -165,9 +165,9 @@ int main(int argc, char **argv) {
     if (heed_args_parse(argc, argv, ARGS, args, wrong, sizeof wrong) != HEED_OK) die(2, wrong);
     if (o.help) return heed_args_help(stdout, "gpt", "Trains a small GPT on a text.", ARGS, args) != HEED_OK;
     if (!o.text) die(2, "--text FILE must be given");
-    struct run r = {.slow = !strcmp(o.device, "ref")};
-    r.ctx =
-        heed_ctx_new(&(heed_ctx_options){.device = o.device, .seed = (uint64_t)o.seed, .threads = o.threads});
+    heed_ctx_options options = {.device = o.device, .seed = (uint64_t)o.seed, .threads = o.threads};
+    if (o.bf16) options.precision = HEED_BF16;
+    struct run r = {.ctx = heed_ctx_new(&options), .slow = !strcmp(o.device, "ref")};
     r.text = heed_text_open(r.ctx, o.text,
                             &(heed_text_options){.batch = BATCH, .length = LENGTH, .held_out = 0.05});
     if (!r.text) die(2, heed_error(r.ctx));

@@ -191,6 +191,8 @@ static const struct op_case cases[] = {
     {"unsqueeze", call_unsqueeze, {{N, SIZES(3, 2), OP_TRANSPOSED}}, OP_EXACT, .dim = 1},
     {"unsqueeze, end", call_unsqueeze, {{N, SIZES(3, 2)}}, OP_EXACT, .dim = -1},
     {"contiguous", call_contiguous, {{N, SIZES(3, 4), OP_TRANSPOSED}}, OP_EXACT},
+    {"contiguous, of several tiles", call_contiguous, {{N, SIZES(2, 131, 70), OP_TRANSPOSED}}, OP_EXACT,
+     .no_difference = true},
     {"contiguous, already", call_contiguous, {{N, SIZES(3, 4)}}, OP_EXACT},
     {"contiguous, repeated", call_contiguous, {{N, SIZES(3, 4), OP_REPEATED}}, OP_REDUCE},
     {"contiguous, large", call_contiguous, {{N, SIZES(70, 40, 30), OP_OUTER}}, OP_EXACT, .big = true},

@@ -35,6 +35,13 @@ struct heed_mask_form {
     void (*describe)(struct heed_mask_text *text, const heed_mask *mask);
 };
 
+/* What a check found in tensors of those versions, for a problem of those sizes. */
+struct heed_mask_seen {
+    bool sound;
+    uint64_t version[2];
+    int64_t batch, heads, queries, keys, number[HEED_MASK_NUMBERS];
+};
+
 struct heed_mask {
     struct heed_object base;
     const struct heed_mask_form *form;
@@ -43,6 +50,7 @@ struct heed_mask {
     heed_mask *a, *b;   /* operands; counted references */
     int parts, tensors; /* with those of the operands */
     char name[48];      /* of a predicate */
+    struct heed_mask_seen seen;
 };
 
 /* ---- making one (mask.c) ---- */

@@ -87,12 +87,30 @@ static bool check_mapped(struct bind *b, const struct heed_mask_form *form, stru
     return true;
 }
 
-/* The check of a form looks at values, which are fetched for it where they are far. */
-static bool check_tensors(struct bind *b, const struct heed_mask_form *form, struct heed_bound_mask *bound) {
+/* What the answer of a check depends on, if it may be kept: where elements are far, each look at them waits
+ * for the device, and a mask is bound by every layer and in every step. */
+static bool may_keep(const struct bind *b, const heed_mask *mask, struct heed_mask_seen *now) {
+    const struct heed_problem *p = b->problem;
+    if (!b->c->ctx->exec.remote.device || heed_is_packed(&p->packed) || mask->form->tensors == 0)
+        return false;
+    *now = (struct heed_mask_seen){
+        .sound = true, .batch = p->batch, .heads = p->heads, .queries = p->queries, .keys = p->keys};
+    for (int i = 0; i < mask->form->tensors; i++) now->version[i] = mask->tensor[i].node->storage->version;
+    return true;
+}
+
+static bool is_as_before(const struct heed_mask_seen *before, const struct heed_mask_seen *now) {
+    return before->sound && before->version[0] == now->version[0] && before->version[1] == now->version[1] &&
+           before->batch == now->batch && before->heads == now->heads && before->queries == now->queries &&
+           before->keys == now->keys;
+}
+
+/* The check looks at values, which are fetched for it where they are far. */
+static bool look_at_tensors(struct bind *b, const struct heed_mask_form *form,
+                            struct heed_bound_mask *bound) {
     struct heed_exec *exec = &b->c->ctx->exec;
     struct heed_bound_mask mapped = *bound;
     int count = 0;
-    if (!form->check) return true;
     bool sound = true;
     for (; sound && count < form->tensors; count++)
         sound =
@@ -102,6 +120,20 @@ static bool check_tensors(struct bind *b, const struct heed_mask_form *form, str
         heed_elements_unmap(exec, &bound->tensor[i], HEED_MAP_READ, &mapped.tensor[i]);
     memcpy(bound->number, mapped.number, sizeof bound->number);
     return sound;
+}
+
+static bool check_tensors(struct bind *b, heed_mask *mask, struct heed_bound_mask *bound) {
+    struct heed_mask_seen now;
+    if (!mask->form->check) return true;
+    const bool keeps = may_keep(b, mask, &now);
+    if (keeps && is_as_before(&mask->seen, &now)) {
+        memcpy(bound->number, mask->seen.number, sizeof bound->number);
+        return true;
+    }
+    if (!look_at_tensors(b, mask->form, bound)) return false;
+    memcpy(now.number, bound->number, sizeof now.number);
+    if (keeps) mask->seen = now;
+    return true;
 }
 
 static void bind_rows(const struct heed_mask_form *form, const struct heed_packed *packed,
@@ -116,29 +148,30 @@ static void bind_rows(const struct heed_mask_form *form, const struct heed_packe
 }
 
 /* Sizes of 1 repeat. */
-static void bind_tensors(struct bind *b, const struct heed_mask_form *form, struct heed_bound_mask *bound) {
+static void bind_tensors(struct bind *b, heed_mask *mask, struct heed_bound_mask *bound) {
+    const struct heed_mask_form *form = mask->form;
     for (int i = 0; i < form->tensors; i++) {
         bound->tensor[i] = heed_call_view(b->c, b->input);
         heed_call_save_input(b->c, b->input++);
     }
-    if (!b->c->ok || !check_tensors(b, form, bound)) return;
+    if (!b->c->ok || !check_tensors(b, mask, bound)) return;
     bind_rows(form, &b->problem->packed, bound);
     for (int i = 0; i < form->tensors; i++)
         for (int d = 0; d < 4; d++)
             if (bound->tensor[i].size[d] == 1) bound->tensor[i].stride[d] = 0;
 }
 
-static const struct heed_bound_mask *bind_mask(struct bind *b, const heed_mask *mask) {
+static const struct heed_bound_mask *bind_mask(struct bind *b, heed_mask *mask) {
     if (!mask || !b->c->ok) return NULL;
     struct heed_bound_mask *bound = b->node++;
     *bound = mask->bound;
-    bind_tensors(b, mask->form, bound);
+    bind_tensors(b, mask, bound);
     bound->a = bind_mask(b, mask->a);
     bound->b = bind_mask(b, mask->b);
     return bound;
 }
 
-const struct heed_bound_mask *heed_mask_bind(struct heed_call *c, int first, const heed_mask *mask, int masks,
+const struct heed_bound_mask *heed_mask_bind(struct heed_call *c, int first, heed_mask *mask, int masks,
                                              const struct heed_problem *problem) {
     struct bind b = {.c = c, .problem = problem, .input = first};
     b.node = heed_call_blob(c, (size_t)masks * sizeof *b.node);

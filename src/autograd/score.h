@@ -118,7 +118,7 @@ bool heed_prepare_by_batch(struct heed_prepare *p, const char *name, heed_tensor
 
 /* The mask's part of preparing and of binding (mask_bind.c). The mask may be NULL. */
 bool heed_mask_prepare(struct heed_prepare *p, const heed_mask *mask);
-const struct heed_bound_mask *heed_mask_bind(struct heed_call *c, int first, const heed_mask *mask, int masks,
+const struct heed_bound_mask *heed_mask_bind(struct heed_call *c, int first, heed_mask *mask, int masks,
                                              const struct heed_problem *problem);
 
 /* Checks a score against a problem. False (and an error for `where`) if it does not fit. `score` may be NULL.

@@ -1,6 +1,6 @@
-/* Attention of the public interface in mixed precision: which kernel makes it and why, its numbers against
- * ref, and that a gradient is planned for only where there is a tape. On the emulated device, or whatever
- * HEED_TEST_DEVICE names, with the fake cuDNN. */
+/* Mixed precision by the public interface: which kernel makes attention and why, its numbers against ref,
+ * that a gradient is planned for only where there is a tape, and that the layers of a model need no kernel of
+ * f32 for what is bf16. On the emulated device, or whatever HEED_TEST_DEVICE names, with the fake cuDNN. */
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
@@ -183,10 +183,46 @@ START_TEST(plans) {
 }
 END_TEST
 
+/* ---- a model ---- */
+
+START_TEST(nothing_is_widened) {
+    char text[8000];
+    int32_t tokens[2 * QUERIES];
+    heed_ctx *ctx = context(device());
+    heed_module *gpt = heed_gpt_new(ctx, &(heed_gpt_options){.vocabulary = 16,
+                                                             .length = QUERIES,
+                                                             .layers = 2,
+                                                             .heads = 2,
+                                                             .width = 16,
+                                                             .rotary = _i % 2 == 1});
+    heed_optim *optim = heed_adamw_new(gpt, NULL);
+    for (int i = 0; i < 2 * QUERIES; i++) tokens[i] = i % 16;
+    heed_step_begin(ctx, HEED_TRAIN);
+    const heed_tensor x = heed_from(ctx, HEED_I32, TEST_SHAPE(2, QUERIES), tokens);
+    const heed_tensor logits = heed_dropout(heed_forward(gpt, x), 0.1);
+    heed_backward(heed_cross_entropy(logits, x, NULL));
+    heed_softmax(logits, -1);
+    heed_optim_step(optim, 1e-3);
+    ck_assert_msg(heed_step_end(ctx) == HEED_OK, "%s", heed_error(ctx));
+    heed_explain(ctx, text, sizeof text);
+    ck_assert_msg(strstr(text, "-bf16, ") == NULL, "%s", text);
+    for (int i = 0; i < 10; i++) {
+        static const char *const kernels[] = {
+            "copy: cuda",   "unary: cuda",   "binary: cuda",  "norm: cuda",          "linear: cublaslt",
+            "gather: cuda", "dropout: cuda", "softmax: cuda", "cross_entropy: cuda", "attention: cudnn"};
+        ck_assert_msg(strstr(text, kernels[i]) != NULL, "no %s in\n%s", kernels[i], text);
+    }
+    heed_optim_free(optim);
+    heed_module_free(gpt);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("cuda_mixed");
     TCase *tcase = test_case(suite, "attention");
     tcase_add_loop_test(tcase, numbers, 0, CALLS);
     tcase_add_test(tcase, plans);
+    tcase_add_loop_test(tcase, nothing_is_widened, 0, 2);
     return test_main(suite);
 }

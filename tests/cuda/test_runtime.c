@@ -76,16 +76,96 @@ START_TEST(every_call_may_fail) {
 }
 END_TEST
 
-/* A steady step asks the device for no memory. */
-START_TEST(steady_steps_allocate_nothing) {
+/* A step of training, on a batch that is written anew. (Backward of a loss would read it, to see that it is
+ * finite.) */
+static void train(heed_ctx *ctx, heed_module *model, heed_optim *optim) {
+    float numbers[8 * 20], gradient[8 * 5];
+    for (int i = 0; i < 8 * 20; i++) numbers[i] = (float)(i % 7) - 3;
+    for (int i = 0; i < 8 * 5; i++) gradient[i] = (float)(i % 5) - 2;
+    heed_step_begin(ctx, HEED_TRAIN);
+    heed_tensor x = heed_from(ctx, HEED_F32, TEST_SHAPE(8, 20), numbers);
+    heed_tensor dy = heed_from(ctx, HEED_F32, TEST_SHAPE(8, 5), gradient);
+    heed_backward_with(heed_gelu(heed_forward(model, x)), &(heed_backward_options){.gradient = dy});
+    heed_optim_step(optim, 1e-3);
+    ck_assert_int_eq(heed_step_end(ctx), HEED_OK);
+}
+
+/* A steady step asks the device for no memory, and the host does not wait for it. */
+START_TEST(steady_steps) {
+    setenv("HEED_CUDA_SCHEDULE", "1", 1); /* nothing is done before somebody waits */
     struct emulated_control *emulated = emulation();
     heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(0)});
+    heed_module *model = heed_dense_new(ctx, &(heed_dense_options){.in = 20, .out = 5});
+    heed_optim *optim = heed_adamw_new(model, NULL);
+    for (int step = 0; step < 3; step++) train(ctx, model, optim);
+    ck_assert_int_eq(heed_sync(ctx), HEED_OK);
+    const int64_t allocated = emulated->allocated, waits = emulated->waits, launches = emulated->launches;
+    for (int step = 0; step < 3; step++) train(ctx, model, optim);
+    ck_assert_int_eq(emulated->allocated, allocated);
+    ck_assert_int_eq(emulated->waits, waits);
+    ck_assert_int_gt(emulated->launches, launches);
+    ck_assert_int_eq(heed_sync(ctx), HEED_OK);
+    ck_assert_int_gt(emulated->waits, waits);
     for (int step = 0; step < 2; step++) ck_assert_int_eq(work(ctx), HEED_OK);
-    const int64_t before = emulation()->allocations;
+    const int64_t before = emulated->allocated;
     for (int step = 0; step < 5; step++) ck_assert_int_eq(work(ctx), HEED_OK);
-    ck_assert_int_eq(emulation()->allocations, before);
-    ck_assert_int_gt(emulated->launches, 0);
+    ck_assert_int_eq(emulated->allocated, before);
     heed_ctx_free(ctx);
+    nothing_lives("steady steps");
+}
+END_TEST
+
+/* The values of a mask are read when it is first attended with, and again when they were written to. */
+START_TEST(masks_are_looked_at_once) {
+    setenv("HEED_CUDA_SCHEDULE", "1", 1); /* nothing is done before somebody waits */
+    struct emulated_control *emulated = emulation();
+    const int32_t lengths[2] = {3, 2}, wrong[2] = {3, 9};
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(0)});
+    heed_tensor x = heed_full(ctx, HEED_F32, TEST_SHAPE(2, 1, 4, 8), 0.5);
+    heed_tensor t = heed_from(ctx, HEED_I32, TEST_SHAPE(2), lengths);
+    heed_mask *mask = heed_mask_or(heed_mask_key_lengths(t), heed_mask_causal(ctx, HEED_TOP_LEFT));
+    heed_score *score = heed_score_mask(heed_score_new(ctx), mask);
+    heed_attention(x, x, x, score, NULL, NULL);
+    const int64_t waits = emulated->waits;
+    for (int i = 0; i < 3; i++) heed_attention(x, x, x, score, NULL, NULL);
+    ck_assert_int_eq(emulated->waits, waits);
+    ck_assert_int_eq(heed_error_status(ctx), HEED_OK);
+    heed_attention(x, heed_full(ctx, HEED_F32, TEST_SHAPE(2, 1, 5, 8), 1),
+                   heed_full(ctx, HEED_F32, TEST_SHAPE(2, 1, 5, 8), 1), score, NULL, NULL);
+    ck_assert_int_eq(heed_write(t, wrong, sizeof wrong), HEED_OK);
+    heed_attention(x, x, x, score, NULL, NULL);
+    ck_assert_msg(strstr(heed_error(ctx), "key length 9") != NULL, "%s", heed_error(ctx));
+    heed_ctx_free(ctx);
+    nothing_lives("masks");
+}
+END_TEST
+
+/* More than the ring of pinned memory holds goes there and back, on a device with pools and on one without;
+ * small pieces in between come in their turn. */
+START_TEST(large_copies) {
+    enum { COUNT = 1400003, PIECES = 100 };
+    float *numbers = malloc(COUNT * sizeof *numbers), *back = malloc(COUNT * sizeof *back);
+    ck_assert(numbers && back);
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(_i)});
+    for (int turn = 0; turn < 2; turn++) {
+        for (int i = 0; i < COUNT; i++) numbers[i] = (float)((i + turn) % 100003);
+        heed_tensor x = heed_from(ctx, HEED_F32, TEST_SHAPE(COUNT), numbers);
+        memset(numbers, 0, COUNT * sizeof *numbers); /* it may change at once */
+        heed_tensor sum = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1));
+        for (int i = 0; i < PIECES; i++) {
+            float one = (float)i;
+            sum = heed_add(sum, heed_from(ctx, HEED_F32, TEST_SHAPE(1), &one));
+            one = 1e6F;
+        }
+        ck_assert_int_eq(heed_read(x, back, COUNT * sizeof *back), HEED_OK);
+        for (int i = 0; i < COUNT; i++)
+            if (back[i] != (float)((i + turn) % 100003)) ck_abort_msg("number %d is %g", i, (double)back[i]);
+        test_equals(sum, 1, (float[]){PIECES * (PIECES - 1) / 2}, "sum");
+    }
+    heed_ctx_free(ctx);
+    nothing_lives("large copies");
+    free(numbers);
+    free(back);
 }
 END_TEST
 
@@ -94,6 +174,8 @@ int main(void) {
     TCase *tcase = test_case(suite, "runtime");
     tcase_add_test(tcase, devices);
     tcase_add_test(tcase, every_call_may_fail);
-    tcase_add_test(tcase, steady_steps_allocate_nothing);
+    tcase_add_test(tcase, steady_steps);
+    tcase_add_test(tcase, masks_are_looked_at_once);
+    tcase_add_loop_test(tcase, large_copies, 0, 2);
     return test_main(suite);
 }

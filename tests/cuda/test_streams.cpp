@@ -156,6 +156,84 @@ static bool frees_no_pinned_memory() {
     return true;
 }
 
+/* ---- memory in the order of a stream ---- */
+
+/* Memory of a pool that arrives on the first stream. */
+struct pooled {
+    cudaMemPool_t pool;
+    float *memory;
+
+    pooled() : pool(NULL), memory(NULL) {
+        cudaMemPoolProps kind = {};
+        kind.allocType = cudaMemAllocationTypePinned;
+        kind.location.type = cudaMemLocationTypeDevice;
+        cudaMemPoolCreate(&pool, &kind);
+        cudaMallocFromPoolAsync(reinterpret_cast<void **>(&memory), pair::BYTES, pool, first);
+    }
+    pooled(const pooled &) = delete;
+    ~pooled() {
+        cudaMemPoolDestroy(pool);
+    }
+};
+
+template <bool WRONG> static bool uses_memory_to_come() {
+    pair x;
+    pooled p;
+    x.set(3);
+    cudaEventRecord(event, first);
+    if (!WRONG) cudaStreamWaitEvent(second, event, 0);
+    cudaMemcpyAsync(p.memory, x.host, pair::BYTES, cudaMemcpyHostToDevice, second);
+    cudaMemcpyAsync(x.back, p.memory, pair::BYTES, cudaMemcpyDeviceToHost, second);
+    cudaStreamSynchronize(second);
+    cudaFreeAsync(p.memory, first);
+    return x.is(3);
+}
+
+template <bool WRONG> static bool frees_what_others_use() {
+    pair x;
+    pooled p;
+    x.set(3);
+    cudaStreamSynchronize(first);
+    cudaMemcpyAsync(p.memory, x.host, pair::BYTES, cudaMemcpyHostToDevice, second);
+    HEED_START(add, 1, COUNT, 0, second, p.memory, 1.0f);
+    cudaEventRecord(event, second);
+    if (!WRONG) cudaStreamWaitEvent(first, event, 0);
+    cudaFreeAsync(p.memory, first);
+    cudaStreamSynchronize(first);
+    cudaStreamSynchronize(second);
+    return true;
+}
+
+static bool uses_freed_memory() {
+    pair x;
+    pooled p;
+    cudaFreeAsync(p.memory, first);
+    cudaMemcpyAsync(p.memory, x.host, pair::BYTES, cudaMemcpyHostToDevice, first);
+    return true;
+}
+
+static bool frees_twice() {
+    pooled p;
+    cudaFreeAsync(p.memory, first);
+    cudaFreeAsync(p.memory, first);
+    return true;
+}
+
+static bool leaves_a_pool() {
+    cudaMemPoolProps kind = {};
+    cudaMemPool_t pool;
+    kind.allocType = cudaMemAllocationTypePinned;
+    kind.location.type = cudaMemLocationTypeDevice;
+    cudaMemPoolCreate(&pool, &kind);
+    return true;
+}
+
+static bool leaves_pinned_memory() {
+    void *memory;
+    cudaHostAlloc(&memory, 4, 0);
+    return true;
+}
+
 /* ---- the table ---- */
 
 struct row {
@@ -179,7 +257,15 @@ static const row rows[] = {
     {"other_device (seeded)", other_device<true>, "the stream is of device 0, and the thread's device is 1"},
     {"ordinary_memory", ordinary_memory, ""},
     {"frees_early", frees_early, ""},
-    {"leaves_an_event", leaves_an_event, "0 allocations of 0 bytes and 1 events are left"},
+    {"leaves_an_event", leaves_an_event, "0 of pinned memory, 1 events and 0 pools are left"},
+    {"uses_memory_to_come", uses_memory_to_come<false>, ""},
+    {"uses_memory_to_come (seeded)", uses_memory_to_come<true>, "that is still to come"},
+    {"frees_what_others_use", frees_what_others_use<false>, ""},
+    {"frees_what_others_use (seeded)", frees_what_others_use<true>, "that was freed"},
+    {"uses_freed_memory (seeded)", uses_freed_memory, "that was freed"},
+    {"frees_twice (seeded)", frees_twice, "that was freed"},
+    {"leaves_a_pool (seeded)", leaves_a_pool, "0 events and 1 pools are left"},
+    {"leaves_pinned_memory (seeded)", leaves_pinned_memory, "1 of pinned memory"},
     {"frees_no_pinned_memory", frees_no_pinned_memory, "is no pinned memory"},
 };
 

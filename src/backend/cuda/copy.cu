@@ -3,8 +3,8 @@
  *
  * What lies side by side in both is copied by packs (map.cuh), unless it changes dtype other than between f32
  * and bf16; contiguous views of one dtype by the device's own copy. Where the neighbours of x are not those
- * of y, as in a transpose, tiles of TILE × TILE elements go through shared memory, so that reads and writes
- * both run along lines. With `add`, where y repeats, it is a sum (fold.cuh). */
+ * of y, as in a transpose, tiles of elements go through shared memory, so that reads and writes both run
+ * along lines. With `add`, where y repeats, it is a sum (fold.cuh). */
 #include "backend/cuda/bf16.cuh"
 #include "backend/cuda/fold.cuh"
 
@@ -58,7 +58,13 @@ template <typename FROM, typename TO> struct copied {
 
 /* ---- tiles ---- */
 
-enum { TILE = 32, TILE_ROWS = CUDA_BLOCK / TILE, TILE_WORTH = 16 };
+/* Lines of a tile are long enough for whole lines of the caches, and short enough for shared memory. */
+template <typename T> constexpr int tile_size = sizeof(T) <= 4 ? 64 : 32;
+
+/* In shared memory they are a word longer, so that what is read across them lies in different banks. */
+template <typename T> constexpr int tile_line = tile_size<T> + (sizeof(T) < 4 ? 4 / (int)sizeof(T) : 1);
+
+enum { TILE_WORTH = 16 };
 
 /* x lies closely along `rows`, y along `columns`; the tiles of all other dimensions follow each other. */
 struct tiling {
@@ -67,24 +73,44 @@ struct tiling {
     int64_t x_column, y_row; /* strides; the other two are 1 */
 };
 
+/* How much of a tile there is from here. */
+__device__ inline int tile_part(int64_t size, int64_t first, int most) {
+    return size - first < most ? (int)(size - first) : most;
+}
+
+/* A thread has PART elements of a tile, a line of threads apart: all are on their way before it waits. */
 template <typename T> static __global__ void transpose(const T *x, T *y, struct tiling t, bool add) {
-    HEED_SHARED(T, tile, TILE * (TILE + 1));
+    enum { TILE = tile_size<T>, LINES = CUDA_BLOCK / TILE, PART = TILE / LINES };
+    enum { LINE = tile_line<T> };
+    HEED_SHARED(T, tile, TILE * LINE);
     const int lane = threadIdx.x % TILE, line = threadIdx.x / TILE;
     for (int64_t job = blockIdx.x; job < t.rest.count * t.tiles_down * t.tiles_across; job += gridDim.x) {
-        const int64_t row = job % t.tiles_down * TILE, column = job / t.tiles_down % t.tiles_across * TILE;
+        const int64_t band = job / t.tiles_down, other = band / t.tiles_across;
+        const int64_t row = (job - band * t.tiles_down) * TILE;
+        const int64_t column = (band - other * t.tiles_across) * TILE;
+        const int rows = tile_part(t.rows, row, TILE), columns = tile_part(t.columns, column, TILE);
         int64_t at[2];
-        cuda_walk_to(t.rest, job / t.tiles_down / t.tiles_across, at);
+        cuda_walk_to(t.rest, other, at);
+        const T *from = x + at[0] + (column + line) * t.x_column + row + lane;
+        T *to = y + at[1] + (row + line) * t.y_row + column + lane;
+        const int64_t down_x = LINES * t.x_column, down_y = LINES * t.y_row;
+        T part[PART] = {};
 #pragma unroll
-        for (int i = line; i < TILE; i += TILE_ROWS)
-            if (row + lane < t.rows && column + i < t.columns)
-                tile[i * (TILE + 1) + lane] = x[at[0] + (column + i) * t.x_column + row + lane];
+        for (int k = 0; k < PART; k++, from += down_x)
+            if (lane < rows && line + k * LINES < columns) part[k] = *from;
+#pragma unroll
+        for (int k = 0; k < PART; k++) tile[(line + k * LINES) * LINE + lane] = part[k];
         __syncthreads();
+        if (add) {
+            const T *before = to;
 #pragma unroll
-        for (int i = line; i < TILE; i += TILE_ROWS) {
-            if (row + i >= t.rows || column + lane >= t.columns) continue;
-            T *to = y + at[1] + (row + i) * t.y_row + column + lane;
-            const T value = tile[lane * (TILE + 1) + i];
-            *to = add ? (T)(*to + value) : value;
+            for (int k = 0; k < PART; k++, before += down_y)
+                if (lane < columns && line + k * LINES < rows) part[k] = *before;
+        }
+#pragma unroll
+        for (int k = 0; k < PART; k++, to += down_y) {
+            const T value = tile[lane * LINE + line + k * LINES];
+            if (lane < columns && line + k * LINES < rows) *to = add ? (T)(part[k] + value) : value;
         }
         __syncthreads();
     }
@@ -101,7 +127,7 @@ static void take_out(cuda_walk<2> *walk, int d) {
 }
 
 /* Whether tiles are worth while: the line of x is not that of y, and both are long. */
-static bool find_tiling(const struct heed_copy_args *a, struct tiling *t) {
+static bool find_tiling(const struct heed_copy_args *a, int size, struct tiling *t) {
     const struct heed_view *const views[] = {&a->x, &a->y.view};
     struct heed_view ordered[2];
     cuda_order_dims<2>(views, ordered);
@@ -115,8 +141,8 @@ static bool find_tiling(const struct heed_copy_args *a, struct tiling *t) {
     t->rows = t->rest.size[rows];
     t->columns = t->rest.size[columns];
     if (t->rows < TILE_WORTH || t->columns < TILE_WORTH) return false;
-    t->tiles_down = (t->rows + TILE - 1) / TILE;
-    t->tiles_across = (t->columns + TILE - 1) / TILE;
+    t->tiles_down = (t->rows + size - 1) / size;
+    t->tiles_across = (t->columns + size - 1) / size;
     t->x_column = t->rest.stride[0][columns];
     t->y_row = t->rest.stride[1][rows];
     take_out(&t->rest, columns);
@@ -147,7 +173,7 @@ template <typename TO> static void start_converting(struct heed_exec *exec, cons
 
 template <typename T> static bool start_tiles(struct heed_exec *exec, const struct heed_copy_args *a) {
     struct tiling t;
-    if (!find_tiling(a, &t)) return false;
+    if (!find_tiling(a, tile_size<T>, &t)) return false;
     const int64_t tiles = t.rest.count * t.tiles_down * t.tiles_across;
     CUDA_RUN(exec, transpose<T>, cuda_blocks(exec, tiles * CUDA_BLOCK), CUDA_BLOCK, 0,
              static_cast<const T *>(a->x.data), static_cast<T *>(a->y.view.data), t, a->y.add);

@@ -2,8 +2,10 @@
  * + smoothing / classes. With the row's maximum m and L = log Σ e^(x − m) that is L − (1 −
  * smoothing)·(x_target − m) − smoothing·(mean(x) − m). Backward: dx = dy·factor·(e^(x − m − L) − q).
  *
- * A group of threads makes a row, in one pass each way; the rows' losses are summed by one block. Nothing of
- * the size of x is kept: saved are m and L of each row, and the factor.
+ * A group of threads makes a row, in one pass; the rows' losses are summed by one block. Rows of an odd
+ * number of classes begin anywhere: up to 10 elements of each (of bf16 22) go one by one, the others in
+ * packs. Backward has no sums, so that long rows are cut into pieces, each for a block. Nothing of the size
+ * of x is kept: saved are m and L of each row, and the factor.
  *
  * Bytes for each element of x, in f32: forward 4, backward 8; where x is bf16, half of that, and y is f32. */
 #include "backend/cuda/softmax.cuh"
@@ -58,14 +60,17 @@ static __global__ void row_losses(loss_job<T, M> j, T *loss, struct cuda_fault_w
         const int64_t target = at.inside() ? j.target[at.row] : j.ignored;
         const bool counts = target != j.ignored, exists = target >= 0 && target < j.classes;
         const M *x = j.x + at.row * j.classes;
+        const cuda_body body = cuda_body_of<N>(x, counts ? j.classes : 0);
         row_sum<T> all = joined<T>::none();
+        const auto look_at = [&](int64_t, const auto &loaded) {
+            const auto pack = cuda_as<T>(loaded);
+            all.exponentials = cuda_with(all.exponentials, pack);
+            for (T number : pack.at) all.plain += number;
+        };
+        for (int64_t i = at.lane; i < body.edge; i += group) look_at(i, cuda_load<1>(x + body.edge_at(i)));
         cuda_each(
-            at.lane * N, counts ? j.classes : 0, group * N, [=](int64_t c) { return cuda_load<N>(x + c); },
-            [&](int64_t, const cuda_pack<M, N> &loaded) {
-                const cuda_pack<T, N> pack = cuda_as<T>(loaded);
-                all.exponentials = cuda_with(all.exponentials, pack);
-                for (T number : pack.at) all.plain += number;
-            });
+            body.begin + at.lane * N, body.end, group * N, [=](int64_t c) { return cuda_load<N>(x + c); },
+            look_at);
         all = cuda_join<joined<T>>(all, group);
         if (!at.inside() || at.lane != 0) continue;
         const row_look<T> look = look_of(all.exponentials);
@@ -103,29 +108,55 @@ static __global__ void total_loss(loss_job<T, M> j, const T *loss, bool mean, T 
 
 /* ---- backward ---- */
 
-/* Rows that do not count, or are −∞ throughout, get 0. */
+enum { PIECE_STEPS = 8 }; /* of a block in a piece of a row */
+
+/* Where a row's gradients come from and go to. Rows that do not count, or are −∞ throughout, get 0. */
+template <typename T, typename M> struct gradient_row {
+    const M *x;
+    M *dx;
+    int64_t target;
+    T scale, maximum, log_sum, elsewhere, here; /* q of other classes, and of the target */
+    bool counts, add;
+
+    template <int N> __device__ inline void give(int64_t c, const cuda_pack<M, N> &loaded) const {
+        cuda_pack<T, N> pack = cuda_as<T>(loaded);
+        for (int k = 0; k < N; k++) {
+            const T p = std::exp(pack.at[k] - maximum - log_sum);
+            pack.at[k] = counts ? scale * (p - (c + k == target ? here : elsewhere)) : 0;
+        }
+        cuda_give(dx + c, add, pack);
+    }
+};
+
+/* A group makes a row, or a block one of `pieces` of it. */
 template <typename T, int N, typename M>
 static __global__ void row_gradients(loss_job<T, M> j, const T *factor, const T *dy, M *dx, bool add,
-                                     int group) {
-    const T scale = *dy * *factor, everywhere = j.smoothing / (T)j.classes;
-    for (cuda_rows at(j.rows, group); at.more(); at.next()) {
+                                     int group, int64_t pieces) {
+    const T scale = *dy * *factor, elsewhere = j.smoothing / (T)j.classes;
+    for (cuda_rows at(j.rows * pieces, group); at.more(); at.next()) {
         if (!at.inside()) continue;
-        const int64_t target = j.target[at.row];
-        const row_look<T> look = j.look[at.row];
-        const bool counts = target != j.ignored && look.maximum != -(T)INFINITY;
-        const M *x = j.x + at.row * j.classes;
-        M *to = dx + at.row * j.classes;
+        const int64_t row = at.row / pieces, piece = at.row - row * pieces, start = row * j.classes;
+        const row_look<T> look = j.look[row];
+        const gradient_row<T, M> r = {j.x + start,
+                                      dx + start,
+                                      j.target[row],
+                                      scale,
+                                      look.maximum,
+                                      look.log_sum,
+                                      elsewhere,
+                                      elsewhere + 1 - j.smoothing,
+                                      j.target[row] != j.ignored && look.maximum != -(T)INFINITY,
+                                      add};
+        const cuda_body body = cuda_body_of<N>(r.x, j.classes);
+        const int64_t step = group * N, begin = body.begin + piece * PIECE_STEPS * step;
+        const int64_t end =
+            pieces > 1 && begin + PIECE_STEPS * step < body.end ? begin + PIECE_STEPS * step : body.end;
+        if (piece == 0)
+            for (int64_t i = at.lane; i < body.edge; i += group)
+                r.give(body.edge_at(i), cuda_load<1>(r.x + body.edge_at(i)));
         cuda_each(
-            at.lane * N, j.classes, group * N, [=](int64_t c) { return cuda_load<N>(x + c); },
-            [=](int64_t c, const cuda_pack<M, N> &loaded) {
-                cuda_pack<T, N> pack = cuda_as<T>(loaded);
-                for (int k = 0; k < N; k++) {
-                    const T q = c + k == target ? everywhere + 1 - j.smoothing : everywhere;
-                    const T p = std::exp(pack.at[k] - look.maximum - look.log_sum);
-                    pack.at[k] = counts ? scale * (p - q) : 0;
-                }
-                cuda_give(to + c, add, pack);
-            });
+            begin + at.lane * N, end, step, [=](int64_t c) { return cuda_load<N>(r.x + c); },
+            [=](int64_t c, const cuda_pack<M, N> &pack) { r.give(c, pack); });
     }
 }
 
@@ -157,24 +188,16 @@ static loss_job<T, M> job_of(const struct heed_cross_entropy_args *a, void *save
             static_cast<row_look<T> *>(saved)};
 }
 
-template <int N, typename T, typename M>
-static void start_losses(struct heed_exec *exec, const loss_job<T, M> &j, T *loss) {
-    const int group = cuda_group(j.classes / N);
-    CUDA_RUN(exec, (row_losses<T, N, M>), cuda_row_blocks(exec, j.rows, group), CUDA_BLOCK, 0, j, loss,
-             cuda_of(exec)->fault, group);
-}
-
 template <typename M>
 static void run_forward(struct heed_exec *exec, const struct heed_cross_entropy_args *a, void *saved,
                         void *scratch) {
     typedef typename cuda_computed<M>::type T;
     const auto j = job_of<T, M>(a, saved);
     T *loss = static_cast<T *>(scratch), *factor = saved ? reinterpret_cast<T *>(j.look + j.rows) : NULL;
-    if (j.rows > 0 && cuda_packs<M>(j.classes, a->x.data)) {
-        start_losses<cuda_wide<M>>(exec, j, loss);
-    } else if (j.rows > 0) {
-        start_losses<1>(exec, j, loss);
-    }
+    const int group = cuda_group(j.classes / cuda_wide<M>);
+    if (j.rows > 0)
+        CUDA_RUN(exec, (row_losses<T, cuda_wide<M>, M>), cuda_row_blocks(exec, j.rows, group), CUDA_BLOCK, 0,
+                 j, loss, cuda_of(exec)->fault, group);
     CUDA_RUN(exec, (total_loss<T, M>), 1, CUDA_BLOCK, 0, j, static_cast<const T *>(loss),
              a->reduction == HEED_REDUCE_MEAN, static_cast<T *>(a->y.data), factor);
 }
@@ -183,16 +206,20 @@ template <int N, typename T, typename M>
 static void start_gradients(struct heed_exec *exec, const loss_job<T, M> &j,
                             const struct heed_cross_entropy_args *a) {
     const int group = cuda_group(j.classes / N);
-    CUDA_RUN(exec, (row_gradients<T, N, M>), cuda_row_blocks(exec, j.rows, group), CUDA_BLOCK, 0, j,
+    const int64_t piece = (int64_t)PIECE_STEPS * CUDA_BLOCK * N;
+    const int64_t pieces = group == CUDA_BLOCK ? (j.classes + piece - 1) / piece : 1;
+    CUDA_RUN(exec, (row_gradients<T, N, M>), cuda_row_blocks(exec, j.rows * pieces, group), CUDA_BLOCK, 0, j,
              reinterpret_cast<const T *>(j.look + j.rows), static_cast<const T *>(a->dy.data),
-             static_cast<M *>(a->dx.view.data), a->dx.add, group);
+             static_cast<M *>(a->dx.view.data), a->dx.add, group, pieces);
 }
 
 template <typename M>
 static void run_backward(struct heed_exec *exec, const struct heed_cross_entropy_args *a, void *saved) {
     const auto j = job_of<typename cuda_computed<M>::type, M>(a, saved);
+    const uintptr_t apart =
+        reinterpret_cast<uintptr_t>(a->x.data) - reinterpret_cast<uintptr_t>(a->dx.view.data);
     if (j.rows == 0 || j.classes == 0) return;
-    if (cuda_packs<M>(j.classes, a->x.data, a->dx.view.data)) {
+    if (apart % (sizeof(M) * cuda_wide<M>) == 0) { /* packs of both begin at the same class */
         start_gradients<cuda_wide<M>>(exec, j, a);
     } else {
         start_gradients<1>(exec, j, a);

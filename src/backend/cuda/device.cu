@@ -45,18 +45,27 @@ static heed_status report(struct cuda_device *device, const struct cuda_fault_wo
     return HEED_OK;
 }
 
-static heed_status device_sync(void *self) {
-    struct cuda_device *device = static_cast<struct cuda_device *>(self);
-    struct cuda_fault_word word = {};
-    cudaError_t status =
-        cudaMemcpyAsync(&word, device->fault, sizeof word, cudaMemcpyDeviceToHost, cuda_stream(device));
-    if (status == cudaSuccess) status = cudaStreamSynchronize(cuda_stream(device));
+/* Once the stream has come here, `seen` is the error word of all that was started before. */
+static cudaError_t look_at_fault(struct cuda_device *device) {
+    return cudaMemcpyAsync(device->seen, device->fault, sizeof *device->seen, cudaMemcpyDeviceToHost,
+                           cuda_stream(device));
+}
+
+/* When the host has waited. */
+static heed_status settle(struct cuda_device *device, cudaError_t status) {
     if (status != cudaSuccess) return cuda_check(device->exec, HEED_PRIMITIVE_COPY, status);
     device->norms = 0;
-    if (word.fault == CUDA_FAULT_NONE) return HEED_OK;
-    status = cudaMemsetAsync(device->fault, 0, sizeof word, cuda_stream(device));
-    const heed_status reported = report(device, &word);
+    if (device->seen->fault == CUDA_FAULT_NONE) return HEED_OK;
+    status = cudaMemsetAsync(device->fault, 0, sizeof *device->fault, cuda_stream(device));
+    const heed_status reported = report(device, device->seen);
     return status == cudaSuccess ? reported : cuda_check(device->exec, HEED_PRIMITIVE_COPY, status);
+}
+
+static heed_status device_sync(void *self) {
+    struct cuda_device *device = static_cast<struct cuda_device *>(self);
+    cudaError_t status = look_at_fault(device);
+    if (status == cudaSuccess) status = cudaStreamSynchronize(cuda_stream(device));
+    return settle(device, status);
 }
 
 heed_status cuda_started(struct heed_exec *exec, enum heed_primitive primitive) {
@@ -107,6 +116,38 @@ static bool find_device(int ordinal, char *why, size_t bytes) {
     return false;
 }
 
+/* Memory that was given back stays in the pool up to so many bytes, so that it is had again without asking
+ * the system. */
+#define POOL_KEEPS ((uint64_t)1 << 30)
+
+/* The context's own: that of the device is for others too. */
+static cudaError_t open_pool(struct cuda_device *device) {
+    int there_are = 0;
+    cudaError_t status = cudaDeviceGetAttribute(&there_are, cudaDevAttrMemoryPoolsSupported, device->ordinal);
+    if (status != cudaSuccess || !there_are) return status;
+    uint64_t keeps = POOL_KEEPS;
+    cudaMemPoolProps kind = {};
+    kind.allocType = cudaMemAllocationTypePinned; /* it stays where it is */
+    kind.location.type = cudaMemLocationTypeDevice;
+    kind.location.id = device->ordinal;
+    status = cudaMemPoolCreate(&device->pool, &kind);
+    if (status != cudaSuccess) return status;
+    return cudaMemPoolSetAttribute(device->pool, cudaMemPoolAttrReleaseThreshold, &keeps);
+}
+
+static cudaError_t open_memory(struct cuda_device *device) {
+    cudaError_t status = open_pool(device);
+    if (status == cudaSuccess) status = cuda_staging_open(&device->staging, device->stream);
+    if (status == cudaSuccess)
+        status = cudaHostAlloc(reinterpret_cast<void **>(&device->seen), sizeof *device->seen,
+                               cudaHostAllocDefault);
+    if (status == cudaSuccess)
+        status = cudaMalloc(reinterpret_cast<void **>(&device->fault), sizeof *device->fault);
+    if (status == cudaSuccess)
+        status = cudaMemsetAsync(device->fault, 0, sizeof *device->fault, device->stream);
+    return status;
+}
+
 static cudaError_t open_stream(struct cuda_device *device) {
     cudaDeviceProp properties;
     cudaError_t status = cudaSetDevice(device->ordinal);
@@ -116,11 +157,7 @@ static cudaError_t open_stream(struct cuda_device *device) {
     device->processors = properties.multiProcessorCount;
     device->architecture = 10 * properties.major + properties.minor;
     status = cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking);
-    if (status == cudaSuccess)
-        status = cudaMalloc(reinterpret_cast<void **>(&device->fault), sizeof *device->fault);
-    if (status == cudaSuccess)
-        status = cudaMemsetAsync(device->fault, 0, sizeof *device->fault, device->stream);
-    return status;
+    return status == cudaSuccess ? open_memory(device) : status;
 }
 
 static void device_close(void *self) {
@@ -129,7 +166,10 @@ static void device_close(void *self) {
     cuda_special_close(device);
     cuda_lt_close(device);
     dnn_session_close(device);
+    cuda_staging_close(&device->staging);
     if (device->fault) cudaFree(device->fault);
+    if (device->seen) cudaFreeHost(device->seen);
+    if (device->pool) cudaMemPoolDestroy(device->pool);
     if (device->stream) cudaStreamDestroy(device->stream);
     heed_host->block_free(device->exec->memory, device);
 }
@@ -179,18 +219,24 @@ static size_t device_describe(void *self, char *text, size_t size) {
 /* ---- memory ---- */
 
 static void *device_alloc(void *self, size_t bytes) {
+    const struct cuda_device *device = static_cast<struct cuda_device *>(self);
+    const cudaStream_t stream = cuda_stream(device); /* memory is that of the thread's device */
     void *memory = NULL;
-    cuda_stream(static_cast<struct cuda_device *>(self)); /* memory is that of the thread's device */
-    if (cudaMalloc(&memory, bytes) == cudaSuccess) return memory;
+    const cudaError_t status = device->pool ? cudaMallocFromPoolAsync(&memory, bytes, device->pool, stream)
+                                            : cudaMalloc(&memory, bytes);
+    if (status == cudaSuccess) return memory;
     cudaGetLastError(); /* running out is an ordinary answer and no error of what comes next */
     return NULL;
 }
 
-/* Kernels that still use the memory were started before; cudaFree waits for them. */
+/* Kernels that still use the memory were started before, on the stream that gives it back. */
 static void device_free(void *self, void *memory, size_t bytes) {
-    (void)self;
+    const struct cuda_device *device = static_cast<struct cuda_device *>(self);
     (void)bytes;
-    cudaFree(memory);
+    if (device->pool)
+        cudaFreeAsync(memory, cuda_stream(device));
+    else
+        cudaFree(memory); /* which waits for them */
 }
 
 static heed_status device_fill(void *self, void *to, int byte, size_t bytes) {
@@ -199,24 +245,24 @@ static heed_status device_fill(void *self, void *to, int byte, size_t bytes) {
                       cudaMemsetAsync(to, byte, bytes, cuda_stream(device)));
 }
 
-static heed_status transfer(void *self, void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
+static heed_status device_copy(void *self, void *to, const void *from, size_t bytes) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
     return cuda_check(device->exec, HEED_PRIMITIVE_COPY,
-                      cudaMemcpyAsync(to, from, bytes, kind, cuda_stream(device)));
+                      cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda_stream(device)));
 }
 
-static heed_status device_copy(void *self, void *to, const void *from, size_t bytes) {
-    return transfer(self, to, from, bytes, cudaMemcpyDeviceToDevice);
-}
-
-/* From pageable memory the runtime takes all it needs before it returns. */
 static heed_status device_write(void *self, void *to, const void *from, size_t bytes) {
-    return transfer(self, to, from, bytes, cudaMemcpyHostToDevice);
+    struct cuda_device *device = static_cast<struct cuda_device *>(self);
+    cuda_stream(device); /* the staging's streams are of this device */
+    return cuda_check(device->exec, HEED_PRIMITIVE_COPY,
+                      cuda_staging_write(&device->staging, to, from, bytes));
 }
 
 static heed_status device_read(void *self, void *to, const void *from, size_t bytes) {
-    const heed_status status = transfer(self, to, from, bytes, cudaMemcpyDeviceToHost);
-    return status == HEED_OK ? device_sync(self) : status;
+    struct cuda_device *device = static_cast<struct cuda_device *>(self);
+    cudaError_t status = look_at_fault(device);
+    if (status == cudaSuccess) status = cuda_staging_read(&device->staging, to, from, bytes);
+    return settle(device, status);
 }
 
 const struct heed_device heed_cuda_device = {device_open, device_close,   device_alloc, device_free,

@@ -2,6 +2,7 @@
  * kernels.
  *
  * device.cu    the device: memory, copies, the error word
+ * staging.cuh  the way between the host's memory and the device's
  * backend.cu   the table of kernels, and the plugin's entry
  * kernel.cuh   the language of kernels, and what of heed they see
  * walk.cuh     positions of strided views; pack.cuh: elements that are loaded together
@@ -18,13 +19,16 @@
  * NAME.cu      one primitive, or one family of them, each: the kernels with their formula and memory traffic,
  * when they apply, and their rows of the table
  *
- * All work of a context goes to one stream, in order; the host waits only to read. A kernel that finds an
- * error (an index out of range, say) raises the context's error word, which the host looks at when it waits;
- * kernels of optimisers look at it too and then change nothing. */
+ * All kernels of a context go to one stream, in order, and memory comes and goes in that order; the host
+ * waits only to read. A kernel that finds an error (an index out of range, say) raises the context's error
+ * word, which the host looks at when it waits; kernels of optimisers look at it too and then change nothing.
+ */
 #ifndef HEED_SRC_BACKEND_CUDA_DEVICE_CUH
 #define HEED_SRC_BACKEND_CUDA_DEVICE_CUH
 
 #include "backend/cuda/kernel.cuh"
+
+#include "backend/cuda/staging.cuh"
 
 extern "C" {
 #include "backend/plugin.h"
@@ -48,7 +52,10 @@ struct cuda_device {
     struct heed_exec *exec;
     int ordinal;
     cudaStream_t stream;
+    cudaMemPool_t pool; /* NULL: the device has none */
+    struct cuda_staging staging;
     struct cuda_fault_word *fault;  /* in device memory */
+    struct cuda_fault_word *seen;   /* what the host read of it: in pinned memory */
     struct cuda_lt *lt;             /* cuBLASLt, or why not */
     struct dnn_session *dnn;        /* cuDNN; NULL: nobody asked for it yet */
     struct cuda_specials *specials; /* specialise.cuh; NULL: none was asked for yet */
@@ -93,10 +100,11 @@ heed_status cuda_watch_norm(struct heed_exec *exec, struct heed_grad_witness *wi
 
 enum { CUDA_BLOCK = 256 };
 
-/* Blocks of CUDA_BLOCK threads for so many elements, each thread striding over as many as it takes. */
+/* Blocks of CUDA_BLOCK threads for so many elements, each thread striding over as many as it takes. They are
+ * many times what runs at once, so that the last of them leave no multiprocessor idle for long. */
 static inline unsigned cuda_blocks(const struct heed_exec *exec, int64_t elements) {
     const int64_t wanted = (elements + CUDA_BLOCK - 1) / CUDA_BLOCK;
-    const int64_t most = (int64_t)cuda_of(exec)->processors * 16;
+    const int64_t most = (int64_t)cuda_of(exec)->processors * 64;
     return (unsigned)(wanted < 1 ? 1 : wanted < most ? wanted : most);
 }
 

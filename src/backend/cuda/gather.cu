@@ -139,7 +139,8 @@ static __global__ void add_in_turn(struct scattering s, const int32_t *index, co
 
 /* ---- backward, sorted ---- */
 
-enum { SPAN = 32 };
+/* Short, so that few indices already keep many threads busy; what a thread adds up is on its way together. */
+enum { SPAN = 16 };
 
 /* Index i of a column leads to the destination column · size + index; one that is out of range beyond all of
  * them. */
@@ -184,11 +185,11 @@ template <typename T, typename M> __device__ inline struct slot slot_of(const su
 }
 
 template <typename T, typename M>
-__device__ inline double contribution(const summing<T, M> &g, const struct slot &l, int64_t i) {
+__device__ inline T contribution(const summing<T, M> &g, const struct slot &l, int64_t i) {
     const uint32_t along = (uint32_t)g.s.along, place = g.sorted.place[i];
     int64_t column[PLACES];
     cuda_walk_to(g.s.columns, place / along, column);
-    return g.dy[column[DY] + l.at[DY] + place % along * g.s.stride[DY]];
+    return (T)g.dy[column[DY] + l.at[DY] + place % along * g.s.stride[DY]];
 }
 
 template <typename T, typename M>
@@ -216,10 +217,19 @@ template <typename T, typename M> static __global__ void sum_spans(summing<T, M>
         const struct slot l = slot_of(g, job);
         bool begins_here = !goes_on(g, l.first);
         double sum = 0;
-        for (int64_t i = l.first; i < l.end; i++) {
+        T part[SPAN];
+#pragma unroll
+        for (int k = 0; k < SPAN; k++) {
+            const int64_t i = l.first + k;
+            part[k] = i < l.end && g.sorted.key[i] < g.destinations ? contribution(g, l, i) : 0;
+        }
+#pragma unroll
+        for (int k = 0; k < SPAN; k++) {
+            const int64_t i = l.first + k;
+            if (i >= l.end) break;
             const uint32_t destination = g.sorted.key[i];
             if (destination >= g.destinations) break; /* and so are all that follow */
-            sum += contribution(g, l, i);
+            sum += part[k];
             if (i + 1 < l.end && goes_on(g, i + 1)) continue;
             if (begins_here && !goes_on(g, i + 1))
                 add_to(g, l, destination, sum);

@@ -67,8 +67,9 @@ static __global__ void chunk_squares(const cuda_item *item, int64_t items, int64
 static __global__ void norm_of(const cuda_item *item, int64_t chunks, const found *of_chunk,
                                struct heed_grad_norm *result, struct cuda_fault_word *fault, int ticket) {
     found all = {0, NOBODY};
-    for (int64_t chunk = threadIdx.x; chunk < chunks; chunk += CUDA_BLOCK)
-        all = joined::join(all, of_chunk[chunk]);
+    cuda_each((int64_t)threadIdx.x, chunks, (int64_t)CUDA_BLOCK,
+              [=](int64_t chunk) { return of_chunk[chunk]; },
+              [&](int64_t, const found &one) { all = joined::join(all, one); });
     all = cuda_join<joined>(all, CUDA_BLOCK);
     if (threadIdx.x != 0) return;
     const bool bad = all.bad != NOBODY;

@@ -28,11 +28,15 @@ struct cuda_chunk {
     int64_t begin, end;
 };
 
+/* The lanes of each warp look at 32 items at a time: what they read depends on what they read before. */
 __device__ inline cuda_chunk cuda_chunk_at(const cuda_item *item, int64_t items, int64_t number) {
+    const int lane = (int)threadIdx.x % HEED_WARP;
     int64_t low = 0, high = items; /* the last item that begins at or before the chunk: others are empty */
     while (high - low > 1) {
-        const int64_t middle = low + (high - low) / 2;
-        (item[middle].first <= number ? low : high) = middle;
+        const int64_t step = (high - low + HEED_WARP - 1) / HEED_WARP, probe = low + lane * step;
+        const bool begins = probe < high && item[probe].first <= number;
+        low += (__popc(__ballot_sync(0xffffffffu, begins)) - 1) * step;
+        if (low + step < high) high = low + step;
     }
     const int64_t begin = (number - item[low].first) * CUDA_CHUNK, left = item[low].count - begin;
     return {item + low, begin, begin + (left < CUDA_CHUNK ? left : (int64_t)CUDA_CHUNK)};

@@ -2,10 +2,11 @@
  * square + eps) · weight. Backward with x̂ = (x − mean)·r, r the reciprocal deviation, and g = dy·weight: dx =
  * r·(g − mean(g) − x̂·mean(g·x̂)), without mean(g) for RMS; dweight = Σ over rows of dy·x̂, dbias = Σ of dy.
  *
- * A group of threads makes a row. Forward finds mean and variance in one pass, by packs (Welford 1962; Chan,
- * Golub & LeVeque 1979), and writes in a second one; backward has sums over the row first as well. What is
- * read once more is in a cache. Columns are summed in two stages: chunks of rows side by side, then over
- * chunks in order.
+ * A group of threads makes a row, which it holds in registers if it is no longer than 8 packs for each of
+ * them: the mean, then the squares of what is left, which also say how far off the mean was rounded. Of
+ * longer rows forward finds mean and variance in one pass, by packs (Welford 1962; Chan, Golub & LeVeque
+ * 1979), and what is read once more to write is in a cache. Backward has sums over the row first as well.
+ * Columns are summed in two stages: chunks of rows side by side, then over chunks in order.
  *
  * saved: mean and r of each row. Bytes for each element, in f32: forward 8, backward 12 for dx and 8 for
  * dweight and dbias. In mixed precision x, y and their gradients are bf16, which is half of that, weight,
@@ -72,22 +73,61 @@ static __device__ inline cuda_pack<T, N> load_or(const T *from, int64_t i, T oth
     return pack;
 }
 
-template <typename T, int N, typename M> static __global__ void norm(norm_job<T, M> j, M *y, int group) {
+/* Sums of two kinds of numbers over a row. */
+template <typename T> struct sums { T plain, product; };
+template <typename T> struct summed {
+    static __device__ inline sums<T> join(sums<T> a, sums<T> b) {
+        return {a.plain + b.plain, a.product + b.product};
+    }
+};
+
+/* Mean and Σ (x − mean)² of a row; all threads of the block come here. */
+template <typename T, int N, typename M, int HELD, typename Load>
+static __device__ inline moments<T> moments_of_row(const norm_job<T, M> &j, cuda_reader<HELD, Load> &row,
+                                                   int group) {
+    if constexpr (HELD == 0) {
+        moments<T> all = joined<T>::none();
+        row.each([&](int64_t, const cuda_pack<M, N> &x) {
+            all = joined<T>::join(all, moments_of(j.rms, cuda_as<T>(x)));
+        });
+        return cuda_join<joined<T>>(all, group);
+    } else {
+        const T n = (T)j.n;
+        T mean = 0;
+        if (!j.rms) {
+            row.each([&](int64_t, const cuda_pack<M, N> &x) {
+                for (M number : x.at) mean += (T)number;
+            });
+            mean = cuda_join<cuda_plus<T>>(mean, group) / n;
+        }
+        sums<T> off = {0, 0};
+        row.each([&](int64_t, const cuda_pack<M, N> &x) {
+            for (M number : x.at) {
+                const T distance = (T)number - mean;
+                off.plain += distance;
+                off.product += distance * distance;
+            }
+        });
+        off = cuda_join<summed<T>>(off, group);
+        if (j.rms) return {n, 0, off.product};
+        const T correction = off.plain / n, squares = off.product - off.plain * correction;
+        return {n, mean + correction, squares > 0 ? squares : squares == squares ? 0 : squares};
+    }
+}
+
+template <typename T, int N, int HELD, typename M>
+static __global__ void norm(norm_job<T, M> j, M *y, int group) {
     for (cuda_rows at(j.rows, group); at.more(); at.next()) {
-        const int64_t end = at.end(j.n), first = at.lane * N, step = group * N;
         int64_t start[ROW_VIEWS];
         cuda_walk_to(j.starts, at.row, start);
         const M *from = j.x + start[OF_X];
         M *to = y + at.row * j.n;
-        const auto load = [=](int64_t i) { return cuda_load<N>(from + i); };
-        moments<T> all = joined<T>::none();
-        cuda_each(first, end, step, load, [&](int64_t, const cuda_pack<M, N> &x) {
-            all = joined<T>::join(all, moments_of(j.rms, cuda_as<T>(x)));
-        });
-        all = cuda_join<joined<T>>(all, group);
+        auto row = cuda_read<HELD>(at.lane * N, at.end(j.n), group * N,
+                                   [=](int64_t i) { return cuda_load<N>(from + i); });
+        const moments<T> all = moments_of_row<T, N>(j, row, group);
         const row_look<T> look = {all.mean, 1 / std::sqrt(all.squares / (T)j.n + j.eps)};
         if (j.look && at.inside() && at.lane == 0) j.look[at.row] = look;
-        cuda_each(first, end, step, load, [=](int64_t i, const cuda_pack<M, N> &loaded) {
+        row.each([=](int64_t i, const cuda_pack<M, N> &loaded) {
             cuda_pack<T, N> x = cuda_as<T>(loaded);
             const cuda_pack<T, N> weight = load_or<N>(j.weight, i, (T)1), bias = load_or<N>(j.bias, i, (T)0);
             for (int k = 0; k < N; k++) x.at[k] = (x.at[k] - look.mean) * look.r * weight.at[k] + bias.at[k];
@@ -98,29 +138,32 @@ template <typename T, int N, typename M> static __global__ void norm(norm_job<T,
 
 /* ---- the gradient of x ---- */
 
-/* Σ g and Σ g·x̂. */
-template <typename T> struct sums { T g, product; };
-template <typename T> struct summed {
-    static __device__ inline sums<T> join(sums<T> a, sums<T> b) {
-        return {a.g + b.g, a.product + b.product};
-    }
-};
-
-/* x̂ and g of some elements. */
+/* x̂ and g of some elements, or x and dy; and the dx that is added to. */
 template <typename T, int N> struct both { cuda_pack<T, N> x, g; };
+template <typename M, int N> struct all_three : both<M, N> { cuda_pack<M, N> before; };
 
-template <typename T, int N, typename M>
+/* What is held of f32 stays finished from the first time to the second, what is held of bf16 as it was read:
+ * it would take twice the registers. */
+template <typename T, int N, int HELD, typename M>
 static __global__ void norm_dx(norm_job<T, M> j, const M *dy, M *dx, bool add, int group) {
+    typedef all_three<M, N> part;
+    enum { STAYS = HELD > 0 && std::is_same<T, M>::value };
     for (cuda_rows at(j.rows, group); at.more(); at.next()) {
-        const int64_t end = at.end(j.n), first = at.lane * N, step = group * N, row = at.row * j.n;
+        const int64_t first = at.lane * N, end = at.end(j.n), step = group * N;
         int64_t start[ROW_VIEWS];
         cuda_walk_to(j.starts, at.row, start);
         const row_look<T> look = at.inside() ? j.look[at.row] : row_look<T>{0, 0};
-        const auto load = [=](int64_t i) {
-            return both<M, N>{cuda_load<N>(j.x + start[OF_X] + i), cuda_load<N>(dy + row + i)};
+        const M *x = j.x + start[OF_X], *g = dy + at.row * j.n;
+        M *to = dx + start[OF_DX];
+        const auto load = [=](int64_t i, bool with_before) {
+            part p;
+            p.x = cuda_load<N>(x + i);
+            p.g = cuda_load<N>(g + i);
+            if (with_before) p.before = cuda_load<N>(to + i);
+            return p;
         };
-        const auto finish = [=](int64_t i, const both<M, N> &loaded) {
-            both<T, N> b = {cuda_as<T>(loaded.x), cuda_as<T>(loaded.g)};
+        const auto finish = [=](int64_t i, const part &p) {
+            both<T, N> b = {cuda_as<T>(p.x), cuda_as<T>(p.g)};
             const cuda_pack<T, N> weight = load_or<N>(j.weight, i, (T)1);
             for (int k = 0; k < N; k++) {
                 b.x.at[k] = (b.x.at[k] - look.mean) * look.r;
@@ -128,21 +171,35 @@ static __global__ void norm_dx(norm_job<T, M> j, const M *dy, M *dx, bool add, i
             }
             return b;
         };
+        auto row = cuda_read<HELD>(first, end, step, [=](int64_t i) { return load(i, HELD > 0 && add); });
         sums<T> all = {0, 0};
-        cuda_each(first, end, step, load, [&](int64_t i, const both<M, N> &loaded) {
-            const both<T, N> b = finish(i, loaded);
+        row.each([&](int64_t i, part &p) {
+            const both<T, N> b = finish(i, p);
             for (int k = 0; k < N; k++) {
-                all.g += b.g.at[k];
+                all.plain += b.g.at[k];
                 all.product += b.g.at[k] * b.x.at[k];
             }
+            if constexpr (STAYS) static_cast<both<T, N> &>(p) = b;
         });
         all = cuda_join<summed<T>>(all, group);
-        const T mean = j.rms ? 0 : all.g / (T)j.n, slope = all.product / (T)j.n;
-        cuda_each(first, end, step, load, [=](int64_t i, const both<M, N> &loaded) {
-            both<T, N> b = finish(i, loaded);
-            for (int k = 0; k < N; k++) b.g.at[k] = look.r * (b.g.at[k] - mean - b.x.at[k] * slope);
-            cuda_give(dx + start[OF_DX] + i, add, b.g);
-        });
+        const T mean = j.rms ? 0 : all.plain / (T)j.n, slope = all.product / (T)j.n;
+        const auto give = [=](int64_t i, const part &p) {
+            both<T, N> b;
+            if constexpr (STAYS)
+                b = p;
+            else
+                b = finish(i, p);
+            for (int k = 0; k < N; k++) {
+                b.g.at[k] = look.r * (b.g.at[k] - mean - b.x.at[k] * slope);
+                if (add) b.g.at[k] += (T)p.before.at[k];
+            }
+            cuda_store(to + i, cuda_as<M>(b.g));
+        };
+        if constexpr (HELD > 0)
+            row.each(give);
+        else
+            cuda_each<2>(
+                first, end, step, [=](int64_t i) { return load(i, add); }, give);
     }
 }
 
@@ -182,7 +239,7 @@ static __global__ void norm_columns(norm_job<T, M> j, const M *dy, T *found, int
         const row_look<T> look = j.look[row];
         const T g = (T)b.g.at[0];
         all.product += g * (((T)b.x.at[0] - look.mean) * look.r);
-        all.g += g;
+        all.plain += g;
     });
     lane_sums[threadIdx.x] = all;
     __syncthreads();
@@ -190,7 +247,7 @@ static __global__ void norm_columns(norm_job<T, M> j, const M *dy, T *found, int
     for (int other = 1; other < LANES; other++)
         all = summed<T>::join(all, lane_sums[other * HEED_WARP + threadIdx.x]);
     found[blockIdx.y * 2 * j.n + column] = all.product;
-    found[(blockIdx.y * 2 + 1) * j.n + column] = all.g;
+    found[(blockIdx.y * 2 + 1) * j.n + column] = all.plain;
 }
 
 /* ---- the kernel ---- */
@@ -248,16 +305,31 @@ template <typename T, typename M> static bool starts_in_packs(const norm_job<T, 
     return true;
 }
 
-template <int N, typename T, typename M>
+template <int N, int HELD, typename T, typename M>
 static void start_rows(struct heed_exec *exec, const norm_job<T, M> &j, const struct heed_norm_args *a,
-                       bool back) {
-    const int group = cuda_group(j.n / N);
-    const unsigned blocks = cuda_row_blocks(exec, j.rows, group);
+                       bool back, int group) {
+    const int threads = cuda_row_threads(exec, j.rows, group);
+    const unsigned blocks = cuda_row_blocks(exec, j.rows, group * CUDA_BLOCK / threads);
     if (back) {
-        CUDA_RUN(exec, (norm_dx<T, N, M>), blocks, CUDA_BLOCK, 0, j, static_cast<const M *>(a->dy.data),
+        CUDA_RUN(exec, (norm_dx<T, N, HELD, M>), blocks, threads, 0, j, static_cast<const M *>(a->dy.data),
                  static_cast<M *>(a->dx.view.data), a->dx.add, group);
     } else {
-        CUDA_RUN(exec, (norm<T, N, M>), blocks, CUDA_BLOCK, 0, j, static_cast<M *>(a->y.data), group);
+        CUDA_RUN(exec, (norm<T, N, HELD, M>), blocks, threads, 0, j, static_cast<M *>(a->y.data), group);
+    }
+}
+
+template <typename T, typename M>
+static void start_plan(struct heed_exec *exec, const norm_job<T, M> &j, const struct heed_norm_args *a,
+                       bool back, bool in_packs) {
+    const cuda_row_plan plan = cuda_row_plan_of<M>(j.n / cuda_wide<M>);
+    if (!in_packs) {
+        start_rows<1, 0>(exec, j, a, back, cuda_group(j.n));
+    } else if (plan.held == CUDA_HOLD_FEW) {
+        start_rows<cuda_wide<M>, CUDA_HOLD_FEW>(exec, j, a, back, plan.group);
+    } else if (plan.held == cuda_hold_many<M>) {
+        start_rows<cuda_wide<M>, cuda_hold_many<M>>(exec, j, a, back, plan.group);
+    } else {
+        start_rows<cuda_wide<M>, 0>(exec, j, a, back, plan.group);
     }
 }
 
@@ -265,11 +337,8 @@ template <typename M>
 static void run_forward(struct heed_exec *exec, const struct heed_norm_args *a, void *saved) {
     const auto j = job_of<typename cuda_computed<M>::type, M>(a, saved);
     if (j.n == 0 || j.rows == 0) return;
-    if (starts_in_packs(j) && cuda_packs<M>(j.n, a->x.data, a->weight.data, a->bias.data, a->y.data)) {
-        start_rows<cuda_wide<M>>(exec, j, a, false);
-    } else {
-        start_rows<1>(exec, j, a, false);
-    }
+    start_plan(exec, j, a, false,
+               starts_in_packs(j) && cuda_packs<M>(j.n, a->x.data, a->weight.data, a->bias.data, a->y.data));
 }
 
 /* The sum over chunks, which are few. */
@@ -300,14 +369,10 @@ template <typename M>
 static void run_backward(struct heed_exec *exec, const struct heed_norm_args *a, void *saved, void *scratch) {
     const auto j = job_of<typename cuda_computed<M>::type, M>(a, saved);
     if (j.n == 0) return;
-    if (heed_has(&a->dx.view) && j.rows > 0) {
-        if (starts_in_packs(j) &&
-            cuda_packs<M>(j.n, a->x.data, a->weight.data, a->dy.data, a->dx.view.data)) {
-            start_rows<cuda_wide<M>>(exec, j, a, true);
-        } else {
-            start_rows<1>(exec, j, a, true);
-        }
-    }
+    if (heed_has(&a->dx.view) && j.rows > 0)
+        start_plan(exec, j, a, true,
+                   starts_in_packs(j) &&
+                       cuda_packs<M>(j.n, a->x.data, a->weight.data, a->dy.data, a->dx.view.data));
     if (wants_columns(a)) sum_columns(exec, j, a, scratch);
 }
 

@@ -7,6 +7,8 @@
 #include "backend/cuda/bf16.cuh"
 #endif
 
+#include <utility>
+
 template <typename T, int N> struct alignas(N * sizeof(T)) cuda_pack { T at[N]; };
 
 /* How many make up 16 bytes. */
@@ -46,9 +48,8 @@ __device__ inline cuda_pack<T, N> cuda_as(const cuda_pack<M, N> &pack) {
 
 /* use(i, load(i)) for i = first, first + step, … below end, in order, with some loads on their way together.
  */
-template <typename Load, typename Use>
+template <int TOGETHER = 4, typename Load, typename Use>
 __device__ inline void cuda_each(int64_t first, int64_t end, int64_t step, Load load, Use use) {
-    enum { TOGETHER = 4 };
     int64_t i = first;
     for (; i + (TOGETHER - 1) * step < end; i += TOGETHER * step) {
         decltype(load(i)) loaded[TOGETHER];
@@ -58,7 +59,60 @@ __device__ inline void cuda_each(int64_t first, int64_t end, int64_t step, Load 
         for (int k = 0; k < TOGETHER; k++) use(i + k * step, loaded[k]);
     }
 #pragma unroll 1
-    for (; i < end; i += step) use(i, load(i));
+    for (; i < end; i += step) {
+        auto one = load(i);
+        use(i, one);
+    }
+}
+
+/* The packs of a row that may begin anywhere; what is before and behind them goes one by one. They begin at a
+ * sector, so that no two warps write into the same one. */
+struct cuda_body {
+    int64_t begin, end, edge; /* edge: how many elements are no pack's */
+
+    __device__ inline int64_t edge_at(int64_t i) const {
+        return i < begin ? i : end + (i - begin);
+    }
+};
+
+template <int N, typename T> __device__ inline cuda_body cuda_body_of(const T *row, int64_t n) {
+    enum { SECTOR = 32 };
+    if (N == 1) return {0, n, 0};
+    const int64_t before = (int64_t)(-reinterpret_cast<uintptr_t>(row) % SECTOR / sizeof(T));
+    const int64_t begin = before < n ? before : n, end = begin + (n - begin) / N * N;
+    return {begin, end, n - (end - begin)};
+}
+
+/* What a thread reads of a row, by packs: load(i) for i = first, first + step, … below end, twice. HELD of
+ * them at most stay in registers from the first time to the second; with HELD = 0 the row may be of any
+ * length, and is read again. */
+template <int HELD, typename Load> struct cuda_reader {
+    typedef decltype(std::declval<Load>()((int64_t)0)) loaded;
+    Load load;
+    int64_t first, end, step;
+    loaded held[HELD > 0 ? HELD : 1];
+
+    __device__ inline cuda_reader(int64_t first, int64_t end, int64_t step, Load load)
+        : load(load), first(first), end(end), step(step) {
+#pragma unroll
+        for (int k = 0; k < HELD; k++)
+            if (first + k * step < end) held[k] = load(first + k * step);
+    }
+    /* use(i, load(i)), in order; what is held may be changed. */
+    template <typename Use> __device__ inline void each(Use use) {
+        if constexpr (HELD == 0) {
+            cuda_each(first, end, step, load, use);
+        } else {
+#pragma unroll
+            for (int k = 0; k < HELD; k++)
+                if (first + k * step < end) use(first + k * step, held[k]);
+        }
+    }
+};
+
+template <int HELD, typename Load>
+__device__ inline cuda_reader<HELD, Load> cuda_read(int64_t first, int64_t end, int64_t step, Load load) {
+    return cuda_reader<HELD, Load>(first, end, step, load);
 }
 
 /* Stores a gradient, or adds it to what is there. */

@@ -66,14 +66,15 @@ template <typename Reduction, typename V> __device__ inline V cuda_join(V v, int
 
 /* ---- rows ---- */
 
-/* The rows of a matrix, each for one group. All threads of a block go on together, so that they may meet:
+/* The rows of a matrix, each for one group. All threads of a block go on together, so that they may meet;
+ * blocks of fewer than CUDA_BLOCK threads hold groups up to a warp:
  * for (cuda_rows at(rows, group); at.more(); at.next()). */
 struct cuda_rows {
     int64_t row, rows, first;
     int lane, groups;
 
     __device__ inline cuda_rows(int64_t rows, int group)
-        : rows(rows), lane((int)threadIdx.x % group), groups(CUDA_BLOCK / group) {
+        : rows(rows), lane((int)threadIdx.x % group), groups((int)blockDim.x / group) {
         first = (int64_t)blockIdx.x * groups;
         row = first + (int)threadIdx.x / group;
     }
@@ -99,6 +100,32 @@ static inline int cuda_group(int64_t steps) {
 }
 static inline unsigned cuda_row_blocks(const struct heed_exec *exec, int64_t rows, int group) {
     return cuda_blocks(exec, rows * group);
+}
+
+/* The same for kernels that read a row twice: of so many steps each thread holds `held` at most in between,
+ * in registers (cuda_reader), or any number again from memory with 0. Of f64 it can hold few. */
+struct cuda_row_plan {
+    int group, held;
+};
+enum { CUDA_HOLD_FEW = 4 };
+template <typename T> constexpr int cuda_hold_many = sizeof(T) <= 4 ? 8 : (int)CUDA_HOLD_FEW;
+
+template <typename T> static inline cuda_row_plan cuda_row_plan_of(int64_t steps) {
+    const int few = CUDA_HOLD_FEW, many = cuda_hold_many<T>, part = 8, warp = HEED_WARP, block = CUDA_BLOCK;
+    if (steps <= part * few) return {part, few};
+    if (steps <= warp * few) return {warp, few};
+    if (steps <= warp * many) return {warp, many};
+    if (steps <= block * few) return {block, few};
+    return {block, steps <= block * many ? many : 0};
+}
+
+/* The threads of a block. Few rows are spread over all multiprocessors, by smaller blocks; what a group does
+ * stays the same. */
+static inline int cuda_row_threads(const struct heed_exec *exec, int64_t rows, int group) {
+    if (group == CUDA_BLOCK) return group;
+    int threads = CUDA_BLOCK / 2; /* fits registers better, where threads hold rows */
+    while (threads > HEED_WARP && rows * group < (int64_t)threads * cuda_of(exec)->processors) threads /= 2;
+    return threads;
 }
 
 #endif

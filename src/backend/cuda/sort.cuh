@@ -97,13 +97,18 @@ static __global__ void cuda_sort_move(struct cuda_keys from, struct cuda_keys to
     uint32_t *own_next = next + warp * CUDA_SORT_DIGITS;
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         const int64_t first = tile * CUDA_SORT_TILE + warp * (HEED_WARP * CUDA_SORT_ROUNDS) + lane;
-        uint32_t key[CUDA_SORT_ROUNDS], rank[CUDA_SORT_ROUNDS];
+        uint32_t key[CUDA_SORT_ROUNDS], rank[CUDA_SORT_ROUNDS] = {};
         for (int w = 0; w < CUDA_SORT_WARPS; w++) next[w * CUDA_SORT_DIGITS + threadIdx.x] = 0;
         __syncthreads();
 #pragma unroll
         for (int r = 0; r < CUDA_SORT_ROUNDS; r++) {
             const int64_t i = first + r * HEED_WARP;
             key[r] = i < count ? from.key[i] : 0;
+        }
+#pragma unroll
+        for (int r = 0; r < CUDA_SORT_ROUNDS; r++) {
+            const int64_t i = first + r * HEED_WARP;
+            if (i - lane >= count) continue; /* all lanes */
             const unsigned digit = key[r] >> shift & (CUDA_SORT_DIGITS - 1);
             const unsigned peers = cuda_sort_peers(i < count, digit);
             const unsigned before = (unsigned)__popc(peers & ((1u << lane) - 1));

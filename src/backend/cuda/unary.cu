@@ -13,8 +13,7 @@ template <typename T, typename M> struct unary_value {
     const M *x;
     template <int N> __device__ void operator()(const cuda_spot<N> &spot, T (&y)[N]) const {
         cuda_load(x, spot, 0, y);
-#pragma unroll
-        for (int j = 0; j < N; j++) y[j] = cuda_unary_value(op, c, y[j]);
+        cuda_unary_values(op, c, y);
     }
 };
 
@@ -29,8 +28,7 @@ template <typename T, typename M> struct unary_gradient {
         T value[N] = {};
         cuda_load(dy, spot, 0, dx);
         if (known) cuda_load(known, spot, 1, value);
-#pragma unroll
-        for (int j = 0; j < N; j++) dx[j] = cuda_unary_gradient(op, c, value[j], value[j], dx[j]);
+        cuda_unary_gradients(op, c, value, dx);
     }
 };
 

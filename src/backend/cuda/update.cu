@@ -96,11 +96,12 @@ template <typename T> static __device__ inline void step(const adam<T> &o, bool,
 
 template <int N, typename T, typename Options>
 static __device__ inline void step_all(const Options &o, const places<T> &at, int64_t begin, int64_t end) {
-    for (int64_t i = begin + threadIdx.x * N; i < end; i += CUDA_BLOCK * N) {
-        element<T, N> e = at.template load<N>(i);
-        for (int k = 0; k < N; k++) step(o, at.m != NULL, e.p.at[k], e.g.at[k], e.m.at[k], e.v.at[k]);
-        at.store(i, e);
-    }
+    cuda_each<2>(
+        begin + threadIdx.x * N, end, CUDA_BLOCK * N, [=](int64_t i) { return at.template load<N>(i); },
+        [=](int64_t i, element<T, N> &e) {
+            for (int k = 0; k < N; k++) step(o, at.m != NULL, e.p.at[k], e.g.at[k], e.m.at[k], e.v.at[k]);
+            at.store(i, e);
+        });
 }
 
 /* ---- all chunks ---- */

@@ -16,7 +16,8 @@ struct emulated_control {
     int64_t calls, fail_at;
     /* What is alive. */
     int64_t streams, events, allocations;
-    int64_t launches; /* so far */
+    /* So far: launches, allocations of device memory, and how often the host waited for what was not done. */
+    int64_t launches, allocated, waits;
 
     /* For fakes of libraries. Whether the call that they are in is the one that is to fail; it is counted. */
     int (*fails)(void);

@@ -22,6 +22,7 @@ struct allocation {
     size_t page_bytes;
     char *memory;
     size_t bytes;
+    bool arrived, leaves;
 };
 
 static const size_t PAGE = 4096, ALIGNMENT = 256; /* what cudaMalloc guarantees */
@@ -31,6 +32,7 @@ static std::recursive_mutex mutex;
 static int inside;
 static std::map<uintptr_t, allocation> living, freed; /* by their first page */
 static std::deque<uintptr_t> freed_order;
+static std::map<uintptr_t, size_t> pinned; /* memory of the host: bytes by where it begins */
 
 static size_t rounded(size_t bytes, size_t unit) {
     return (bytes + unit - 1) / unit * unit;
@@ -99,7 +101,7 @@ bool memory_is(const void *address) {
 
 memory_sum memory_living() {
     locked lock;
-    memory_sum sum = {living.size(), 0};
+    memory_sum sum = {living.size(), 0, pinned.size()};
     for (const auto &a : living) sum.bytes += a.second.bytes;
     return sum;
 }
@@ -107,7 +109,9 @@ memory_sum memory_living() {
 /* Where an address lies, in words. */
 static const char *describe(const void *address, char *text, size_t bytes) {
     const allocation *a = find(living, address);
-    const char *freed_already = a ? "" : " that was freed";
+    const char *freed_already = !a || a->leaves ? " that was freed"
+                                : a->arrived    ? ""
+                                                : " that is still to come";
     if (!a) a = find(freed, address);
     if (!a) {
         snprintf(text, bytes, "%p, which is no memory of the device", address);
@@ -128,7 +132,7 @@ void memory_check(const char *who, const void *memory, size_t bytes) {
     char text[160];
     const allocation *a = find(living, memory);
     const char *from = static_cast<const char *>(memory);
-    if (!a || from < a->memory || from >= a->memory + a->bytes)
+    if (!a || a->leaves || from < a->memory || from >= a->memory + a->bytes)
         fail("%s: %s", who, describe(memory, text, sizeof text));
     if (bytes > (size_t)(a->memory + a->bytes - from))
         fail("%s: %zu bytes from %s", who, bytes, describe(memory, text, sizeof text));
@@ -165,8 +169,9 @@ static void watch_faults() {
 void enter() {
     mutex.lock();
     watch_faults();
-    if (inside++ == 0)
-        for (const auto &a : living) protect(a.second, OPEN);
+    if (inside++ > 0) return;
+    for (const auto &a : living)
+        if (a.second.arrived) protect(a.second, OPEN);
 }
 
 void leave() {
@@ -183,15 +188,15 @@ template <typename Visit> static void visit_rest(const allocation &a, Visit visi
     visit(a.memory + a.bytes, (size_t)(a.pages + a.page_bytes - (a.memory + a.bytes)));
 }
 
-void *memory_new(size_t bytes) {
+static void *new_memory(size_t bytes, bool arrived) {
     locked lock;
     const size_t page_bytes = rounded(bytes, PAGE), all_bytes = page_bytes + 2 * PAGE;
     watch_faults();
     if (bytes > (size_t)1 << 40) return NULL;
     void *all = map(NULL, all_bytes, PROT_NONE, MAP_ANONYMOUS, -1);
     if (all == MAP_FAILED) return NULL;
-    allocation a = {static_cast<char *>(all) + PAGE, page_bytes, NULL, bytes};
-    if (!map_nan(a.pages, page_bytes, inside ? OPEN : CLOSED)) {
+    allocation a = {static_cast<char *>(all) + PAGE, page_bytes, NULL, bytes, arrived, false};
+    if (!map_nan(a.pages, page_bytes, inside && arrived ? OPEN : CLOSED)) {
         munmap(all, all_bytes);
         return NULL;
     }
@@ -200,6 +205,37 @@ void *memory_new(size_t bytes) {
     visit_rest(a, [](char *from, size_t rest) { forbid(from, rest); });
     living[reinterpret_cast<uintptr_t>(a.pages)] = a;
     return a.memory;
+}
+
+void *memory_new(size_t bytes) {
+    return new_memory(bytes, true);
+}
+
+void *memory_new_later(size_t bytes) {
+    return new_memory(bytes, false);
+}
+
+/* The allocation that begins here. */
+static allocation *allocation_at(const char *who, void *memory) {
+    char text[160];
+    const allocation *found = find(living, memory);
+    if (!found || found->memory != memory) fail("%s: %s", who, describe(memory, text, sizeof text));
+    return const_cast<allocation *>(found);
+}
+
+void memory_arrive(void *memory) {
+    locked lock;
+    allocation *a = allocation_at("memory that arrives", memory);
+    a->arrived = true;
+    if (inside) protect(*a, OPEN);
+}
+
+void memory_leave(const char *who, void *memory) {
+    locked lock;
+    char text[160];
+    allocation *a = allocation_at(who, memory);
+    if (a->leaves) fail("%s: %s", who, describe(memory, text, sizeof text));
+    a->leaves = true;
 }
 
 static void check_rest(const allocation &a) {
@@ -220,10 +256,7 @@ static void end_quarantine() {
 
 void memory_free(const char *who, void *memory) {
     locked lock;
-    char text[160];
-    const allocation *found = find(living, memory);
-    if (!found || found->memory != memory) fail("%s: %s", who, describe(memory, text, sizeof text));
-    const allocation a = *found;
+    const allocation a = *allocation_at(who, memory);
     const uintptr_t key = reinterpret_cast<uintptr_t>(a.pages);
     protect(a, OPEN);
     allow(a.pages, a.page_bytes);
@@ -236,8 +269,6 @@ void memory_free(const char *who, void *memory) {
 }
 
 /* ---- pinned memory of the host ---- */
-
-static std::map<uintptr_t, size_t> pinned; /* bytes by where it begins */
 
 void *memory_pinned_new(size_t bytes) {
     locked lock;

@@ -22,6 +22,11 @@ struct locked {
 
 /* NULL when there is none. */
 void *memory_new(size_t bytes);
+/* Memory that comes and goes in the order of a stream: nobody may touch it before it has arrived, and no call
+ * may name it once it is to leave. */
+void *memory_new_later(size_t bytes);
+void memory_arrive(void *memory);
+void memory_leave(const char *who, void *memory);
 /* These end the process if it is no such memory; `who` says who asks. */
 void memory_free(const char *who, void *memory);
 void memory_check(const char *who, const void *memory, size_t bytes);
@@ -35,6 +40,7 @@ bool memory_is_pinned(const void *address);
 
 struct memory_sum {
     size_t allocations, bytes;
+    size_t pinned; /* allocations of the host's */
 };
 memory_sum memory_living();
 

@@ -5,12 +5,18 @@
 #include "emulated/memory.h"
 #include "emulated/stream.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <sys/mman.h>
 #include <vector>
 
 using namespace emulated;
+
+/* CUDA's headers declare it. */
+struct CUmemPoolHandle_st {
+    int device;
+};
 
 enum { DEVICES = 2, VERSION = CUDART_VERSION };
 
@@ -205,12 +211,82 @@ cudaError_t cudaMalloc(void **memory, size_t bytes) {
     if (fails()) return failed(cudaErrorMemoryAllocation);
     if (bytes == 0) return cudaSuccess;
     *memory = memory_new(bytes);
+    control.allocated++;
     return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaFree(void *memory) {
+    control.waits++;
     stream_wait_all();
     if (memory) memory_free("cudaFree", memory);
+    return cudaSuccess;
+}
+
+/* ---- memory in the order of streams ---- */
+
+static std::vector<cudaMemPool_t> pools;
+
+static void pool_check(const char *who, cudaMemPool_t pool) {
+    if (std::find(pools.begin(), pools.end(), pool) == pools.end())
+        fail("%s: %p is no pool", who, static_cast<void *>(pool));
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device) {
+    locked lock;
+    if (attribute != cudaDevAttrMemoryPoolsSupported) fail("cudaDeviceGetAttribute(%d)", (int)attribute);
+    if (device < 0 || device >= DEVICES) return cudaErrorInvalidDevice;
+    if (fails()) return cudaErrorUnknown;
+    *value = device == 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolCreate(cudaMemPool_t *pool, const struct cudaMemPoolProps *kind) {
+    locked lock;
+    if (kind->allocType != cudaMemAllocationTypePinned || kind->location.type != cudaMemLocationTypeDevice)
+        fail("cudaMemPoolCreate: of no device's memory");
+    if (kind->location.id != 0) return cudaErrorNotSupported;
+    if (fails()) return cudaErrorMemoryAllocation;
+    pools.push_back(new CUmemPoolHandle_st{kind->location.id});
+    *pool = pools.back();
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr attribute, void *) {
+    locked lock;
+    pool_check("cudaMemPoolSetAttribute", pool);
+    if (attribute != cudaMemPoolAttrReleaseThreshold) fail("cudaMemPoolSetAttribute(%d)", (int)attribute);
+    return fails() ? cudaErrorUnknown : cudaSuccess;
+}
+
+cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
+    locked lock;
+    pool_check("cudaMemPoolDestroy", pool);
+    pools.erase(std::find(pools.begin(), pools.end(), pool));
+    delete pool;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocFromPoolAsync(void **memory, size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
+    locked lock;
+    *memory = NULL;
+    pool_check("cudaMallocFromPoolAsync", pool);
+    stream_check("cudaMallocFromPoolAsync", stream, pool->device);
+    if (fails()) return cudaErrorMemoryAllocation;
+    if (bytes == 0) return cudaSuccess;
+    void *later = memory_new_later(bytes);
+    if (!later) return cudaErrorMemoryAllocation;
+    control.allocated++;
+    stream_do(stream, [=] { memory_arrive(later); });
+    *memory = later;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeAsync(void *memory, cudaStream_t stream) {
+    locked lock;
+    stream_check("cudaFreeAsync", stream, current_device);
+    if (!memory) return cudaSuccess;
+    memory_leave("cudaFreeAsync", memory);
+    stream_do(stream, [=] { memory_free("cudaFreeAsync", memory); });
     return cudaSuccess;
 }
 
@@ -255,7 +331,10 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
         return cudaSuccess;
     }
     stream_do(stream, [=] { memcpy(to, from, bytes); });
-    if (kind == cudaMemcpyDeviceToHost && !memory_is_pinned(to)) stream_wait(stream);
+    if (kind == cudaMemcpyDeviceToHost && !memory_is_pinned(to)) {
+        control.waits++;
+        stream_wait(stream);
+    }
     return cudaSuccess;
 }
 
@@ -268,6 +347,7 @@ cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned) {
 }
 
 cudaError_t cudaFreeHost(void *memory) {
+    control.waits++;
     stream_wait_all();
     if (memory) memory_pinned_free("cudaFreeHost", memory);
     return cudaSuccess;
@@ -285,6 +365,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     locked lock;
     stream_check("cudaStreamSynchronize", stream);
+    control.waits++;
     stream_wait(stream);
     return fails() ? failed(cudaErrorUnknown) : cudaSuccess;
 }
@@ -295,10 +376,13 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     stream_check("cudaStreamDestroy", stream);
     stream_free(stream);
     const memory_sum left = memory_living();
-    if (streams_living() == 0 && (left.allocations || events_living() || libraries_living()))
-        fail("%zu allocations of %zu bytes, %d events and %d libraries are left when the last stream is "
-             "destroyed",
-             left.allocations, left.bytes, (int)events_living(), libraries_living());
+    if (streams_living() == 0 &&
+        (left.allocations || left.pinned || events_living() || libraries_living() || !pools.empty()))
+        fail("%zu allocations of %zu bytes, %zu of pinned memory, %d events, %d libraries and %zu pools are "
+             "left "
+             "when the last stream is destroyed",
+             left.allocations, left.bytes, left.pinned, (int)events_living(), libraries_living(),
+             pools.size());
     return cudaSuccess;
 }
 
@@ -337,6 +421,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     locked lock;
     event_check("cudaEventSynchronize", event);
+    control.waits += !event_done(event);
     event_wait(event);
     return fails() ? failed(cudaErrorUnknown) : cudaSuccess;
 }

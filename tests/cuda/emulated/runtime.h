@@ -5,7 +5,7 @@
  * returns, as CUDA has it. Wrong use
  * of the runtime (a pointer that is not of the device, more bytes than there are, a stream that is none) ends
  * the process with a line that says so, where CUDA would return an error or do harm. Two devices, and a
- * stream is one of the device that was the thread's when it was made. */
+ * stream is one of the device that was the thread's when it was made. Device 0 has pools of memory. */
 #ifndef HEED_TESTS_CUDA_EMULATED_RUNTIME_H
 #define HEED_TESTS_CUDA_EMULATED_RUNTIME_H
 
@@ -29,6 +29,12 @@ cudaError_t cudaGetLastError();
 const char *cudaGetErrorString(cudaError_t status);
 cudaError_t cudaMalloc(void **memory, size_t bytes);
 cudaError_t cudaFree(void *memory);
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device);
+cudaError_t cudaMemPoolCreate(cudaMemPool_t *pool, const struct cudaMemPoolProps *kind);
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr attribute, void *value);
+cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool);
+cudaError_t cudaMallocFromPoolAsync(void **memory, size_t bytes, cudaMemPool_t pool, cudaStream_t stream);
+cudaError_t cudaFreeAsync(void *memory, cudaStream_t stream);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes);
 cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t stream);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,

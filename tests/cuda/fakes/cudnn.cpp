@@ -295,17 +295,44 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t address, cudnnBa
 
 /* ---- running ---- */
 
-/* A piece of the device's memory. */
+/* A piece of the device's memory: of a tensor, or all of it. */
 struct piece {
     int64_t id;
     const char *from, *to;
     bool written;
+    const descriptor *tensor;
 };
+
+/* The halves of words that a tensor's elements take. */
+static std::set<const char *> places_of(const piece &p) {
+    std::set<const char *> places;
+    const descriptor *t = p.tensor;
+    const int64_t bytes = (int64_t)bytes_of(type_of(t));
+    for (int64_t i = 0; i < elements_of(t); i++) {
+        int64_t rest = i, offset = 0;
+        for (int d = 3; d >= 0; d--) {
+            offset += rest % size_of(t, d) * stride_of(t, d);
+            rest /= size_of(t, d);
+        }
+        for (int64_t half = 0; half < bytes; half += 2) places.insert(p.from + offset * bytes + half);
+    }
+    return places;
+}
+
+/* Rows of several tensors may lie side by side. */
+static bool meet(const piece &a, const piece &b) {
+    if (a.from >= b.to || b.from >= a.to) return false;
+    if (!a.tensor || !b.tensor) return true;
+    const std::set<const char *> places = places_of(a);
+    for (const char *place : places_of(b))
+        if (places.count(place)) return true;
+    return false;
+}
 
 static void check_apart(const std::vector<piece> &pieces) {
     for (const piece &a : pieces)
         for (const piece &b : pieces)
-            if (a.written && a.id != b.id && a.from < b.to && b.from < a.to)
+            if (a.written && a.id != b.id && meet(a, b))
                 wrong("cudnnBackendExecute: tensor %d is written where tensor %d lies", (int)a.id, (int)b.id);
 }
 
@@ -314,7 +341,7 @@ static piece piece_of(const descriptor *t, const void *memory, bool written) {
     if ((uintptr_t)memory % (uintptr_t)t->get<int64_t>(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT))
         wrong("cudnnBackendExecute: tensor %d is not aligned as it was promised", (int)id_of(t));
     emulated()->check_memory("cudnnBackendExecute", memory, extent_of(t));
-    return {id_of(t), from, from + extent_of(t), written};
+    return {id_of(t), from, from + extent_of(t), written, t};
 }
 
 static std::set<int64_t> written_ids(const descriptor *graph) {
@@ -345,7 +372,7 @@ static std::map<int64_t, void *> bind(const descriptor *graph, const descriptor 
     char *area = static_cast<char *>(pack->get<void *>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE));
     if ((uintptr_t)area % 256) wrong("cudnnBackendExecute: the workspace is not aligned to 256 bytes");
     emulated()->check_memory("cudnnBackendExecute", area, (size_t)workspace);
-    pieces.push_back({-1, area, area + workspace, true});
+    pieces.push_back({-1, area, area + workspace, true, NULL});
     check_apart(pieces);
     return memory;
 }
