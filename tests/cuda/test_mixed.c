@@ -188,7 +188,7 @@ END_TEST
 START_TEST(nothing_is_widened) {
     char text[8000];
     int32_t tokens[2 * QUERIES];
-    heed_ctx *ctx = context(device());
+    heed_ctx *ctx = context(emulation_device());
     heed_module *gpt = heed_gpt_new(ctx, &(heed_gpt_options){.vocabulary = 16,
                                                              .length = QUERIES,
                                                              .layers = 2,
