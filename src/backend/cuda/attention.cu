@@ -95,7 +95,7 @@ static int splits_of(const struct heed_exec *exec, const struct heed_attention_a
     const int64_t blocks = a->q.size[0] * a->q.size[1] * cuda_tiles<T>(a->q.size[2]),
                   keys = cuda_tiles<T>(a->k.size[2]);
     const int64_t idle = 2 * cuda_of(exec)->processors / (blocks > 0 ? blocks : 1),
-                  most = keys < MOST ? keys : MOST;
+                  most = keys < MOST ? keys : (int64_t)MOST;
     if (heed_is_packed(&a->packed) || idle < 2 || most < 2) return 1;
     return (int)(idle < most ? idle : most);
 }
