@@ -153,8 +153,9 @@ template <typename T> static cuda_stage_param<T> param_of(const struct heed_stag
 /* `a` is that of the whole call, or of sequence `first_batch` alone. rows: where the statistics of its first
  * row are. */
 template <typename T>
-static cuda_attention<T> problem_of(const struct heed_attention_args *a, bool packed, int64_t first_batch,
-                                    int64_t head_rows, void *maximum, void *reciprocal) {
+static cuda_attention<T> problem_of(const struct heed_exec *exec, const struct heed_attention_args *a,
+                                    bool packed, int64_t first_batch, int64_t head_rows, void *maximum,
+                                    void *reciprocal) {
     cuda_attention<T> p = {};
     p.batch = packed ? 1 : a->q.size[0];
     p.heads = a->q.size[1];
@@ -165,6 +166,7 @@ static cuda_attention<T> problem_of(const struct heed_attention_args *a, bool pa
     p.value_width = a->v.size[3];
     p.first_batch = first_batch;
     p.splits = 1;
+    p.processors = cuda_of(exec)->processors;
     p.row_head = head_rows;
     p.row_batch = head_rows * p.heads;
     p.scale = (T)a->scale;
@@ -260,7 +262,7 @@ static heed_status forward(struct heed_exec *exec, const struct cuda_choice *cho
                            const struct heed_attention_args *a, char *statistics, char *nodes) {
     char *reciprocal = statistics + row_bytes(a);
     if (!heed_is_packed(&a->packed)) {
-        cuda_attention<T> p = problem_of<T>(a, false, 0, a->q.size[2], statistics, reciprocal);
+        cuda_attention<T> p = problem_of<T>(exec, a, false, 0, a->q.size[2], statistics, reciprocal);
         p.splits = splits(exec, a);
         p.parts = reinterpret_cast<T *>(nodes + mask_bytes(a));
         return forward_one(exec, choice, a, &p, 0, nodes);
@@ -269,7 +271,8 @@ static heed_status forward(struct heed_exec *exec, const struct cuda_choice *cho
         struct heed_attention_args own;
         const size_t at = (size_t)a->packed.query_starts[i] * sizeof(T);
         sequence_args(a, i, &own);
-        cuda_attention<T> p = problem_of<T>(&own, true, i, a->q.size[2], statistics + at, reciprocal + at);
+        cuda_attention<T> p =
+            problem_of<T>(exec, &own, true, i, a->q.size[2], statistics + at, reciprocal + at);
         const heed_status status = forward_one(exec, choice, &own, &p, i, nodes);
         if (status != HEED_OK) return status;
     }
@@ -427,7 +430,7 @@ static heed_status backward(struct heed_exec *exec, const struct cuda_choice *ch
     for (int i = 0; i < a->stages && status == HEED_OK; i++) status = clear(exec, &a->stage[i].dtensor);
     for (int i = 0; i < a->params && status == HEED_OK; i++) status = clear(exec, &a->param[i].dtensor);
     if (!heed_is_packed(&a->packed)) {
-        cuda_attention<T> p = problem_of<T>(a, false, 0, a->q.size[2], saved, reciprocal);
+        cuda_attention<T> p = problem_of<T>(exec, a, false, 0, a->q.size[2], saved, reciprocal);
         add_gradients(a, scratch, &p);
         return status == HEED_OK ? backward_one(exec, choice, a, &p, 0, nodes, sums) : status;
     }
@@ -435,7 +438,7 @@ static heed_status backward(struct heed_exec *exec, const struct cuda_choice *ch
         struct heed_attention_args own;
         const size_t at = (size_t)a->packed.query_starts[i] * sizeof(T);
         sequence_args(a, i, &own);
-        cuda_attention<T> p = problem_of<T>(&own, true, i, a->q.size[2], saved + at, reciprocal + at);
+        cuda_attention<T> p = problem_of<T>(exec, &own, true, i, a->q.size[2], saved + at, reciprocal + at);
         add_gradients(&own, scratch + at, &p);
         status = backward_one(exec, choice, &own, &p, i, nodes, sums);
     }

@@ -59,9 +59,10 @@ template <typename T> struct cuda_attention {
     cuda_heads<T> y, weights, dq, dk, dv;
     bool add_dq, add_dk, add_dv;
     T *maximum, *reciprocal, *delta, *lse;
-    int splits; /* blocks that share the keys of a tile of queries; more than one: parts is what each has
+    int processors; /* of the device */
+    int splits;     /* blocks that share the keys of a tile of queries; more than one: parts is what each has
                    found */
-    T *parts;   /* [batch, heads, queries, splits, 2 + value_width]: maximum, sum, and unnormalised outputs */
+    T *parts; /* [batch, heads, queries, splits, 2 + value_width]: maximum, sum, and unnormalised outputs */
     const T *dlse;
     int stages;
     cuda_stage<T> stage[HEED_MAX_STAGES];
@@ -272,9 +273,10 @@ template <typename T>
 heed_status cuda_attention_chosen(struct heed_exec *exec, const struct cuda_choice *choice,
                                   const cuda_attention<T> &p, const cuda_chosen<T> &chosen);
 
-static inline dim3 cuda_attention_grid(int64_t tiles, int64_t columns, int64_t pairs) {
+/* Blocks for pieces of work of pairs of batch entry and head, and for the columns of their results. */
+static inline dim3 cuda_attention_grid(int64_t pieces, int64_t columns, int64_t pairs) {
     const int64_t chunks = (columns + CUDA_VALUE_COLUMNS - 1) / CUDA_VALUE_COLUMNS;
-    return dim3((unsigned)tiles, (unsigned)(chunks > 0 ? chunks : 1), (unsigned)pairs);
+    return dim3((unsigned)(pieces * pairs), (unsigned)(chunks > 0 ? chunks : 1));
 }
 
 template <typename T> static int64_t cuda_tiles(int64_t rows) {

@@ -36,8 +36,9 @@ static __global__ void delta_of_output(const __grid_constant__ cuda_attention<T>
 ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_BACKWARD_BLOCKS)
     delta_of_weights(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
-    cuda_box box = box_of_pair(p);
-    set_queries(p, (int)blockIdx.x * cuda_edge<T>, &box);
+    const cuda_turn turn = turn_of(p.batch * p.heads, p.processors);
+    cuda_box box = box_of_pair(p, turn.pair);
+    set_queries(p, turn.piece * cuda_edge<T>, &box);
     T sum[CUDA_OWN_ROWS] = {};
     each_tile<false>(p, &box, [&](unsigned allowed) {
         cuda_scores<T> s;
@@ -69,8 +70,9 @@ ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_BACKWARD_BLOCKS)
 ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_BACKWARD_BLOCKS)
     backward_queries(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
-    cuda_box box = box_of_pair(p);
-    set_queries(p, (int)(gridDim.x - 1 - blockIdx.x) * cuda_edge<T>, &box);
+    const cuda_turn turn = turn_of(p.batch * p.heads, p.processors);
+    cuda_box box = box_of_pair(p, turn.pair);
+    set_queries(p, (((int)p.queries - 1) / cuda_edge<T> - turn.piece) * cuda_edge<T>, &box);
     const int column = (int)blockIdx.y * CUDA_VALUE_COLUMNS;
     cuda_sums<T> sums = {};
     each_tile<false>(p, &box, [&](unsigned allowed) {
@@ -93,11 +95,11 @@ ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_BACKWARD_BLOCKS)
 ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     backward_keys(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
+    const cuda_turn turn = turn_of(p.batch * p.kv_heads, p.processors);
+    const int kv_heads = (int)p.kv_heads, kv_head = turn.pair % kv_heads, group = (int)p.heads / kv_heads;
     cuda_box box = {};
-    const int kv_heads = (int)p.kv_heads, kv_head = (int)blockIdx.z % kv_heads,
-              group = (int)p.heads / kv_heads;
-    box.batch = (int)blockIdx.z / kv_heads;
-    set_keys(p, (int)blockIdx.x * cuda_edge<T>, &box);
+    box.batch = turn.pair / kv_heads;
+    set_keys(p, turn.piece * cuda_edge<T>, &box);
     const int column = (int)blockIdx.y * CUDA_VALUE_COLUMNS;
     const bool dk = p.dk.data && column < p.width, dv = p.dv.data && p.dy.data && column < p.value_width;
     cuda_sums<T> sums_k = {}, sums_v = {};

@@ -121,15 +121,16 @@ static __device__ inline void store_part(const cuda_attention<T> &p, const cuda_
 ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_FORWARD_BLOCKS)
     forward(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
-    cuda_box box = box_of_pair(p);
-    const int place = (int)(gridDim.x - 1 - blockIdx.x), split = place % p.splits,
-              column = (int)blockIdx.y * CUDA_VALUE_COLUMNS;
+    const cuda_turn turn = turn_of(p.batch * p.heads, p.processors);
+    const int column = (int)blockIdx.y * CUDA_VALUE_COLUMNS, split = turn.piece % p.splits;
     const int tiles = ((int)p.keys + cuda_edge<T> - 1) / cuda_edge<T>,
-              first = (int)((int64_t)tiles * split / p.splits),
+              last = ((int)p.queries - 1) / cuda_edge<T>;
+    const int first = (int)((int64_t)tiles * split / p.splits),
               end = (int)((int64_t)tiles * (split + 1) / p.splits);
+    cuda_box box = box_of_pair(p, turn.pair);
     row_state<T> rows;
     cuda_sums<T> sums = {};
-    set_queries(p, place / p.splits * cuda_edge<T>, &box);
+    set_queries(p, (last - turn.piece / p.splits) * cuda_edge<T>, &box);
 #pragma unroll
     for (int i = 0; i < CUDA_OWN_ROWS; i++) {
         rows.most[i] = minus_infinity<T>();
@@ -203,7 +204,7 @@ template <typename T> static __global__ void join_splits(const __grid_constant__
 ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_FORWARD_BLOCKS)
     weights(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
-    cuda_box box = box_of_pair(p);
+    cuda_box box = box_of_pair(p, (int)blockIdx.z);
     set_queries(p, (int)blockIdx.x * cuda_edge<T>, &box);
     set_keys(p, (int)blockIdx.y * cuda_edge<T>, &box);
     const unsigned allowed = allowed_cells<false>(p, box, mask_count(p.mask) == 0),

@@ -83,8 +83,9 @@ ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_SUM_BLOCKS)
 /* Sums of rows. */
 template <bool KEYS, typename T>
 static __device__ inline void sum_lines(const cuda_attention<T> &p, int stage, cuda_tile<T> *t, T *sums) {
-    cuda_box box = box_of_pair(p);
-    const int own = (int)blockIdx.x * cuda_edge<T>;
+    const cuda_turn turn = turn_of(p.batch * p.heads, p.processors);
+    const int own = turn.piece * cuda_edge<T>;
+    cuda_box box = box_of_pair(p, turn.pair);
     const int64_t count = KEYS ? p.keys : p.queries;
     T sum[CUDA_OWN_ROWS] = {};
     if (KEYS)
@@ -128,8 +129,9 @@ ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_SUM_BLOCKS)
 ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     sum_distances(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
     HEED_SHARED(cuda_tile<T>, t, 1);
-    cuda_box box = box_of_pair(p);
-    const int own = (int)blockIdx.x * cuda_edge<T>, queries = (int)p.queries, keys = (int)p.keys;
+    const cuda_turn turn = turn_of(p.batch * p.heads, p.processors);
+    cuda_box box = box_of_pair(p, turn.pair);
+    const int own = turn.piece * cuda_edge<T>, queries = (int)p.queries, keys = (int)p.keys;
     const int distance = threadIdx.x / 4, quarter = threadIdx.x % 4;
     T sum = T(0);
 #pragma unroll 1
@@ -193,7 +195,7 @@ static __device__ inline void gather_params(const cuda_attention<T> &p, const cu
 template <bool KEYS, typename T>
 static __device__ inline void sum_param(const cuda_attention<T> &p, const cuda_param_sums<T> &w,
                                         cuda_tile<T> *t) {
-    cuda_box box = box_of_pair(p);
+    cuda_box box = box_of_pair(p, (int)blockIdx.z);
     const int owned = (int)(KEYS ? p.keys : p.queries), lines = (int)w.strips * cuda_edge<T>;
     T *own = w.sums + blockIdx.z * w.numbers * lines + blockIdx.x * cuda_edge<T>;
     for (int64_t e = threadIdx.x; e < w.numbers * cuda_edge<T>; e += cuda_tile_threads<T>)

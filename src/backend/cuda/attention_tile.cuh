@@ -71,11 +71,24 @@ template <typename T> static __device__ inline int tile_part(int64_t all, int fi
     return (int)all - first < cuda_edge<T> ? (int)all - first : (int)cuda_edge<T>;
 }
 
+/* Which piece of the work of which pair of batch entry and head a block has. Long pieces come first, of all
+ * pairs: pieces are to be numbered so. Where all blocks run at once, each processor has one of the first half
+ * and one of the second, which goes backward. */
+struct cuda_turn {
+    int pair, piece;
+};
+
+static __device__ inline cuda_turn turn_of(int64_t pairs, int processors) {
+    const int blocks = (int)gridDim.x, own = (int)blockIdx.x, all = (int)pairs;
+    const int rank = own >= processors && blocks <= 2 * processors ? processors + blocks - 1 - own : own;
+    return {rank % all, rank / all};
+}
+
 /* That of a block's pair of batch entry and head, without queries and keys. */
-template <typename T> static __device__ inline cuda_box box_of_pair(const cuda_attention<T> &p) {
+template <typename T> static __device__ inline cuda_box box_of_pair(const cuda_attention<T> &p, int pair) {
     cuda_box box = {};
-    box.batch = (int)(blockIdx.z / (unsigned)p.heads);
-    box.head = (int)(blockIdx.z % (unsigned)p.heads);
+    box.batch = pair / (int)p.heads;
+    box.head = pair % (int)p.heads;
     return box;
 }
 

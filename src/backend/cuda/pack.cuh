@@ -4,10 +4,10 @@
 
 #include "backend/cuda/kernel.cuh"
 #ifndef HEED_CHOSEN
+#include <utility>
+
 #include "backend/cuda/bf16.cuh"
 #endif
-
-#include <utility>
 
 template <typename T, int N> struct alignas(N * sizeof(T)) cuda_pack { T at[N]; };
 
