@@ -103,7 +103,7 @@ static void start_packs(struct heed_exec *exec, const struct heed_softmax_args *
 
 template <typename X, typename Y>
 static void start(struct heed_exec *exec, const struct heed_softmax_args *a, bool back) {
-    enum { N = cuda_wide<X> };
+    enum { N = cuda_wide<Y> }; /* which is as wide as x or wider */
     const int64_t n = a->y.size[1];
     const X *x = static_cast<const X *>(back ? a->dx.view.data : a->x.data);
     const Y *y = static_cast<const Y *>(a->y.data), *dy = static_cast<const Y *>(back ? a->dy.data : NULL);
