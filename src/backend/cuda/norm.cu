@@ -154,12 +154,13 @@ static __global__ void norm_dx(norm_job<T> j, const T *dy, T *dx, bool add, int 
         };
         auto row = cuda_read<HELD>(first, end, step, [=](int64_t i) { return load(i, HELD > 0 && add); });
         sums<T> all = {0, 0};
-        row.each([&](int64_t i, part &p) { /* what is held stays finished */
-                                           finish(i, p);
-                                           for (int k = 0; k < N; k++) {
-                                               all.plain += p.g.at[k];
-                                               all.product += p.g.at[k] * p.x.at[k];
-                                           }
+        /* What is held stays finished. */
+        row.each([&](int64_t i, part &p) {
+            finish(i, p);
+            for (int k = 0; k < N; k++) {
+                all.plain += p.g.at[k];
+                all.product += p.g.at[k] * p.x.at[k];
+            }
         });
         all = cuda_join<summed<T>>(all, group);
         const T mean = j.rms ? 0 : all.plain / (T)j.n, slope = all.product / (T)j.n;
