@@ -87,6 +87,9 @@ static void call_bce(const struct op_case *row, const heed_tensor *in, heed_tens
      .no_difference = true},                                                                                 \
     {#name ", some -inf", call_##name, {{OP_INFINITE, SIZES(40, 3)}}, OP_ROWS, .dim = 1, .no_difference = true},\
     {#name ", large", call_##name, {{N, SIZES(130, 515)}}, OP_ROWS, .dim = 1, .big = true},                  \
+    {#name ", 1000 wide", call_##name, {{N, SIZES(3, 1000)}}, OP_ROWS, .dim = 1, .no_difference = true},     \
+    {#name ", 4096 wide", call_##name, {{N, SIZES(2, 4096)}}, OP_ROWS, .dim = 1, .no_difference = true},     \
+    {#name ", 8196 wide", call_##name, {{N, SIZES(2, 8196)}}, OP_ROWS, .dim = 1, .no_difference = true},     \
     {#name ", short rows", call_##name, {{N, SIZES(128, 32, 8)}}, OP_ROWS, .dim = 2, .big = true},           \
     {#name ", large, first", call_##name, {{N, SIZES(65, 300)}}, OP_ROWS, .dim = 0, .big = true}
 

@@ -68,9 +68,9 @@ static void start(struct heed_exec *exec, const struct heed_gather_args *a) {
                             static_cast<const T *>(a->x.data),
                             a->x.size[a->dim],
                             stride,
-                            stride % cuda_map_pack<TO> == 0,
+                            stride % CUDA_PACK == 0,
                             cuda_of(exec)->fault};
-    cuda_map<TO>(exec, term, views, &y);
+    cuda_map<TO, CUDA_PACK>(exec, term, views, &y);
 }
 
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
