@@ -4,8 +4,6 @@
 
 #include "backend/cuda/kernel.cuh"
 #ifndef HEED_CHOSEN
-#include <utility>
-
 #include "backend/cuda/bf16.cuh"
 #endif
 
@@ -87,7 +85,7 @@ template <int N, typename T> __device__ inline cuda_body cuda_body_of(const T *r
  * them at most stay in registers from the first time to the second; with HELD = 0 the row may be of any
  * length, and is read again. */
 template <int HELD, typename Load> struct cuda_reader {
-    typedef decltype(std::declval<Load>()((int64_t)0)) loaded;
+    typedef decltype((*static_cast<Load *>(nullptr))((int64_t)0)) loaded;
     Load load;
     int64_t first, end, step;
     loaded held[HELD > 0 ? HELD : 1];
