@@ -54,6 +54,19 @@ if(HEED_CUDA_BUILT AND CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
     list(APPEND heed_cuda_untested "libheed_cuda.so: nvcc is ${CMAKE_CUDA_COMPILER_VERSION}, which is older than 12.8")
 endif()
 
+# Products need cuBLASLt's header, and no library of it.
+if(HEED_CUDA_BUILT)
+    find_path(HEED_CUBLAS_INCLUDE cublasLt.h HINTS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} ${heed_cuda_roots}
+              PATH_SUFFIXES include)
+    mark_as_advanced(HEED_CUBLAS_INCLUDE)
+    if(NOT HEED_CUBLAS_INCLUDE AND NOT HEED_CUDA STREQUAL "AUTO")
+        message(FATAL_ERROR "the CUDA backend needs cuBLAS's headers (cublasLt.h)")
+    elseif(NOT HEED_CUBLAS_INCLUDE)
+        set(HEED_CUDA_BUILT OFF)
+        list(APPEND heed_cuda_untested "libheed_cuda.so: there is no cublasLt.h")
+    endif()
+endif()
+
 # Registers and shared memory of compiled kernels.
 if(HEED_CUDA_BUILT)
     get_filename_component(heed_cuda_bin "${CMAKE_CUDA_COMPILER}" DIRECTORY)
@@ -66,15 +79,15 @@ endif()
 
 set(HEED_CUDA_EMULATED_BUILT OFF)
 if(HEED_CUDA_EMULATED AND HEED_BUILD_TESTS)
-    find_path(HEED_CUDA_INCLUDE driver_types.h HINTS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} ${heed_cuda_roots}
+    find_path(HEED_CUDA_INCLUDE cublasLt.h HINTS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} ${heed_cuda_roots}
               PATH_SUFFIXES include)
     mark_as_advanced(HEED_CUDA_INCLUDE)
     if(HEED_CUDA_INCLUDE)
         set(HEED_CUDA_EMULATED_BUILT ON)
     elseif(HEED_CUDA_EMULATED STREQUAL "AUTO")
-        list(APPEND heed_cuda_untested "the CUDA backend on the CPU: there are no headers of CUDA")
+        list(APPEND heed_cuda_untested "the CUDA backend on the CPU: there are no headers of CUDA and cuBLAS")
     else()
-        message(FATAL_ERROR "HEED_CUDA_EMULATED needs CUDA's headers (driver_types.h)")
+        message(FATAL_ERROR "HEED_CUDA_EMULATED needs CUDA's headers and cuBLAS's (cublasLt.h)")
     endif()
 endif()
 
