@@ -21,7 +21,7 @@ extern char **environ;
 
 static const char usage[] =
     "usage: heed-bench [--list] [--case NAME] [--threads N] [--seconds S] [--device NAME]\n"
-    "                  [--precision f32|bf16] [--json]\n"
+    "                  [--precision f32|bf16] [--json] [--explain]\n"
     "  --list       the names of the cases\n"
     "  --case NAME  only this one\n"
     "  --threads N  0: as many as the process may use (the default)\n"
@@ -29,7 +29,8 @@ static const char usage[] =
     "  --device NAME  cpu (the default), ref, cuda, …\n"
     "  --precision P  bf16: mixed precision\n"
     "  --json       one JSON object per line; bytes: that a run moves at least, where the\n"
-    "               case says it\n";
+    "               case says it\n"
+    "  --explain    behind each case what heed_explain() says: which kernels ran, and why not others\n";
 
 struct arguments {
     const char *name; /* of a case; NULL: all */
@@ -37,7 +38,7 @@ struct arguments {
     heed_dtype precision;
     int threads;
     double seconds;
-    bool json, list, help;
+    bool json, list, help, explain;
     bool headless; /* one of all cases: the heading stands already */
 };
 
@@ -109,6 +110,17 @@ static void explained(const heed_ctx *ctx, const char *key, char *word, size_t b
     snprintf(word, bytes, "%.*s", (int)length, at ? at : "");
 }
 
+/* All of it. */
+static void print_explained(const heed_ctx *ctx) {
+    const size_t bytes = heed_explain(ctx, NULL, 0) + 1;
+    char *text = malloc(bytes);
+    if (text) {
+        heed_explain(ctx, text, bytes);
+        fputs(text, stdout);
+    }
+    free(text);
+}
+
 static void print_heading(const struct arguments *a) {
     if (!a->json && !a->headless)
         printf("%-28s %10s %10s %6s %10s\n", "case", "min ms", "median ms", "runs", "peak MiB");
@@ -146,6 +158,7 @@ static int run_one(const struct arguments *a, const struct bench_case *row) {
     if (ok) {
         print_heading(a);
         print_timing(a, &b, &timing);
+        if (a->explain) print_explained(b.ctx);
     } else {
         fprintf(stderr, "heed-bench: %s: %s\n", row->name, heed_error(b.ctx));
     }
@@ -172,6 +185,7 @@ static int run_in_child(const struct arguments *a, const char *name) {
                           "--precision",
                           heed_dtype_name(a->precision),
                           a->json ? "--json" : "--headless",
+                          a->explain ? "--explain" : NULL,
                           NULL};
     pid_t child;
     int status;
@@ -222,6 +236,7 @@ static bool parse(int argc, char **argv, struct arguments *a) {
         bool *flag = strcmp(argv[i], "--json") == 0       ? &a->json
                      : strcmp(argv[i], "--list") == 0     ? &a->list
                      : strcmp(argv[i], "--help") == 0     ? &a->help
+                     : strcmp(argv[i], "--explain") == 0  ? &a->explain
                      : strcmp(argv[i], "--headless") == 0 ? &a->headless
                                                           : NULL;
         if (flag) {
