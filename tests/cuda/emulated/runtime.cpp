@@ -98,10 +98,11 @@ bool may_launch(const char *kernel, cudaStream_t stream) {
 }
 
 /* A word that looks like an address of the host is one if there is memory. The upper half of a word may be
- * the padding behind a small number, with whatever lay there before. */
+ * the padding behind a small number, with whatever lay there before. Sanitizers have their own memory below
+ * 2⁴⁵, and programs theirs above. */
 void check_parameter(const char *kernel, int number, const void *parameter, size_t bytes) {
-    const uintptr_t page = 4096, least = (uintptr_t)1 << 32, most = (uintptr_t)1 << 47,
-                    small = (uintptr_t)1 << 20;
+    const uintptr_t page = 4096, least = (uintptr_t)1 << (EMULATED_ADDRESS || EMULATED_THREAD ? 45 : 32),
+                    most = (uintptr_t)1 << 47, small = (uintptr_t)1 << 20;
     for (size_t at = 0; at + sizeof(uintptr_t) <= bytes; at += sizeof(uintptr_t)) {
         uintptr_t word;
         unsigned char present;
