@@ -565,7 +565,7 @@ static const row rows[] = {
     ONE(copies_the_wrong_way, "memory of the device where the kind says"),
     ONE(copies_within, "the two overlap"),
     ONE(fills_freed_memory, "that was freed"),
-    ONE(leaks, "1 allocations of 4 bytes, 0 of pinned memory, 0 events and 0 pools are left"),
+    ONE(leaks, "1 allocations of 4 bytes, 0 of pinned memory, 0 events, 0 libraries and 0 pools are left"),
 };
 
 /* Orders of threads that each case is run in: a bug must show in one of them. ThreadSanitizer needs no luck.

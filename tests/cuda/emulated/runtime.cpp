@@ -380,8 +380,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     if (streams_living() == 0 &&
         (left.allocations || left.pinned || events_living() || libraries_living() || !pools.empty()))
         fail("%zu allocations of %zu bytes, %zu of pinned memory, %d events, %d libraries and %zu pools are "
-             "left "
-             "when the last stream is destroyed",
+             "left when the last stream is destroyed",
              left.allocations, left.bytes, left.pinned, (int)events_living(), libraries_living(),
              pools.size());
     return cudaSuccess;
