@@ -33,7 +33,7 @@ static __global__ void delta_of_output(const __grid_constant__ cuda_attention<T>
 }
 
 /* Adds Σ over keys of weight · dweights. */
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_BACKWARD_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     delta_of_weights(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     const cuda_turn turn = turn_of(p.batch * p.heads, p.processors);
@@ -67,7 +67,7 @@ ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_BACKWARD_BLOCKS)
 
 /* ---- queries ---- */
 
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_BACKWARD_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     backward_queries(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
     const cuda_turn turn = turn_of(p.batch * p.heads, p.processors);

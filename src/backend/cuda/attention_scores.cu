@@ -37,7 +37,7 @@ static __device__ inline bool look_at_tile(const cuda_attention<T> &p, const cud
 /* ---- by cell ---- */
 
 /* gradient has strides of 0 where it is shared. */
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_SUM_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     sum_cells(const __grid_constant__ cuda_attention<T> p, int stage, const cuda_heads<T> gradient,
               bool add) {
     HEED_SHARED(cuda_tile<T>, t, 1);
@@ -109,13 +109,13 @@ static __device__ inline void sum_lines(const cuda_attention<T> &p, int stage, c
     }
 }
 
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_SUM_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     sum_keys(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
     sum_lines<true>(p, stage, shared, sums);
 }
 
-ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_SUM_BLOCKS)
+ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     sum_queries(const __grid_constant__ cuda_attention<T> p, int stage, T *sums) {
     HEED_SHARED(cuda_tile<T>, shared, 1);
     sum_lines<false>(p, stage, shared, sums);

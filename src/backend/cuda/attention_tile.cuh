@@ -33,13 +33,13 @@ template <typename T> struct cuda_cells { T at[CUDA_OWN_ROWS][cuda_own_columns<T
 /* A thread's part of the results of its rows: packs of columns, CUDA_ROW_THREADS packs apart. */
 template <typename T> struct cuda_sums { T at[CUDA_OWN_ROWS][CUDA_VALUE_COLUMNS / CUDA_ROW_THREADS]; };
 
-/* Blocks that share a multiprocessor, which leaves each thread 128 registers; one alone may need more.
- * Forward, backward by queries, and in sums of one bias two are known to fit. */
-enum {
-    CUDA_FORWARD_BLOCKS = CHOSEN(HEED_CHOSEN_CUSTOM ? 1 : 2, 1),
-    CUDA_BACKWARD_BLOCKS = CHOSEN(HEED_CHOSEN_STAGES == 0 ? 2 : 1, 1),
-    CUDA_SUM_BLOCKS = CHOSEN(HEED_CHOSEN_STAGES == 1 && HEED_CHOSEN_STAGE_KINDS == HEED_STAGE_BIAS ? 2 : 1, 1)
-};
+/* Blocks that share a multiprocessor, which leaves each thread 128 registers: forward on sm_90, where nothing
+ * is added to scores and values are not wide, is known to have enough. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
+enum { CUDA_FORWARD_BLOCKS = CHOSEN(HEED_CHOSEN_STAGES == 0 && HEED_CHOSEN_VALUE_COLUMNS == 64 ? 2 : 1, 1) };
+#else
+enum { CUDA_FORWARD_BLOCKS = 1 };
+#endif
 
 /* The shared memory of a block. Rows are padded by a pack: threads that read one each meet no bank twice. */
 template <typename T> struct cuda_tile {

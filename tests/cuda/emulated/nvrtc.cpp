@@ -15,6 +15,7 @@
 #include <dlfcn.h>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <sstream>
 #include <string>
 #include <sys/wait.h>
@@ -138,8 +139,12 @@ static std::string local_memory(const std::string &log) {
     return functions ? "" : "error: nothing is said of the kernels' memory";
 }
 
-/* The log is that of a target that fails. */
-static bool compile_for(const real_nvrtc *rtc, nvrtc_program *p, const std::vector<const char *> &option) {
+/* What is wrong with it for a target; empty if nothing is. */
+static std::string compile_for(const real_nvrtc *rtc, const nvrtc_program *p, const std::string &target,
+                               std::vector<const char *> option) {
+    const std::string architecture = ARCHITECTURE + target;
+    option[0] = architecture.c_str();
+    option.push_back("--ptxas-options=-v");
     std::vector<const char *> names, texts;
     real_nvrtc::handle handle = nullptr;
     size_t bytes = 0, image = 0;
@@ -150,31 +155,37 @@ static bool compile_for(const real_nvrtc *rtc, nvrtc_program *p, const std::vect
     need(rtc->nvrtcCreateProgram(&handle, p->text.c_str(), "heed.cu", (int)names.size(), texts.data(),
                                  names.data()) == SUCCESS,
          "nvrtcCreateProgram");
-    bool done = rtc->nvrtcCompileProgram(handle, (int)option.size(), option.data()) == SUCCESS;
+    const bool done = rtc->nvrtcCompileProgram(handle, (int)option.size(), option.data()) == SUCCESS;
     rtc->nvrtcGetProgramLogSize(handle, &bytes);
     std::string log(bytes, ' ');
     rtc->nvrtcGetProgramLog(handle, &log[0]);
     log.resize(strlen(log.c_str()));
     if (done) {
         log = local_memory(log);
-        done = log.empty() && rtc->nvrtcGetCUBINSize(handle, &image) == SUCCESS && image > 0;
+        if (!log.empty())
+            log += " (sm_" + target + ")";
+        else if (rtc->nvrtcGetCUBINSize(handle, &image) != SUCCESS || image == 0)
+            log = "error: there is no code";
+    } else if (log.empty()) {
+        log = "error: nothing is said";
     }
-    p->log = log;
     rtc->nvrtcDestroyProgram(&handle);
-    return done;
+    return log;
 }
 
-/* `option` has the architecture in front. */
+/* `option` has the architecture in front. The log is that of the first target that fails. */
 static bool compile_for_all(const real_nvrtc *rtc, nvrtc_program *p, int options, const char *const *option) {
     static const char *const targets[] = {"80", "86", "89", "90", "100", "120"};
-    for (const char *target : targets) {
-        const std::string architecture = std::string(ARCHITECTURE) + target;
-        std::vector<const char *> own(option, option + options);
-        own[0] = architecture.c_str();
-        own.push_back("--ptxas-options=-v");
-        if (!compile_for(rtc, p, own)) return false;
+    const std::vector<const char *> own(option, option + options);
+    std::vector<std::future<std::string>> logs;
+    for (const char *target : targets)
+        logs.push_back(std::async(std::launch::async, compile_for, rtc, p, std::string(target), own));
+    p->log.clear();
+    for (auto &log : logs) {
+        const std::string said = log.get();
+        if (p->log.empty()) p->log = said;
     }
-    return true;
+    return p->log.empty();
 }
 
 /* ---- what the library calls ---- */
