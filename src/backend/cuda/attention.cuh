@@ -162,34 +162,18 @@ static __device__ inline T through_stage(const cuda_attention<T> &p, const cuda_
                                         : x[(at.k - at.q + p.queries - 1) * stride[3]]);
 }
 
-/* A score through all stages. slope: d score / d what it was before stage `from`. */
+/* A score through the stages before number `end`. */
 template <typename T>
-static __device__ inline T through_stages(const cuda_attention<T> &p, const cuda_place &at, int from, T s,
-                                          T *slope) {
-    *slope = T(1);
-    UNROLL_CHOSEN
-    for (int i = 0; i < stage_count(p); i++) {
-        T own;
-        s = through_stage(p, at, i, s, &own);
-        if (i >= from) *slope *= own;
-    }
-    return s;
-}
-
-#if CUSTOM_STAGES
-/* scale·q·k as it comes to a stage. */
-template <typename T>
-static __device__ inline T before_stage(const cuda_attention<T> &p, const cuda_place &at, int stage, T s) {
+static __device__ inline T through_stages(const cuda_attention<T> &p, const cuda_place &at, int end, T s) {
     T slope;
-#pragma unroll
-    for (int i = 0; i < HEED_CHOSEN_STAGES; i++)
-        if (i < stage) s = through_stage(p, at, i, s, &slope);
+    UNROLL_CHOSEN
+    for (int i = 0; i < stage_count(p); i++)
+        if (i < end) s = through_stage(p, at, i, s, &slope);
     return s;
 }
-#endif
 
-/* The gradient of a score before stage `from`, of that of the final one. `kept` is what tile_scores left in
- * t->slope. */
+/* The gradient of a score before stage `from`, of that of the final one. `kept` is what tile_scores kept
+ * of it. */
 template <typename T>
 static __device__ inline T back_through_stages(const cuda_attention<T> &p, const cuda_place &at, int from,
                                                T kept, T gradient) {

@@ -243,9 +243,9 @@ static __device__ inline T weight_of_cell(const cuda_attention<T> &p, int64_t ba
                                           int64_t k) {
     if (!cuda_mask_allows(p.mask, p.first_batch + batch, head, q, k)) return T(0);
     const T *a = at_row(p.q, batch, head, q), *b = at_row(p.k, batch, kv_head_of(p, head), k);
-    T s = T(0), slope;
+    T s = T(0);
     for (int64_t i = 0; i < p.width; i++) s += a[i] * b[i];
-    s = through_stages(p, {batch, head, q, k}, 0, s * p.scale, &slope);
+    s = through_stages(p, {batch, head, q, k}, stage_count(p), s * p.scale);
     const int64_t row = row_place(p, batch, head, q);
     return s == minus_infinity<T>() ? T(0)
                                     : weight_of(normalizer_of(p), s, p.maximum[row], p.reciprocal[row]) *

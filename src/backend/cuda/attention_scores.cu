@@ -184,7 +184,7 @@ static __device__ inline void gather_params(const cuda_attention<T> &p, const cu
             for (int j = 0; j < cuda_own_columns<T>; j++) {
                 if (turn != row_lane() || !has_cell<T>(seen, i, j)) continue;
                 const cuda_place at = place_of<KEYS>(box, i, j);
-                user_backward(w.stage, before_stage(p, at, w.stage, s.kept.at[i][j]), g.at[i][j],
+                user_backward(w.stage, through_stages(p, at, w.stage, s.kept.at[i][j]), g.at[i][j],
                               cell_of(p, at, w.stage), sums);
             }
         }
