@@ -4,7 +4,7 @@
 # cuda-untested.txt of the build folder what will not be tested, and why.
 set(HEED_CUDA OFF CACHE STRING "The CUDA backend: ON, OFF or AUTO (where nvcc is found)")
 set(HEED_CUDA_EMULATED OFF CACHE STRING "Tests of the CUDA backend on the CPU: ON, OFF or AUTO (where CUDA's headers are found)")
-set(HEED_CUDA_TARGETS "80-real;86-real;89-real;90-real;100-real;120" CACHE STRING
+set(HEED_CUDA_TARGETS "80-real;86-real;89-real;90;100-real;120-real" CACHE STRING
     "What libheed_cuda.so is compiled for, as CMAKE_CUDA_ARCHITECTURES")
 set_property(CACHE HEED_CUDA HEED_CUDA_EMULATED PROPERTY STRINGS AUTO ON OFF)
 
@@ -106,6 +106,41 @@ if(heed_cuda_untested)
 else()
     file(REMOVE ${PROJECT_BINARY_DIR}/cuda-untested.txt)
 endif()
+
+# How `target` is compiled for HEED_CUDA_TARGETS: one PTX, of which ptxas makes the code of several targets. From PTX for compute_86
+# or compute_89 the same code comes out as from compute_80; from that for compute_100 and compute_120 (nvcc 13.0) twice the
+# instructions of that from compute_90, most of them for addresses.
+function(heed_cuda_code target)
+    set(architectures OFF)
+    set(ptx 80 90)
+    foreach(one ${HEED_CUDA_TARGETS})
+        if(NOT one MATCHES "^([0-9]+)(-real|-virtual)?$" OR CMAKE_MATCH_1 LESS 80)
+            set(architectures ${HEED_CUDA_TARGETS}) # as nvcc does it
+            set(ptx "")
+            break()
+        endif()
+        if(CMAKE_MATCH_1 LESS 90)
+            set(from 80)
+        else()
+            set(from 90)
+        endif()
+        if(NOT CMAKE_MATCH_2 STREQUAL "-virtual")
+            list(APPEND code_${from} sm_${CMAKE_MATCH_1})
+        endif()
+        if(NOT CMAKE_MATCH_2 STREQUAL "-real")
+            list(APPEND code_${from} compute_${from})
+        endif()
+    endforeach()
+    set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${architectures}")
+    foreach(from ${ptx})
+        list(REMOVE_DUPLICATES code_${from})
+        list(JOIN code_${from} "," code)
+        if(code)
+            target_compile_options(${target} PRIVATE
+                "$<$<COMPILE_LANGUAGE:CUDA>:--generate-code=arch=compute_${from}$<COMMA>code=[${code}]>")
+        endif()
+    endforeach()
+endfunction()
 
 # What NVRTC reads when it makes specialised kernels (src/backend/cuda/specialise.cuh), in a source of `target`'s.
 set(HEED_CUDA_EMBEDDED
