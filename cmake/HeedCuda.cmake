@@ -2,7 +2,7 @@
 # compiler for the tests, by CUDA's headers alone), each AUTO (where what it needs is found), ON (its absence is an
 # error) or OFF. Sets HEED_CUDA_BUILT, HEED_CUDA_EMULATED_BUILT, HEED_CUDA_INCLUDE and HEED_CUOBJDUMP, and says in
 # cuda-untested.txt of the build folder what will not be tested, and why.
-set(HEED_CUDA OFF CACHE STRING "The CUDA backend: ON, OFF or AUTO (where nvcc is found)")
+set(HEED_CUDA AUTO CACHE STRING "The CUDA backend: ON, OFF or AUTO (where nvcc is found)")
 set(HEED_CUDA_EMULATED OFF CACHE STRING "Tests of the CUDA backend on the CPU: ON, OFF or AUTO (where CUDA's headers are found)")
 set(HEED_CUDA_TARGETS "80-real;86-real;89-real;90;100-real;120-real" CACHE STRING
     "What libheed_cuda.so is compiled for, as CMAKE_CUDA_ARCHITECTURES")

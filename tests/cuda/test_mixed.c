@@ -59,6 +59,7 @@ static int make_leaves(heed_ctx *ctx, const struct call *c, heed_tensor to[TENSO
     to[0] = leaf(ctx, c->leaves, 4 - first, q + first, 1);
     to[1] = leaf(ctx, c->leaves, 4 - first, k + first, 2);
     to[2] = leaf(ctx, c->leaves, 4 - first, k + first, 3);
+    to[3] = (heed_tensor){NULL};
     if (c->bias == HEED_I32) return 3;
     to[3] = leaf(ctx, c->bias, TEST_SHAPE(HEADS, queries, KEYS), 4);
     return 4;

@@ -160,7 +160,7 @@ START_TEST(large_copies) {
         ck_assert_int_eq(heed_read(x, back, COUNT * sizeof *back), HEED_OK);
         for (int i = 0; i < COUNT; i++)
             if (back[i] != (float)((i + turn) % 100003)) ck_abort_msg("number %d is %g", i, (double)back[i]);
-        test_equals(sum, 1, (float[]){PIECES * (PIECES - 1) / 2}, "sum");
+        test_equals(sum, 1, (float[]){PIECES * (PIECES - 1) * 0.5F}, "sum");
     }
     heed_ctx_free(ctx);
     nothing_lives("large copies");

@@ -1,7 +1,7 @@
 /* Kernels that are compiled at run time: a list of specialisations against ref, users' stages that are wrong,
  * where compiled code is kept, and all that may fail. With HEED_TEST_NVRTC every program of this is compiled
- * by NVIDIA's compiler for all targets too (emulated/nvrtc.cpp). On a GPU (HEED_TEST_DEVICE=cuda) what asks
- * the emulation is left out.
+ * by NVIDIA's compiler too, for all targets or two (emulated/nvrtc.cpp). On a GPU (HEED_TEST_DEVICE=cuda)
+ * what asks the emulation is left out.
  *
  * usage: cuda_special [NAME]: with a name, that specialisation against ref and nothing else. */
 #include <dirent.h>
@@ -29,6 +29,7 @@ struct wish {
     const heed_stage_rule *rule;
     bool forward;     /* only */
     bool stages_only; /* are known, HEED_CUDA_SPECIALISE=0 */
+    bool all_targets; /* NVIDIA's compiler makes it for all, the others for two */
 };
 
 static const int64_t wave_shape[WAVE][3] = {{2}, {HEADS, 1}, {BATCH, HEADS, QUERIES}, {HEADS, KEYS}};
@@ -82,7 +83,7 @@ static bool call(heed_ctx *ctx, const struct wish *w, struct results *r) {
     in[V] = test_tensor(ctx, w->dtype, 3, TEST_SHAPE(BATCH, 1, KEYS, 5));
     if (w->bias) in[BIAS] = test_tensor(ctx, w->dtype, 4, TEST_SHAPE(HEADS, QUERIES, KEYS));
     for (int i = 0; w->wave && i < WAVE; i++)
-        in[PARAMS + i] = test_tensor(ctx, w->dtype, (uint64_t)(5 + i), wave_rank[i], wave_shape[i]);
+        in[PARAMS + i] = test_tensor(ctx, w->dtype, 5 + (uint64_t)i, wave_rank[i], wave_shape[i]);
     for (int i = 0; i < INPUTS; i++)
         if (in[i].node) heed_require_grad(in[i], true);
     heed_score *score = heed_score_new(ctx);
@@ -176,19 +177,20 @@ static void again(heed_ctx *ctx, const struct wish *w) {
 
 static const struct wish list[] = {
     {"nothing", .width = 8},
-    {"causal", .width = 64, .causal = true},
-    {"wide", .width = 200, .causal = true, .alibi = true},
-    {"soft cap, bias, dropout", .width = 33, .softcap = true, .bias = true, .dropout = 0.25},
+    {"causal", .width = 64, .causal = true, .all_targets = true},
+    {"wide", .width = 200, .causal = true, .alibi = true, .all_targets = true},
+    {"soft cap, bias, dropout", .width = 33, .softcap = true, .bias = true, .dropout = 0.25,
+     .all_targets = true},
     {"masks", .width = 32, .causal = true, .window = true, .lengths = true, .sink = true},
     {"sigmoid in f64", .dtype = HEED_F64, .width = 16, .normalizer = HEED_NORMALIZER_SIGMOID,
      .lengths = true},
     {"relu", .width = 16, .normalizer = HEED_NORMALIZER_RELU, .bias = true},
     {"own stage", .width = 64, .wave = true, .causal = true},
     {"own stages among others", .width = 40, .softcap = true, .bias = true, .wave = true, .alibi = true,
-     .ramp = true},
+     .ramp = true, .all_targets = true},
     {"nothing known but stages", .width = 40, .wave = true, .causal = true, .window = true, .dropout = 0.5,
      .stages_only = true},
-    {"own stage in f64", .dtype = HEED_F64, .width = 8, .wave = true, .dropout = 0.5},
+    {"own stage in f64", .dtype = HEED_F64, .width = 8, .wave = true, .dropout = 0.5, .all_targets = true},
 };
 enum { LIST = sizeof list / sizeof list[0] };
 
@@ -198,8 +200,10 @@ START_TEST(against_ref) {
     const struct wish *w = &list[_i];
     if (only && strcmp(w->name, only) != 0) return;
     if (w->stages_only) setenv("HEED_CUDA_SPECIALISE", "0", 1);
+    if (!w->all_targets) setenv("HEED_TEST_NVRTC_TARGETS", "90 120", 1);
     const struct said s = once(w);
     unsetenv("HEED_CUDA_SPECIALISE");
+    unsetenv("HEED_TEST_NVRTC_TARGETS");
     ck_assert_msg(s.compiled + s.from_disk >= 2 && !strstr(s.text, "the general ones run"), "%s: %s", w->name,
                   s.text);
 }

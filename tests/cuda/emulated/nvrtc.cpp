@@ -2,8 +2,8 @@
  * (library.cpp). The sources that it includes are those it is given; the system's headers are the host's own.
  *
  * With HEED_TEST_NVRTC naming NVIDIA's library, every program is first compiled by that, with the options
- * that it is given, for every target: an error there is an error here, and so is a kernel that needs a stack,
- * or spills registers.
+ * that it is given, for every target, or those of HEED_TEST_NVRTC_TARGETS="86 90": an error there is an error
+ * here, and so is a kernel that needs a stack, or spills registers.
  *
  * Every call counts among those of the emulation that may fail. HEED_FAKE_NVRTC="DROPS 0" is a seeded bug:
  * the constant HEED_CHOSEN_DROPS is 0 whatever the program says. "nonsense": what is compiled is no code.
@@ -175,11 +175,11 @@ static std::string compile_for(const real_nvrtc *rtc, const nvrtc_program *p, co
 
 /* `option` has the architecture in front. The log is that of the first target that fails. */
 static bool compile_for_all(const real_nvrtc *rtc, nvrtc_program *p, int options, const char *const *option) {
-    static const char *const targets[] = {"80", "86", "89", "90", "100", "120"};
+    const char *wish = getenv("HEED_TEST_NVRTC_TARGETS");
     const std::vector<const char *> own(option, option + options);
     std::vector<std::future<std::string>> logs;
-    for (const char *target : targets)
-        logs.push_back(std::async(std::launch::async, compile_for, rtc, p, std::string(target), own));
+    for (const std::string &target : words(wish ? wish : "80 86 89 90 100 120"))
+        logs.push_back(std::async(std::launch::async, compile_for, rtc, p, target, own));
     p->log.clear();
     for (auto &log : logs) {
         const std::string said = log.get();
