@@ -58,6 +58,17 @@ bool heed_view_reshape(const struct heed_view *v, int rank, const int64_t *size,
 /* A contiguous view seen as [count / last, last]. Only for contiguous views of rank ≥ 1. */
 struct heed_view heed_view_rows(const struct heed_view *v);
 
+/* With the last two dimensions exchanged. */
+static inline struct heed_view heed_view_transposed(const struct heed_view *v) {
+    struct heed_view t = *v;
+    const int last = v->rank - 1;
+    t.size[last] = v->size[last - 1];
+    t.stride[last] = v->stride[last - 1];
+    t.size[last - 1] = v->size[last];
+    t.stride[last - 1] = v->stride[last];
+    return t;
+}
+
 /* The address of an element by its offset in elements. */
 static inline void *heed_view_at(const struct heed_view *v, int64_t offset) {
     return (char *)v->data + offset * (int64_t)heed_dtype_bytes(v->dtype);

@@ -21,16 +21,6 @@ static bool matmul_applies(const struct heed_exec *exec, const void *arguments, 
 
 /* ---- views ---- */
 
-static struct heed_view transposed(const struct heed_view *v) {
-    struct heed_view t = *v;
-    const int last = v->rank - 1;
-    t.size[last] = v->size[last - 1];
-    t.stride[last] = v->stride[last - 1];
-    t.size[last - 1] = v->size[last];
-    t.stride[last - 1] = v->stride[last];
-    return t;
-}
-
 static bool takes(const struct heed_view *v) {
     const int last = v->rank - 1;
     return heed_cpu_product_takes(v->size[last - 1], v->size[last], v->stride[last - 1], v->stride[last]);
@@ -115,7 +105,8 @@ static void collapse(struct heed_cpu_product *x) {
 static heed_status run(struct heed_exec *exec, const struct heed_view *a, const struct heed_view *b,
                        const struct heed_view *c, bool add) {
     const int last = c->rank - 1;
-    const struct heed_view at = transposed(a), bt = transposed(b), ct = transposed(c);
+    const struct heed_view at = heed_view_transposed(a), bt = heed_view_transposed(b),
+                           ct = heed_view_transposed(c);
     if (c->stride[last] != 1 && c->size[last] > 1) {
         return run(exec, &bt, &at, &ct, add);
     }
@@ -144,7 +135,7 @@ static heed_status run(struct heed_exec *exec, const struct heed_view *a, const 
 static bool writable(const struct heed_view *v) {
     const int last = v->rank - 1;
     const bool rows = (v->stride[last] == 1 || v->size[last] <= 1) && takes(v);
-    const struct heed_view t = transposed(v);
+    const struct heed_view t = heed_view_transposed(v);
     return rows || ((t.stride[last] == 1 || t.size[last] <= 1) && takes(&t));
 }
 
@@ -199,11 +190,11 @@ static heed_status matmul_backward(struct heed_exec *exec, const void *arguments
     heed_status status = HEED_OK;
     (void)saved, (void)scratch;
     if (heed_has(&a->da.view)) {
-        const struct heed_view bt = transposed(&a->b);
+        const struct heed_view bt = heed_view_transposed(&a->b);
         status = multiply(exec, &a->dy, &bt, &a->da);
     }
     if (!status && heed_has(&a->db.view)) {
-        const struct heed_view at = transposed(&a->a);
+        const struct heed_view at = heed_view_transposed(&a->a);
         status = multiply(exec, &at, &a->dy, &a->db);
     }
     return status;

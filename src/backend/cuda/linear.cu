@@ -19,7 +19,7 @@ static struct heed_view matrix(void *data, const struct heed_linear_args *a) {
 }
 
 static struct cuda_product product_z(const struct heed_linear_args *a, const struct heed_view *z) {
-    const struct heed_view wt = cuda_transposed(&a->w);
+    const struct heed_view wt = heed_view_transposed(&a->w);
     struct cuda_product x = cuda_product_of(&a->x, &wt, z, false);
     cuda_product_bias(&x, &a->bias);
     return x;
@@ -30,7 +30,7 @@ static struct cuda_product product_dx(const struct heed_linear_args *a, const st
 }
 
 static struct cuda_product product_dw(const struct heed_linear_args *a, const struct heed_view *dz) {
-    const struct heed_view dzt = cuda_transposed(dz);
+    const struct heed_view dzt = heed_view_transposed(dz);
     return cuda_product_of(&dzt, &a->x, &a->dw.view, a->dw.add);
 }
 

@@ -20,12 +20,12 @@ static struct cuda_product product_y(const struct heed_matmul_args *a) {
 }
 
 static struct cuda_product product_da(const struct heed_matmul_args *a) {
-    const struct heed_view bt = cuda_transposed(&a->b);
+    const struct heed_view bt = heed_view_transposed(&a->b);
     return cuda_product_of(&a->dy, &bt, &a->da.view, a->da.add);
 }
 
 static struct cuda_product product_db(const struct heed_matmul_args *a) {
-    const struct heed_view at = cuda_transposed(&a->a);
+    const struct heed_view at = heed_view_transposed(&a->a);
     return cuda_product_of(&at, &a->dy, &a->db.view, a->db.add);
 }
 

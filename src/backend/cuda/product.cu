@@ -179,16 +179,6 @@ static void repeat_add(struct cuda_repeat *r, int64_t size, int64_t a, int64_t b
     r->count *= size;
 }
 
-struct heed_view cuda_transposed(const struct heed_view *v) {
-    struct heed_view t = *v;
-    const int last = v->rank - 1;
-    t.size[last] = v->size[last - 1];
-    t.stride[last] = v->stride[last - 1];
-    t.size[last - 1] = v->size[last];
-    t.stride[last - 1] = v->stride[last];
-    return t;
-}
-
 void cuda_product_bias(struct cuda_product *x, const struct heed_view *bias) {
     x->bias = bias->data;
     x->bias_dtype = bias->dtype;

@@ -38,9 +38,6 @@ static inline bool cuda_is_f64(const struct cuda_product *x) {
 /* With a vector [n] that is added to each row of c, unless it is absent. */
 void cuda_product_bias(struct cuda_product *x, const struct heed_view *bias);
 
-/* A view with its last two dimensions exchanged. */
-struct heed_view cuda_transposed(const struct heed_view *v);
-
 heed_status cuda_product_run(struct heed_exec *exec, enum heed_primitive primitive,
                              const struct cuda_product *product);
 
