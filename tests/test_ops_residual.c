@@ -133,16 +133,17 @@ struct way {
     int64_t rows, n;
     bool rms;
     int uses; /* 1: the norm, 2: the sum, 3: both */
+    double dropout;
 };
 
 static heed_tensor three(const struct way *way, const heed_tensor *in, heed_tensor *sum) {
-    *sum = heed_add(in[X], heed_dropout(in[BRANCH], 0.2));
+    *sum = heed_add(in[X], heed_dropout(in[BRANCH], way->dropout));
     return way->rms ? heed_rms_norm(*sum, in[WEIGHT], 1e-3)
                     : heed_layer_norm(*sum, in[WEIGHT], in[BIAS], 1e-3);
 }
 
 static heed_tensor one(const struct way *way, const heed_tensor *in, heed_tensor *sum) {
-    const heed_residual_norm_options options = {.rms = way->rms, .eps = 1e-3, .dropout = 0.2};
+    const heed_residual_norm_options options = {.rms = way->rms, .eps = 1e-3, .dropout = way->dropout};
     return heed_residual_norm(in[X], in[BRANCH], in[WEIGHT], way->rms ? none : in[BIAS], &options, sum);
 }
 
@@ -211,7 +212,8 @@ START_TEST(one_is_three) {
                                         .rows = sizes[_i][0],
                                         .n = sizes[_i][1],
                                         .rms = i & 1,
-                                        .uses = 1 + i / 2 % 3};
+                                        .uses = 1 + i / 2 % 3,
+                                        .dropout = i < 6 ? 0.2 : 0};
                 struct outcome a = run(&devices[d], &way, false), b = run(&devices[d], &way, true);
                 compare(&way, &devices[d], &a, &b);
             }

@@ -124,9 +124,10 @@ static heed_status residual_norm_backward(struct heed_backward *b) {
     args->dy = heed_dy_rows(b, Y);
     args->dsum = b->entry->outputs > SUM ? heed_dy_rows(b, SUM) : none;
     args->dx = b->entry->outputs > SUM ? heed_dx_over(b, X, SUM) : heed_dx(b, X);
+    args->dbranch = args->dweight = args->dbias = (struct heed_grad_view){0};
+    if (args->threshold <= UINT16_MAX || !heed_dx_is_that_of(b, BRANCH, X, &args->dx))
+        args->dbranch = heed_dx_rows(b, BRANCH);
     if (heed_has(&args->dx.view)) args->dx.view = heed_view_rows(&args->dx.view);
-    args->dbranch = heed_dx_rows(b, BRANCH);
-    args->dweight = args->dbias = (struct heed_grad_view){0};
     if (heed_has(&args->dy)) {
         args->dweight = heed_dx(b, WEIGHT);
         args->dbias = heed_dx(b, BIAS);

@@ -293,6 +293,10 @@ struct heed_grad_view heed_dx_expanded(struct heed_backward *b, int i, const str
  * where that ends here and nothing else has arrived at input i. */
 struct heed_grad_view heed_dx_over(struct heed_backward *b, int i, int o);
 
+/* Whether the gradient of input i, of the same shape, can be that of input j too, which the kernel writes to
+ * `dx`: then it is. */
+bool heed_dx_is_that_of(struct heed_backward *b, int i, int j, const struct heed_grad_view *dx);
+
 /* The gradient of input i is `dy` of output o seen through `v` (strided, no repeats): shared without a copy
  * where nothing else has arrived, otherwise added. For views and for additions. */
 void heed_dx_share(struct heed_backward *b, int i, int o, const struct heed_view *v);
