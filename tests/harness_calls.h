@@ -36,6 +36,7 @@ struct kernel_call {
         struct heed_reduce_args reduce;
         struct heed_softmax_args softmax;
         struct heed_norm_args norm;
+        struct heed_residual_norm_args residual_norm;
         struct heed_rotary_args rotary;
         struct heed_matmul_args matmul;
         struct heed_linear_args linear;

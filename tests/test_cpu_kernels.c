@@ -216,6 +216,28 @@ static void build_norm(struct kernel_call *c, int variant) {
     kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, 2, size);
 }
 
+static void build_residual_norm(struct kernel_call *c, int variant) {
+    static const double p[] = {0.1, 0, 0.5, 1e-9, 0.99999};
+    struct heed_residual_norm_args *a = &c->args.residual_norm;
+    const int64_t *size = row_size(variant);
+    const uint64_t arrives = test_bits(&c->random) % 4;
+    c->primitive = HEED_PRIMITIVE_RESIDUAL_NORM;
+    a->rms = test_bits(&c->random) & 1;
+    a->eps = 1e-2;
+    a->threshold = heed_keep_threshold(p[test_bits(&c->random) % 5]);
+    a->random = (struct heed_random){test_bits(&c->random), HEED_STREAM_TRAIN, 3, (uint32_t)variant};
+    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
+    kernel_input(c, &a->branch, &a->dbranch, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
+    kernel_output(c, &a->sum, KERNEL_DENSE, &a->dsum, KERNEL_DENSE, 0, 2, size);
+    kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, 2, size);
+    if (arrives == 1) a->dsum.data = NULL;
+    if (arrives == 2) a->dy.data = NULL;
+    if (arrives == 2) return;
+    if (variant % 3 > 0)
+        kernel_input(c, &a->weight, &a->dweight, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
+    if (variant % 3 > 1) kernel_input(c, &a->bias, &a->dbias, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
+}
+
 static void build_rotary(struct kernel_call *c, int variant) {
     struct heed_rotary_args *a = &c->args.rotary;
     static const int64_t sizes[][4] = {{2, 3, 70, 64}, {1, 1, 1, 128}, {3, 2, 5, 6},  {1, 2, 200, 34},
@@ -369,6 +391,7 @@ static const struct {
     {"argmax", build_argmax, 0, 2 * ROW_SHAPES},
     {"softmax", build_softmax, 2e-6, 2 * ROW_SHAPES, true},
     {"norm", build_norm, 1e-5, 4 * ROW_SHAPES, true},
+    {"residual_norm", build_residual_norm, 1e-5, 8 * ROW_SHAPES, true},
     {"rotary", build_rotary, 1e-6, 56, true},
     {"gather", build_gather, 5e-6, 60, true},
     {"dropout", build_dropout, 2e-7, 2 * SHAPES, true},

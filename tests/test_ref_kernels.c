@@ -139,6 +139,32 @@ static void build_norm(struct kernel_call *c, int variant) {
     kernel_hide(c, &a->bias);
 }
 
+/* Gradients arrive at both results, or at one of them. */
+static void build_residual_norm(struct kernel_call *c, int variant) {
+    struct heed_residual_norm_args *a = &c->args.residual_norm;
+    const int64_t *size = row_sizes(variant);
+    c->primitive = HEED_PRIMITIVE_RESIDUAL_NORM;
+    a->rms = variant & 4;
+    a->eps = 1e-2;
+    a->threshold = heed_keep_threshold(variant & 8 ? 0.4 : 0);
+    a->random = (struct heed_random){9, HEED_STREAM_TRAIN, 3, (uint32_t)variant};
+    kernel_input(c, &a->x, &a->dx, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
+    kernel_input(c, &a->branch, &a->dbranch, KERNEL_NORMAL, KERNEL_DENSE, 0, 2, size);
+    kernel_output(c, &a->sum, KERNEL_DENSE, &a->dsum, KERNEL_DENSE, 0, 2, size);
+    kernel_output(c, &a->y, KERNEL_DENSE, &a->dy, KERNEL_DENSE, 0, 2, size);
+    kernel_hide(c, &a->x);
+    kernel_hide(c, &a->branch);
+    kernel_hide(c, &a->y);
+    kernel_hide(c, &a->bias);
+    if (variant / 16 == 1) a->dsum.data = NULL;
+    if (variant / 16 == 2) {
+        a->dy.data = NULL;
+        return;
+    }
+    kernel_input(c, &a->weight, &a->dweight, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
+    if (variant & 1) kernel_input(c, &a->bias, &a->dbias, KERNEL_NORMAL, KERNEL_DENSE, 0, 1, size + 1);
+}
+
 /* Positions by place, by row, and by batch and row; pairs of both kinds; all or a part of the width turned.
  */
 static void build_rotary(struct kernel_call *c, int variant) {
@@ -340,6 +366,7 @@ static const struct {
               {"reduce", build_reduce, 18},
               {"softmax", build_softmax, 8},
               {"norm", build_norm, 32},
+              {"residual_norm", build_residual_norm, 48},
               {"rotary", build_rotary, 16},
               {"matmul", build_matmul, 25},
               {"linear", build_linear, 35},

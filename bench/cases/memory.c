@@ -4,6 +4,7 @@
 #define ROWS 4096
 #define COLUMNS 4096
 #define CLASSES 50257
+#define WIDTH 768
 #define STREAM ((double)ROWS * COLUMNS * 4) /* bytes of one tensor */
 
 static void two_setup(struct bench *b) {
@@ -35,6 +36,35 @@ static void norm_back_run(struct bench *b) {
     heed_step_begin(b->ctx, HEED_TRAIN);
     heed_tensor y = heed_layer_norm(b->tensor[0], b->tensor[2], b->tensor[3], 1e-5);
     heed_backward_with(y, &(heed_backward_options){.gradient = b->tensor[1]});
+    heed_step_end(b->ctx);
+}
+
+static void residual_setup(struct bench *b) {
+    two_setup(b);
+    b->tensor[4] = bench_normal(b, 2, b->row->size);
+    for (int i = 0; i < 2; i++) heed_require_grad(b->tensor[i], true);
+}
+
+/* x and the branch are not leaves, as in a block: gradients may be shared. */
+static heed_tensor same(struct bench *b, int i) {
+    return heed_reshape(b->tensor[i], 2, b->row->size);
+}
+
+/* In one operation: forward four tensors, backward four; the gradients of weight and bias are not asked for.
+ */
+static void residual_run(struct bench *b) {
+    const heed_residual_norm_options options = {.dropout = 0.1};
+    heed_step_begin(b->ctx, HEED_TRAIN);
+    heed_tensor y = heed_residual_norm(same(b, 0), same(b, 1), b->tensor[2], b->tensor[3], &options, NULL);
+    heed_backward_with(y, &(heed_backward_options){.gradient = b->tensor[4]});
+    heed_step_end(b->ctx);
+}
+
+static void residual_three_run(struct bench *b) {
+    heed_step_begin(b->ctx, HEED_TRAIN);
+    heed_tensor sum = heed_add(same(b, 0), heed_dropout(same(b, 1), 0.1));
+    heed_tensor y = heed_layer_norm(sum, b->tensor[2], b->tensor[3], 1e-5);
+    heed_backward_with(y, &(heed_backward_options){.gradient = b->tensor[4]});
     heed_step_end(b->ctx);
 }
 
@@ -82,6 +112,18 @@ const struct bench_case bench_memory_cases[] = {
      norm_back_run,
      {ROWS, COLUMNS},
      .bytes = 5 * STREAM},
+    {"memory_residual_fwdbwd",
+     "layer norm of x + dropout(branch), [4096, 768], and both gradients",
+     residual_setup,
+     residual_run,
+     {ROWS, WIDTH},
+     .bytes = 8.0 * ROWS * WIDTH * 4},
+    {"memory_residual_three_fwdbwd",
+     "the same by three operations",
+     residual_setup,
+     residual_three_run,
+     {ROWS, WIDTH},
+     .bytes = 8.0 * ROWS * WIDTH * 4},
     {"memory_loss_fwdbwd",
      "cross-entropy of [1024, 50257]",
      loss_setup,

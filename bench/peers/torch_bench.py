@@ -195,6 +195,16 @@ def norm(backward):
     return run
 
 
+def residual():
+    x, branch = torch.randn(4096, 768, requires_grad=True), torch.randn(4096, 768, requires_grad=True)
+    weight, bias, gradient = torch.randn(768), torch.randn(768), torch.randn(4096, 768)
+
+    def run():
+        x.grad = branch.grad = None
+        F.layer_norm(x + F.dropout(branch, 0.1), (768,), weight, bias).backward(gradient)
+    return run
+
+
 def loss():
     x, target = torch.randn(1024, 50257, requires_grad=True), torch.full((1024,), 7)
 
@@ -239,6 +249,7 @@ CASES = {
     "memory_softmax": lambda: memory(lambda x, y: torch.softmax(x, -1)),
     "memory_norm_fwd": lambda: norm(False),
     "memory_norm_fwdbwd": lambda: norm(True),
+    "memory_residual_fwdbwd": residual,
     "memory_loss_fwdbwd": loss,
     "memory_adamw": adamw,
 }

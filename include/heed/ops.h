@@ -88,6 +88,32 @@ HEED_API heed_tensor heed_layer_norm(heed_tensor x, heed_tensor weight, heed_ten
  *  x / sqrt(mean(x²) + eps) · weight. @param weight [width] or none  @param eps 0 means 1e-5 */
 HEED_API heed_tensor heed_rms_norm(heed_tensor x, heed_tensor weight, double eps);
 
+/** Options of heed_residual_norm(). */
+typedef struct heed_residual_norm_options {
+    bool rms;             /**< root-mean-square normalisation instead of layer normalisation */
+    double eps;           /**< 0 means 1e-5 */
+    double dropout;       /**< of the branch: the probability of heed_dropout() */
+    uint64_t reserved[4]; /**< must be zero */
+} heed_residual_norm_options;
+
+/**
+ * A residual connection and the norm behind it ("Add & Norm", Vaswani et al. 2017, sections 3.1 and 5.4) in
+ * one pass over memory: with *sum = x + heed_dropout(branch), the norm heed_layer_norm() or heed_rms_norm()
+ * of *sum. Dropout has the random numbers that heed_dropout() would have in its place. In mixed precision the
+ * sum is as wide as the wider of x and branch, and rounded once; the norm is that of the rounded sum, and
+ * bf16.
+ *
+ * @param x,branch [.., width], of one shape
+ * @param weight,bias [width] or none
+ * @param options NULL for the defaults
+ * @param[out] sum NULL if it is of no use; otherwise a tensor of the innermost scope too, the inert one after
+ *        an error. Gradients may arrive at either result or at both
+ * @return the norm, in the shape of x
+ */
+HEED_API heed_tensor heed_residual_norm(heed_tensor x, heed_tensor branch, heed_tensor weight,
+                                        heed_tensor bias, const heed_residual_norm_options *options,
+                                        heed_tensor *sum);
+
 /* ---- rotary positions ---- */
 
 /** Options of heed_rotary(). */

@@ -160,6 +160,31 @@ void heed_dx_share(struct heed_backward *b, int i, int o, const struct heed_view
     if (heed_exec_run(&b->ctx->exec, HEED_PRIMITIVE_COPY, &copy) != HEED_OK) b->ok = false;
 }
 
+struct heed_grad_view heed_dx_over(struct heed_backward *b, int i, int o) {
+    const struct heed_view dy = heed_dy(b, o);
+    const struct heed_node *node = b->entry->input[i];
+    const bool over = heed_has(&dy) && heed_dy_ends(b, o) && heed_view_is_contiguous(&dy) &&
+                      heed_wants(b, i) && !is_leaf(node) && !node->grad_storage &&
+                      dy.dtype == node->view.dtype;
+    if (!over) return heed_dx(b, i);
+    heed_dx_share(b, i, o, &dy);
+    b->given[i] = true;
+    return (struct heed_grad_view){.view = dy};
+}
+
+bool heed_dx_is_that_of(struct heed_backward *b, int i, int j, const struct heed_grad_view *dx) {
+    struct heed_node *node = b->entry->input[i];
+    const struct heed_node *other = b->entry->input[j];
+    if (!b->ok || !heed_wants(b, i) || !heed_wants(b, j) || node == other || is_leaf(node) || is_leaf(other))
+        return false;
+    if (node->grad_storage || node->view.dtype != other->view.dtype || other->producer->place) return false;
+    if (dx->add || dx->view.data != other->grad.data) return false; /* there it is more, or not alone */
+    node->grad_storage = other->grad_storage;
+    heed_storage_ref(node->grad_storage);
+    node->grad = other->grad;
+    return true;
+}
+
 /* ---- where gradients come from ---- */
 
 struct heed_view heed_dy(struct heed_backward *b, int i) {

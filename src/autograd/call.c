@@ -371,13 +371,16 @@ void heed_call_choose(struct heed_call *c, enum heed_primitive primitive, const 
     c->ok = c->kernel && (c->kernel_saved || !sizes.saved);
 }
 
+void heed_call_forward(struct heed_call *c, enum heed_primitive primitive, const void *args) {
+    heed_call_choose(c, primitive, args);
+    if (!c->ok) return;
+    void *saved = c->kernel_saved ? c->kernel_saved->data : NULL;
+    c->ok = heed_exec_forward(&c->ctx->exec, c->kernel, args, saved) == HEED_OK;
+}
+
 heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, const void *args,
                           size_t bytes) {
-    heed_call_choose(c, primitive, args);
-    if (!c->ok) return heed_call_end(c);
-    struct heed_exec *exec = &c->ctx->exec;
-    void *saved = c->kernel_saved ? c->kernel_saved->data : NULL;
-    c->ok = heed_exec_forward(exec, c->kernel, args, saved) == HEED_OK;
+    heed_call_forward(c, primitive, args);
     return heed_call_finish(c, args, bytes);
 }
 

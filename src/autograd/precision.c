@@ -69,10 +69,15 @@ static void lower_input(struct heed_call *c, int i) {
     }
 }
 
+/* How many of the inputs the op's class is about. */
+static int operands(const struct heed_call *c) {
+    const int some = c->op->operands;
+    return some && some < c->inputs ? some : c->inputs;
+}
+
 void heed_call_lower(struct heed_call *c) {
     if (!heed_is_mixed(c->ctx) || c->op->precision != HEED_PRODUCT) return;
-    const int operands = c->op->operands ? c->op->operands : c->inputs;
-    for (int i = 0; c->ok && i < operands && i < c->inputs; i++)
+    for (int i = 0; c->ok && i < operands(c); i++)
         if (c->input[i] && c->input[i]->view.dtype == HEED_F32) lower_input(c, i);
 }
 
@@ -86,6 +91,10 @@ heed_dtype heed_precise_dtype(heed_dtype dtype) {
     return dtype == HEED_BF16 ? HEED_F32 : dtype;
 }
 
+heed_dtype heed_rounded_dtype(const heed_ctx *ctx, heed_dtype dtype) {
+    return heed_is_mixed(ctx) && is_f32_or_bf16(dtype) ? HEED_BF16 : dtype;
+}
+
 /* That of the first floating-point input. */
 static heed_dtype first_dtype(struct heed_call *c) {
     for (int i = 0; i < c->inputs; i++) {
@@ -95,10 +104,10 @@ static heed_dtype first_dtype(struct heed_call *c) {
     return HEED_F32;
 }
 
-/* The widest among the inputs that are not a model's own, if there are such. */
+/* The widest among the operands that are not a model's own, if there are such. */
 static heed_dtype followed_dtype(struct heed_call *c) {
     bool found = false;
-    for (int i = 0; i < c->inputs; i++) {
+    for (int i = 0; i < operands(c); i++) {
         const struct heed_node *node = c->input[i];
         if (!node || !is_f32_or_bf16(node->view.dtype) || (node->storage && node->storage->of_model))
             continue;
@@ -117,7 +126,7 @@ heed_dtype heed_call_result_dtype(struct heed_call *c) {
     case HEED_PRODUCT:
         break;
     case HEED_ROUNDED:
-        return HEED_BF16;
+        return heed_rounded_dtype(c->ctx, first);
     case HEED_PRECISE:
         return HEED_F32;
     }

@@ -62,7 +62,8 @@ struct heed_op {
     enum heed_precision precision;
     heed_status (*backward)(struct heed_backward *b);
     const char *no_gradient; /* with backward NULL: the reason, for the message */
-    int operands;            /* of a product: so many of the inputs are read as bf16, 0: all */
+    /* So many of the inputs are read as bf16, of a product, or followed; 0: all. */
+    int operands;
 };
 
 struct heed_saved {
@@ -213,11 +214,15 @@ void *heed_call_blob(struct heed_call *c, size_t bytes);
  * saves lies before them in memory: what ends first lies last, and leaves no hole. */
 void heed_call_choose(struct heed_call *c, enum heed_primitive primitive, const void *args);
 
+/* Runs a primitive by the kernel that applies; the call goes on, and heed_call_finish() records it, perhaps
+ * with other args: those that backward and making output 0 again are to have. */
+void heed_call_forward(struct heed_call *c, enum heed_primitive primitive, const void *args);
+
 /* Runs a primitive by the kernel that applies, records it, and ends the call. Returns output 0. */
 heed_tensor heed_call_run(struct heed_call *c, enum heed_primitive primitive, const void *args, size_t bytes);
 
-/* Ends a call that ran no primitive of its own, recording it with `args` (may be NULL). Returns output 0, the
- * inert tensor after an error. */
+/* Ends a call that ran no primitive of its own or has run it, recording it with `args` (may be NULL). Returns
+ * output 0, the inert tensor after an error. */
 heed_tensor heed_call_finish(struct heed_call *c, const void *args, size_t bytes);
 
 /* Ends a call that failed, or without result. */
@@ -233,6 +238,9 @@ heed_dtype heed_precise_dtype(heed_dtype dtype);
 
 /* The dtype of the result, by the operation's class and its inputs. */
 heed_dtype heed_call_result_dtype(struct heed_call *c);
+
+/* The dtype of an activation as HEED_ROUNDED gives it, of such a tensor. */
+heed_dtype heed_rounded_dtype(const heed_ctx *ctx, heed_dtype dtype);
 
 /* For heed_call_begin(): finds what a product reads instead of its f32 inputs. */
 void heed_call_lower(struct heed_call *c);
@@ -280,6 +288,14 @@ struct heed_grad_view heed_dx_rows(struct heed_backward *b, int i);
 
 /* The same, expanded to the sizes of `like`: a stride of 0 says that the kernel sums over that dimension. */
 struct heed_grad_view heed_dx_expanded(struct heed_backward *b, int i, const struct heed_view *like);
+
+/* The same for kernels that read the gradient of output o and write this one element by element: its memory,
+ * where that ends here and nothing else has arrived at input i. */
+struct heed_grad_view heed_dx_over(struct heed_backward *b, int i, int o);
+
+/* Whether the gradient of input i, of the same shape, can be that of input j too, which the kernel writes to
+ * `dx`: then it is. */
+bool heed_dx_is_that_of(struct heed_backward *b, int i, int j, const struct heed_grad_view *dx);
 
 /* The gradient of input i is `dy` of output o seen through `v` (strided, no repeats): shared without a copy
  * where nothing else has arrived, otherwise added. For views and for additions. */

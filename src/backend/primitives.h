@@ -38,6 +38,7 @@
     X(ARGMAX, "argmax", heed_argmax_args)                                                                    \
     X(SOFTMAX, "softmax", heed_softmax_args)                                                                 \
     X(NORM, "norm", heed_norm_args)                                                                          \
+    X(RESIDUAL_NORM, "residual_norm", heed_residual_norm_args)                                               \
     X(ROTARY, "rotary", heed_rotary_args)                                                                    \
     X(MATMUL, "matmul", heed_matmul_args)                                                                    \
     X(LINEAR, "linear", heed_linear_args)                                                                    \
@@ -178,6 +179,25 @@ struct heed_norm_args {
     struct heed_view x, weight, bias, y;
     struct heed_view dy;
     struct heed_grad_view dx, dweight, dbias;
+};
+
+/* sum = x + dropout(branch), y = norm(sum): what DROPOUT does with `branch`, of the same numbers for the same
+ * places, and then what NORM does. x, branch, sum, y, dsum, dy, dx, dbranch rows of one shape [rows, n];
+ * weight, bias [n], contiguous, may be absent. threshold as of DROPOUT; 65536: nothing is dropped. y is made
+ * of the sum as it is stored, so that backward, which reads that, finds the same numbers; `rounded` says that
+ * it will be stored as bf16 though its view is f32 (backend/widened.h). Forward without x and branch finds
+ * the sum where it is, and writes y (again) with the same bits. Backward has sum and weight; mean and
+ * reciprocal deviation are saved by the kernel. dsum and dy: either may be absent, not both; without dy no
+ * gradient of weight and bias is wanted. With d = dsum + the gradient of norm(sum): dx = d, dbranch = d
+ * through the dropout. dx may be dsum itself. */
+struct heed_residual_norm_args {
+    uint32_t threshold;
+    struct heed_random random;
+    bool rms, rounded;
+    double eps;
+    struct heed_view x, branch, weight, bias, sum, y;
+    struct heed_view dsum, dy;
+    struct heed_grad_view dx, dbranch, dweight, dbias;
 };
 
 /* Rotary positions. x [.., length, width] and y of one shape, rank ≥ 2; each row's first `rotated` (even)

@@ -95,6 +95,22 @@ static void visit_norm(const struct visitor *v, struct heed_norm_args *a) {
     gradient(v, &a->dbias);
 }
 
+static void visit_residual_norm(const struct visitor *v, struct heed_residual_norm_args *a) {
+    const bool makes_sum = heed_has(&a->x) || heed_has(&a->branch);
+    input(v, &a->x, false);
+    input(v, &a->branch, false);
+    input(v, &a->weight, true);
+    input(v, &a->bias, false);
+    v->visit(v->self, &a->sum, HEED_BACKWARD_READS | (makes_sum ? HEED_FORWARD_WRITES : HEED_FORWARD_READS));
+    output(v, &a->y, false);
+    arrives(v, &a->dsum);
+    arrives(v, &a->dy);
+    gradient(v, &a->dx);
+    gradient(v, &a->dbranch);
+    gradient(v, &a->dweight);
+    gradient(v, &a->dbias);
+}
+
 static void visit_rotary(const struct visitor *v, struct heed_rotary_args *a) {
     input(v, &a->x, false);
     output(v, &a->y, false);
@@ -200,6 +216,9 @@ bool heed_args_visit(enum heed_primitive primitive, void *args, heed_view_visit 
         return true;
     case HEED_PRIMITIVE_NORM:
         visit_norm(&v, args);
+        return true;
+    case HEED_PRIMITIVE_RESIDUAL_NORM:
+        visit_residual_norm(&v, args);
         return true;
     case HEED_PRIMITIVE_ROTARY:
         visit_rotary(&v, args);

@@ -83,6 +83,13 @@ static void widen(void *self, struct heed_view *view, unsigned how) {
     w->bytes += (bytes + HEED_ALIGN - 1) / HEED_ALIGN * HEED_ALIGN;
 }
 
+/* Of the sum of RESIDUAL_NORM more is made than what is stored: the kernel must round it itself. */
+static void tell_what_is_rounded(enum heed_primitive primitive, const void *args, void *wide) {
+    if (primitive != HEED_PRIMITIVE_RESIDUAL_NORM) return;
+    const struct heed_residual_norm_args *a = args;
+    ((struct heed_residual_norm_args *)wide)->rounded = a->sum.dtype == HEED_BF16;
+}
+
 static void widen_args(struct widened *w, enum direction direction, enum heed_primitive primitive,
                        const void *args, void *scratch) {
     w->direction = direction;
@@ -91,6 +98,7 @@ static void widen_args(struct widened *w, enum direction direction, enum heed_pr
     w->count = 0;
     w->any = false;
     memcpy(w->args, args, heed_args_bytes(primitive));
+    tell_what_is_rounded(primitive, args, w->args);
     heed_args_visit(primitive, w->args, widen, w);
 }
 

@@ -63,28 +63,56 @@ heed_module *heed_block_norm(heed_ctx *ctx, const struct heed_block_plan *plan) 
 
 /* ---- running a part ---- */
 
-static heed_tensor before(const struct heed_part *part, heed_tensor x) {
-    return part->post_norm ? x : heed_forward(part->norm, x);
+static heed_tensor before(const struct heed_part *part, struct heed_residual in) {
+    if (part->post_norm) return in.x;
+    return heed_is_none(in.normed) ? heed_forward(part->norm, in.x) : in.normed;
 }
 
-static heed_tensor after(const struct heed_part *part, heed_tensor x, heed_tensor branch) {
-    heed_tensor sum = heed_add(x, heed_dropout(branch, part->dropout));
-    return part->post_norm ? heed_forward(part->norm, sum) : sum;
+/* The residual connection, with the norm behind it if it is known. */
+static struct heed_residual after(const struct heed_part *part, struct heed_residual in, heed_tensor branch,
+                                  heed_module *next) {
+    struct heed_residual out = {HEED_NONE, HEED_NONE};
+    heed_layer_retire(part->module->ctx, in.normed);
+    if (part->post_norm)
+        out.x = heed_norm_residual(part->norm, in.x, branch, part->dropout, NULL);
+    else if (next)
+        out.normed = heed_norm_residual(next, in.x, branch, part->dropout, &out.x);
+    else
+        out.x = heed_add(in.x, heed_dropout(branch, part->dropout));
+    return out;
 }
 
-heed_tensor heed_part_attend(const struct heed_part *part, heed_tensor x, heed_tensor memory,
-                             heed_cache *cache, const heed_score *score, heed_tensor *weights) {
+struct heed_residual heed_part_attend(const struct heed_part *part, struct heed_residual in,
+                                      heed_module *next, heed_tensor memory, heed_cache *cache,
+                                      const heed_score *score, heed_tensor *weights) {
     heed_ctx *ctx = part->module->ctx;
     heed_scope_begin(ctx);
     heed_tensor branch =
-        heed_mha_run(part->module, before(part, x), memory, HEED_NONE, cache, score, weights);
-    return heed_scope_end_two(ctx, after(part, x, branch), weights);
+        heed_mha_run(part->module, before(part, in), memory, HEED_NONE, cache, score, weights);
+    return heed_residual_end(ctx, after(part, in, branch, next), weights);
 }
 
-heed_tensor heed_part_apply(const struct heed_part *part, heed_tensor x) {
+struct heed_residual heed_part_apply(const struct heed_part *part, struct heed_residual in,
+                                     heed_module *next) {
     heed_ctx *ctx = part->module->ctx;
     heed_scope_begin(ctx);
-    return heed_scope_end(ctx, after(part, x, heed_forward(part->module, before(part, x))));
+    return heed_residual_end(ctx, after(part, in, heed_forward(part->module, before(part, in)), next), NULL);
+}
+
+struct heed_residual heed_residual_end(heed_ctx *ctx, struct heed_residual stream, const heed_tensor *also) {
+    const heed_tensor *const others[] = {&stream.normed, also};
+    stream.x = heed_scope_end_with(ctx, stream.x, 2, others);
+    return stream;
+}
+
+void heed_residual_replace(heed_ctx *ctx, struct heed_residual old, struct heed_residual next) {
+    heed_layer_replace(ctx, old.x, next.x);
+    heed_layer_replace(ctx, old.normed, next.normed);
+}
+
+heed_tensor heed_residual_normed(struct heed_residual stream, heed_module *norm) {
+    if (!norm) return stream.x;
+    return heed_is_none(stream.normed) ? heed_forward(norm, stream.x) : stream.normed;
 }
 
 /* ---- stacks ---- */

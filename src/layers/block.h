@@ -31,20 +31,46 @@ struct heed_part {
     double dropout;
 };
 
-/* The part as attention of x to `memory` (none: to itself, and to what `cache` holds; it may be NULL). */
-heed_tensor heed_part_attend(const struct heed_part *part, heed_tensor x, heed_tensor memory,
-                             heed_cache *cache, const heed_score *score, heed_tensor *weights);
+/* What goes from part to part: x, and its norm if that has been made with it (heed_residual_norm()), which
+ * the next part then begins with, and ends; otherwise none. */
+struct heed_residual {
+    heed_tensor x, normed;
+};
+
+/* The norm that a part begins with; NULL if it begins with none. For the part before it. */
+static inline heed_module *heed_part_norm(const struct heed_part *part) {
+    return part->post_norm ? NULL : part->norm;
+}
+
+/* The part as attention of the stream to `memory` (none: to itself, and to what `cache` holds; it may be
+ * NULL). `next`: what the next part begins with, NULL if that is not known. */
+struct heed_residual heed_part_attend(const struct heed_part *part, struct heed_residual in,
+                                      heed_module *next, heed_tensor memory, heed_cache *cache,
+                                      const heed_score *score, heed_tensor *weights);
 
 /* The part as a module of one input. */
-heed_tensor heed_part_apply(const struct heed_part *part, heed_tensor x);
+struct heed_residual heed_part_apply(const struct heed_part *part, struct heed_residual in,
+                                     heed_module *next);
+
+/* heed_scope_end() for what a stream has become, and `also`, which may be NULL. */
+struct heed_residual heed_residual_end(heed_ctx *ctx, struct heed_residual stream, const heed_tensor *also);
+
+/* Ends what a stream was, if the innermost scope made it. */
+void heed_residual_replace(heed_ctx *ctx, struct heed_residual old, struct heed_residual next);
+
+/* The stream behind `norm`, that of the last part's `next`; NULL: as it is. */
+heed_tensor heed_residual_normed(struct heed_residual stream, heed_module *norm);
 
 /* ---- blocks and stacks ---- */
 
 heed_module *heed_encoder_layer_make(heed_ctx *ctx, const struct heed_block_plan *plan);
 
-/* The block with a cache and the attention weights; each NULL if not wanted. */
-heed_tensor heed_encoder_layer_run(heed_module *module, heed_tensor x, heed_cache *cache,
-                                   const heed_score *score, heed_tensor *weights);
+/* The block with a cache and the attention weights; each NULL if not wanted. `next` as of its last part. */
+struct heed_residual heed_encoder_layer_run(heed_module *module, struct heed_residual in, heed_module *next,
+                                            heed_cache *cache, const heed_score *score, heed_tensor *weights);
+
+/* What the block behind `layer` in a list begins with, or, behind the last, `norm`; NULL if with no norm. */
+heed_module *heed_encoder_layer_next(const heed_module *layer, heed_module *norm);
 
 /* Fills a stack: children `layers.0` … made by `make`, and `norm` where the plan has one. Returns the list.
  */

@@ -41,14 +41,29 @@ static bool ready(heed_module *module, const heed_module_class *type, const char
            heed_layer_fail(module->ctx, HEED_ERROR_ARGUMENT, where, "the memory is none");
 }
 
+static struct heed_residual run_layer(heed_module *module, struct heed_residual in, heed_module *next,
+                                      heed_tensor memory, const heed_score *score,
+                                      const heed_score *cross_score) {
+    if (!ready(module, &layer_class, "decoder_layer", in.x, memory))
+        return (struct heed_residual){.x = heed_module_refused(module, in.x)};
+    const struct decoder_layer *layer = heed_module_self(module, &layer_class);
+    const struct heed_part *cross = &layer->cross_attention, *last = &layer->feed_forward;
+    heed_scope_begin(module->ctx);
+    struct heed_residual s =
+        heed_part_attend(&layer->attention, in, heed_part_norm(cross), HEED_NONE, NULL, score, NULL);
+    s = heed_part_attend(cross, s, heed_part_norm(last), memory, NULL, cross_score, NULL);
+    return heed_residual_end(module->ctx, heed_part_apply(last, s, next), NULL);
+}
+
 heed_tensor heed_decoder_layer_forward(heed_module *module, heed_tensor x, heed_tensor memory,
                                        const heed_score *score, const heed_score *cross_score) {
-    if (!ready(module, &layer_class, "decoder_layer", x, memory)) return heed_module_refused(module, x);
-    const struct decoder_layer *layer = heed_module_self(module, &layer_class);
-    heed_scope_begin(module->ctx);
-    x = heed_part_attend(&layer->attention, x, HEED_NONE, NULL, score, NULL);
-    x = heed_part_attend(&layer->cross_attention, x, memory, NULL, cross_score, NULL);
-    return heed_scope_end(module->ctx, heed_part_apply(&layer->feed_forward, x));
+    return run_layer(module, (struct heed_residual){.x = x}, NULL, memory, score, cross_score).x;
+}
+
+/* What the layer behind this one begins with, or, behind the last, the stack's norm. */
+static heed_module *next_norm(const heed_module *layer, heed_module *norm) {
+    const struct decoder_layer *next = heed_module_self(layer->sibling, &layer_class);
+    return next ? heed_part_norm(&next->attention) : norm;
 }
 
 /* ---- the stack ---- */
@@ -77,11 +92,13 @@ heed_tensor heed_decoder_forward(heed_module *module, heed_tensor x, heed_tensor
                                  const heed_score *score, const heed_score *cross_score) {
     if (!ready(module, &decoder_class, "decoder", x, memory)) return heed_module_refused(module, x);
     const struct decoder *decoder = heed_module_self(module, &decoder_class);
+    struct heed_residual stream = {.x = x};
     heed_scope_begin(module->ctx);
     for (heed_module *layer = decoder->layers->first; layer; layer = layer->sibling) {
-        heed_tensor y = heed_decoder_layer_forward(layer, x, memory, score, cross_score);
-        heed_layer_replace(module->ctx, x, y);
-        x = y;
+        const struct heed_residual y =
+            run_layer(layer, stream, next_norm(layer, decoder->norm), memory, score, cross_score);
+        heed_residual_replace(module->ctx, stream, y);
+        stream = y;
     }
-    return heed_scope_end(module->ctx, decoder->norm ? heed_forward(decoder->norm, x) : x);
+    return heed_scope_end(module->ctx, heed_residual_normed(stream, decoder->norm));
 }

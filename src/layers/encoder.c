@@ -6,7 +6,7 @@ struct encoder_layer {
 };
 
 static heed_tensor layer_forward(heed_module *module, heed_tensor x) {
-    return heed_encoder_layer_run(module, x, NULL, NULL, NULL);
+    return heed_encoder_layer_forward(module, x, NULL);
 }
 
 static const heed_module_class layer_class = {
@@ -34,18 +34,26 @@ heed_module *heed_encoder_layer_new(heed_ctx *ctx, const heed_transformer_option
     return heed_encoder_layer_make(ctx, &plan);
 }
 
-heed_tensor heed_encoder_layer_run(heed_module *module, heed_tensor x, heed_cache *cache,
-                                   const heed_score *score, heed_tensor *weights) {
-    if (weights) *weights = heed_module_refused(module, x);
-    if (!heed_module_ready(module, &layer_class, "encoder_layer", x)) return heed_module_refused(module, x);
+struct heed_residual heed_encoder_layer_run(heed_module *module, struct heed_residual in, heed_module *next,
+                                            heed_cache *cache, const heed_score *score,
+                                            heed_tensor *weights) {
+    const struct heed_residual refused = {heed_module_refused(module, in.x), HEED_NONE};
+    if (weights) *weights = refused.x;
+    if (!heed_module_ready(module, &layer_class, "encoder_layer", in.x)) return refused;
     const struct encoder_layer *layer = heed_module_self(module, &layer_class);
     heed_scope_begin(module->ctx);
-    heed_tensor attended = heed_part_attend(&layer->attention, x, HEED_NONE, cache, score, weights);
-    return heed_scope_end_two(module->ctx, heed_part_apply(&layer->feed_forward, attended), weights);
+    const struct heed_residual attended = heed_part_attend(
+        &layer->attention, in, heed_part_norm(&layer->feed_forward), HEED_NONE, cache, score, weights);
+    return heed_residual_end(module->ctx, heed_part_apply(&layer->feed_forward, attended, next), weights);
 }
 
 heed_tensor heed_encoder_layer_forward(heed_module *layer, heed_tensor x, const heed_score *score) {
-    return heed_encoder_layer_run(layer, x, NULL, score, NULL);
+    return heed_encoder_layer_run(layer, (struct heed_residual){.x = x}, NULL, NULL, score, NULL).x;
+}
+
+heed_module *heed_encoder_layer_next(const heed_module *layer, heed_module *norm) {
+    const struct encoder_layer *next = heed_module_self(layer->sibling, &layer_class);
+    return next ? heed_part_norm(&next->attention) : norm;
 }
 
 /* ---- the stack ---- */
@@ -77,11 +85,13 @@ heed_module *heed_encoder_new(heed_ctx *ctx, const heed_transformer_options *opt
 heed_tensor heed_encoder_forward(heed_module *module, heed_tensor x, const heed_score *score) {
     if (!heed_module_ready(module, &encoder_class, "encoder", x)) return heed_module_refused(module, x);
     const struct encoder *encoder = heed_module_self(module, &encoder_class);
+    struct heed_residual stream = {.x = x};
     heed_scope_begin(module->ctx);
     for (heed_module *layer = encoder->layers->first; layer; layer = layer->sibling) {
-        heed_tensor y = heed_encoder_layer_run(layer, x, NULL, score, NULL);
-        heed_layer_replace(module->ctx, x, y);
-        x = y;
+        heed_module *next = heed_encoder_layer_next(layer, encoder->norm);
+        const struct heed_residual y = heed_encoder_layer_run(layer, stream, next, NULL, score, NULL);
+        heed_residual_replace(module->ctx, stream, y);
+        stream = y;
     }
-    return heed_scope_end(module->ctx, encoder->norm ? heed_forward(encoder->norm, x) : x);
+    return heed_scope_end(module->ctx, heed_residual_normed(stream, encoder->norm));
 }

@@ -135,25 +135,32 @@ static heed_tensor embed(heed_module *module, const struct gpt *gpt, heed_tensor
     return heed_scope_end(module->ctx, heed_dropout(x, gpt->dropout));
 }
 
-static heed_tensor run_blocks(heed_module *module, const struct gpt *gpt, heed_tensor x,
-                              const heed_gpt_call_options *o, heed_tensor *weights) {
+/* With `norm`, behind the last block too. */
+static struct heed_residual run_blocks(heed_module *module, const struct gpt *gpt, heed_tensor x,
+                                       heed_module *norm, const heed_gpt_call_options *o,
+                                       heed_tensor *weights) {
     heed_ctx *ctx = module->ctx;
     const heed_score *score = heed_score_mask(heed_score_new(ctx), heed_mask_causal(ctx, HEED_BOTTOM_RIGHT));
+    struct heed_residual stream = {.x = x};
     int64_t i = 0;
     for (heed_module *layer = gpt->layers->first; layer; layer = layer->sibling, i++) {
         heed_cache *cache = o->cache ? o->cache->layer[i] : NULL;
-        heed_tensor y =
-            heed_encoder_layer_run(layer, x, cache, score, i == o->weights_layer ? weights : NULL);
-        heed_layer_replace(ctx, x, y);
-        x = y;
+        const struct heed_residual y =
+            heed_encoder_layer_run(layer, stream, heed_encoder_layer_next(layer, norm), cache, score,
+                                   i == o->weights_layer ? weights : NULL);
+        heed_residual_replace(ctx, stream, y);
+        stream = y;
     }
-    return x;
+    return stream;
 }
 
-/* Norm and head work on each position alone, so that the others need not be computed. */
-static heed_tensor logits_of(const struct gpt *gpt, heed_tensor x, bool last_only) {
-    if (last_only) x = heed_slice(x, -2, -1, heed_size(x, -2), 1);
-    return heed_linear(heed_forward(gpt->norm, x), gpt->head, HEED_NONE, NULL);
+/* Norm and head work on each position alone, so that of the last one alone the others need not be computed.
+ */
+static heed_tensor logits_of(heed_module *module, const struct gpt *gpt, heed_tensor x,
+                             const heed_gpt_call_options *o, heed_tensor *weights) {
+    struct heed_residual stream = run_blocks(module, gpt, x, o->last_only ? NULL : gpt->norm, o, weights);
+    if (o->last_only) stream.x = heed_slice(stream.x, -2, -1, heed_size(stream.x, -2), 1);
+    return heed_linear(heed_residual_normed(stream, gpt->norm), gpt->head, HEED_NONE, NULL);
 }
 
 heed_tensor heed_gpt_forward(heed_module *module, heed_tensor tokens, const heed_gpt_call_options *options,
@@ -167,8 +174,8 @@ heed_tensor heed_gpt_forward(heed_module *module, heed_tensor tokens, const heed
         return heed_module_refused(module, tokens);
     const int64_t position = heed_gpt_cache_position(options->cache);
     heed_scope_begin(module->ctx);
-    heed_tensor x = run_blocks(module, gpt, embed(module, gpt, tokens, position), options, weights);
-    x = heed_scope_end_two(module->ctx, logits_of(gpt, x, options->last_only), weights);
+    heed_tensor x = logits_of(module, gpt, embed(module, gpt, tokens, position), options, weights);
+    x = heed_scope_end_two(module->ctx, x, weights);
     if (options->cache && heed_failed(module->ctx)) heed_gpt_cache_truncate(options->cache, position);
     return x;
 }

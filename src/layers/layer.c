@@ -60,15 +60,33 @@ static struct heed_node *of_this_scope(heed_ctx *ctx, heed_tensor t) {
     return node->ctx == ctx && node->scope == ctx->scope ? node : NULL;
 }
 
-heed_tensor heed_scope_end_two(heed_ctx *ctx, heed_tensor result, const heed_tensor *also) {
-    struct heed_node *node = NULL;
-    bool inside = also && heed_enter(ctx);
-    if (inside && (also->node != result.node)) node = of_this_scope(ctx, *also);
-    if (node) heed_node_take_from_scope(node);
+enum { MOST_OTHERS = 4 };
+
+heed_tensor heed_scope_end_with(heed_ctx *ctx, heed_tensor result, int others,
+                                const heed_tensor *const *other) {
+    struct heed_node *kept[MOST_OTHERS] = {NULL};
+    const bool inside = others <= MOST_OTHERS && heed_enter(ctx);
+    for (int i = 0; inside && i < others; i++) {
+        if (!other[i] || other[i]->node == result.node) continue;
+        kept[i] = of_this_scope(ctx, *other[i]);
+        if (kept[i]) heed_node_take_from_scope(kept[i]);
+    }
     result = heed_scope_end(ctx, result);
-    if (node) heed_node_give_to_scope(node);
+    for (int i = 0; inside && i < others; i++)
+        if (kept[i]) heed_node_give_to_scope(kept[i]);
     if (inside) heed_leave(ctx);
     return result;
+}
+
+heed_tensor heed_scope_end_two(heed_ctx *ctx, heed_tensor result, const heed_tensor *also) {
+    return heed_scope_end_with(ctx, result, 1, &also);
+}
+
+void heed_layer_retire(heed_ctx *ctx, heed_tensor t) {
+    struct heed_node *node = t.node;
+    if (!node || node->flags & HEED_NODE_INERT || node->ctx != ctx || !heed_enter(ctx)) return;
+    if (node->serial == t.serial && node->scope) heed_node_retire(node);
+    heed_leave(ctx);
 }
 
 void heed_layer_replace(heed_ctx *ctx, heed_tensor old, heed_tensor next) {

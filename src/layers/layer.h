@@ -39,6 +39,13 @@ static inline int64_t heed_size_or(int64_t size, int64_t otherwise) {
 /* heed_scope_end() that hands a second tensor to the outer scope too; `also` may be NULL. */
 heed_tensor heed_scope_end_two(heed_ctx *ctx, heed_tensor result, const heed_tensor *also);
 
+/* The same with some more, up to 4. */
+heed_tensor heed_scope_end_with(heed_ctx *ctx, heed_tensor result, int others,
+                                const heed_tensor *const *other);
+
+/* Ends a tensor that nobody but the layers knows, of whatever scope. */
+void heed_layer_retire(heed_ctx *ctx, heed_tensor t);
+
 /* Ends `old`, which `next` took the place of, if the innermost scope made it and `next` is another tensor. */
 void heed_layer_replace(heed_ctx *ctx, heed_tensor old, heed_tensor next);
 
@@ -52,6 +59,11 @@ heed_module *heed_list_new(heed_ctx *ctx);
 
 /* Adds a module to a list under its number. */
 heed_module *heed_list_add(heed_module *list, int64_t number, heed_module *module);
+
+/* The norm of x + dropout(branch), and in *sum (NULL: of no use) what it is of; `norm` is a LayerNorm or an
+ * RMSNorm. */
+heed_tensor heed_norm_residual(heed_module *norm, heed_tensor x, heed_tensor branch, double dropout,
+                               heed_tensor *sum);
 
 /* x with the positions of a heed_positions_new() added, its first row at position `offset`. */
 heed_tensor heed_positions_add(heed_module *module, heed_tensor x, int64_t offset);

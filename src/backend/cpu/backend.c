@@ -30,6 +30,7 @@ static const struct heed_backend cpu = {
             SLOT2(ARGMAX, heed_cpu_argmax),
             SLOT2(SOFTMAX, heed_cpu_softmax),
             SLOT2(NORM, heed_cpu_norm),
+            SLOT2(RESIDUAL_NORM, heed_cpu_residual_norm),
             SLOT2(ROTARY, heed_cpu_rotary),
             SLOT2(MATMUL, heed_cpu_matmul),
             SLOT2(LINEAR, heed_cpu_linear),

@@ -7,6 +7,7 @@
 struct heed_bf16_vectors {
     void (*widen)(int64_t n, const uint16_t *x, float *y);
     void (*round)(int64_t n, const float *x, uint16_t *y); /* to nearest even; NaN stays NaN */
+    void (*round_in_place)(int64_t n, float *x);           /* to numbers of bf16, which stay f32 */
 };
 HEED_CPU_TABLE(bf16)
 
@@ -19,6 +20,7 @@ extern const struct heed_kernel heed_cpu_reduce_bf16;
 extern const struct heed_kernel heed_cpu_argmax_bf16;
 extern const struct heed_kernel heed_cpu_softmax_bf16;
 extern const struct heed_kernel heed_cpu_norm_bf16;
+extern const struct heed_kernel heed_cpu_residual_norm_bf16;
 extern const struct heed_kernel heed_cpu_rotary_bf16;
 extern const struct heed_kernel heed_cpu_matmul_bf16;
 extern const struct heed_kernel heed_cpu_linear_bf16;

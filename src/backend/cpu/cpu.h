@@ -64,6 +64,7 @@ extern const struct heed_kernel heed_cpu_reduce;
 extern const struct heed_kernel heed_cpu_argmax;
 extern const struct heed_kernel heed_cpu_softmax;
 extern const struct heed_kernel heed_cpu_norm;
+extern const struct heed_kernel heed_cpu_residual_norm;
 extern const struct heed_kernel heed_cpu_rotary;
 extern const struct heed_kernel heed_cpu_matmul;
 extern const struct heed_kernel heed_cpu_linear;

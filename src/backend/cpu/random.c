@@ -1,5 +1,4 @@
 /* Kernels that draw random numbers: fill with them, and dropout. */
-#include "backend/cpu/map.h"
 #include "backend/cpu/random.h"
 
 #include <math.h>
@@ -89,16 +88,12 @@ static void dropout_tile(void *arg, int64_t tile, int worker) {
     const struct dropout_job *job = arg;
     const int64_t first = tile * TILE;
     job->vectors->dropout(&job->args->random, job->args->threshold, (uint64_t)first,
-                          heed_cpu_part(job->count, TILE, tile), job->add, job->x + first, job->y + first);
+                          heed_cpu_part(job->count, TILE, tile), job->add ? job->y + first : NULL,
+                          job->x + first, job->y + first);
 }
 
 static heed_status dropout_run(struct heed_exec *exec, const struct heed_dropout_args *a,
                                const struct heed_view *x, const struct heed_view *y, bool add) {
-    if (a->threshold > 0xffff) { /* a probability so small that nothing is dropped */
-        const struct heed_map map = {.inputs = 1, .in = {*x}, .out = {*y, add}, .scale = 1.0f};
-        heed_map_run(exec, &map, NULL);
-        return HEED_OK;
-    }
     struct dropout_job job = {a, heed_random_vectors(exec->isa), heed_view_count(y), x->data, y->data, add};
     heed_threads_run(exec->threads, heed_cpu_tiles(job.count, TILE), dropout_tile, &job);
     return HEED_OK;

@@ -30,8 +30,8 @@ struct heed_norm_rows {
 
 /* Of those rows. dy is contiguous; dx, dweight and dbias may be NULL. */
 struct heed_norm_gradients {
-    const float *dy;
-    bool add; /* to dx, whose rows are dx_row apart */
+    const float *dy,
+        *before; /* before: what is added to dx, in rows as those of dx, which it may be, or NULL */
     float *dx;
     int64_t dx_row;
     bool sum; /* whether dweight and dbias are added to or overwritten with the sums over these rows */

@@ -11,6 +11,7 @@
  * reduce.cuh   what threads of a group know together, and rows for groups
  * fold.cuh     sums and other reductions over dimensions; gradients that repeat
  * unary.cuh    functions of one number; philox.cuh: random numbers; softmax.cuh: normalisers
+ * norm.cuh     norms of rows
  * items.cuh    lists of parameters for one launch
  * choice.cuh   what kernels may know when they are compiled; specialise.cuh: compiling them at run time, of
  * hash.cuh, nvrtc.cuh, code_cache.cuh, sources.cuh, rtc/ (headers for NVRTC)
@@ -164,6 +165,8 @@ static inline bool cuda_takes_either(enum heed_primitive primitive, const void *
     X(RANDOM, random)                                                                                        \
     X(REDUCE, reduce)                                                                                        \
     X(REDUCE, reduce_bf16)                                                                                   \
+    X(RESIDUAL_NORM, residual_norm)                                                                          \
+    X(RESIDUAL_NORM, residual_norm_bf16)                                                                     \
     X(ROTARY, rotary)                                                                                        \
     X(ROTARY, rotary_bf16)                                                                                   \
     X(SOFTMAX, softmax)                                                                                      \

@@ -21,7 +21,6 @@ template <typename T, typename M> static __global__ void drop(dropping<T, M> d) 
         const bool whole = d.packs && (i + 1) * N <= d.count;
         const M *x = d.x + i * N;
         M *y = d.y + i * N;
-        uint32_t word[4];
         T value[N] = {}, old[N] = {};
         if (whole) {
             cuda_load_pack(x, value);
@@ -34,11 +33,10 @@ template <typename T, typename M> static __global__ void drop(dropping<T, M> d) 
                 if (d.add) old[j] = (T)y[j];
             }
         }
-        cuda_random_block(d.random, (uint32_t)(i >> 1), word);
+        const unsigned kept = cuda_kept<N>(d.random, d.threshold, i * N);
 #pragma unroll
         for (int j = 0; j < N; j++) {
-            const bool kept = i & 1 ? cuda_keep(word, N + j, d.threshold) : cuda_keep(word, j, d.threshold);
-            value[j] = kept ? value[j] * d.scale : (T)0;
+            value[j] = kept >> j & 1 ? value[j] * d.scale : (T)0;
             if (d.add) value[j] += old[j];
         }
         if (whole) {

@@ -115,7 +115,8 @@ __device__ inline cuda_reader<HELD, Load> cuda_read(int64_t first, int64_t end, 
 
 /* Stores a gradient, or adds it to what is there. */
 template <int N, typename T, typename M>
-__device__ inline void cuda_give(M *to, bool add, cuda_pack<T, N> pack) {
+__device__ inline void cuda_give(M *to, bool add, const cuda_pack<T, N> &gradient) {
+    cuda_pack<T, N> pack = gradient;
     if (add) {
         const cuda_pack<T, N> before = cuda_as<T>(cuda_load<N>(to));
         for (int i = 0; i < N; i++) pack.at[i] += before.at[i];

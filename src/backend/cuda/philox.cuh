@@ -93,6 +93,20 @@ __device__ inline bool cuda_keep(const uint32_t (&word)[4], int half, uint32_t t
     return (cuda_word(word, half >> 1) >> (16 * (half & 1)) & 0xFFFFu) < threshold;
 }
 
+/* Which of the N elements from `element` on, a multiple of N, are kept: bit j is that of the j-th. */
+template <int N>
+__device__ inline unsigned cuda_kept(const struct heed_random &random, uint32_t threshold, int64_t element) {
+    static_assert(8 % N == 0, "they are all of one block of words");
+    if (threshold > 0xFFFFu) return (1u << N) - 1;
+    uint32_t word[4];
+    unsigned kept = 0;
+    cuda_random_block(random, (uint32_t)(element >> 3), word);
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        kept |= (unsigned)cuda_keep(word, (int)(element & (8 - N)) + j, threshold) << j;
+    return kept;
+}
+
 /* The block of words that holds the bits of query q and key k, and which half of it they are. */
 __device__ inline void cuda_attention_block(const struct heed_attention_random &r, uint32_t q, uint32_t k,
                                             uint32_t row, uint32_t (&word)[4]) {

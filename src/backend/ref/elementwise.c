@@ -141,9 +141,14 @@ const struct heed_kernel heed_ref_where = {"ref", NULL, NULL, where_forward, whe
 
 /* ---- dropout: what is dropped is exactly 0, whatever it was ---- */
 
+double heed_ref_dropped(const struct heed_random *random, uint32_t threshold, const struct heed_view *v,
+                        int64_t element) {
+    if (!heed_keep_element(random, (uint64_t)element, threshold)) return 0;
+    return heed_ref_load(v, element) * heed_keep_scale(threshold);
+}
+
 static double dropped(const struct heed_dropout_args *args, const struct heed_view *v, int64_t element) {
-    if (!heed_keep_element(&args->random, (uint64_t)element, args->threshold)) return 0;
-    return heed_ref_load(v, element) * heed_keep_scale(args->threshold);
+    return heed_ref_dropped(&args->random, args->threshold, v, element);
 }
 
 static heed_status dropout_forward(struct heed_exec *exec, const void *p, void *saved, void *scratch) {

@@ -20,6 +20,7 @@ const struct heed_kernel *const heed_ref_kernels[HEED_PRIMITIVES] = {
     [HEED_PRIMITIVE_ARGMAX] = &heed_ref_argmax,
     [HEED_PRIMITIVE_SOFTMAX] = &heed_ref_softmax,
     [HEED_PRIMITIVE_NORM] = &heed_ref_norm,
+    [HEED_PRIMITIVE_RESIDUAL_NORM] = &heed_ref_residual_norm,
     [HEED_PRIMITIVE_ROTARY] = &heed_ref_rotary,
     [HEED_PRIMITIVE_MATMUL] = &heed_ref_matmul,
     [HEED_PRIMITIVE_LINEAR] = &heed_ref_linear,

@@ -75,6 +75,10 @@ static inline void heed_ref_sum_add(const struct heed_view *sum, int64_t offset,
     ((double *)sum->data)[offset] += value;
 }
 
+/* Element `element` of contiguous v through dropout: scaled, or exactly 0. */
+double heed_ref_dropped(const struct heed_random *random, uint32_t threshold, const struct heed_view *v,
+                        int64_t element);
+
 /* ---- the kernels ---- */
 
 extern const struct heed_kernel heed_ref_copy;
@@ -87,6 +91,7 @@ extern const struct heed_kernel heed_ref_reduce;
 extern const struct heed_kernel heed_ref_argmax;
 extern const struct heed_kernel heed_ref_softmax;
 extern const struct heed_kernel heed_ref_norm;
+extern const struct heed_kernel heed_ref_residual_norm;
 extern const struct heed_kernel heed_ref_rotary;
 extern const struct heed_kernel heed_ref_matmul;
 extern const struct heed_kernel heed_ref_linear;

@@ -37,4 +37,16 @@ static void round_line(int64_t n, const float *x, uint16_t *y) {
     memcpy(y + i, &half, (size_t)(n - i) * sizeof *y);
 }
 
-const struct heed_bf16_vectors HEED_VECTOR_NAME(heed_bf16_vectors) = {.widen = widen, .round = round_line};
+static void round_in_place(int64_t n, float *x) {
+    int64_t i = 0;
+    for (; i + HEED_LANES <= n; i += HEED_LANES) {
+        vu_memory *at = (vu_memory *)(x + i);
+        *at = widened(rounded(*at));
+    }
+    uint16_t rest[HEED_LANES];
+    round_line(n - i, x + i, rest);
+    widen(n - i, rest, x + i);
+}
+
+const struct heed_bf16_vectors HEED_VECTOR_NAME(heed_bf16_vectors) = {
+    .widen = widen, .round = round_line, .round_in_place = round_in_place};

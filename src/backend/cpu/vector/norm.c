@@ -7,11 +7,12 @@ static inline vf load(const float *x, int64_t n) {
     return n >= HEED_LANES ? vf_load(x) : vf_load_part(x, n);
 }
 
-static inline void store(bool add, vf value, int64_t n, float *y) {
+/* `before` (NULL: nothing) is added. */
+static inline void store(const float *before, vf value, int64_t n, float *y) {
     if (n >= HEED_LANES)
-        vf_store(y, add ? vf_load(y) + value : value);
+        vf_store(y, before != NULL ? vf_load(before) + value : value);
     else
-        vf_store_part(y, add ? vf_load_part(y, n) + value : value, n);
+        vf_store_part(y, before != NULL ? vf_load_part(before, n) + value : value, n);
 }
 
 static float row_mean(int64_t n, const float *x) {
@@ -52,7 +53,7 @@ static inline void row_forward(int64_t n, const float *x, const float *weight, c
         vf v = (load(x + i, n - i) - mean) * rstd;
         if (weight != NULL) v *= load(weight + i, n - i);
         if (bias != NULL) v += load(bias + i, n - i);
-        store(false, v, n - i, y + i);
+        store(NULL, v, n - i, y + i);
     }
 }
 
@@ -80,6 +81,10 @@ struct sums {
     bool add;
 };
 
+static inline void add_to(bool add, vf value, int64_t n, float *y) {
+    store(add ? y : NULL, value, n, y);
+}
+
 static inline struct means row_look(int64_t n, const float *x, const float *weight, const float *dy,
                                     struct heed_norm_statistics s, struct sums sums) {
     const vf mean = vf_set(s.mean), rstd = vf_set(s.rstd);
@@ -89,22 +94,22 @@ static inline struct means row_look(int64_t n, const float *x, const float *weig
         const vf g = weight != NULL ? d * load(weight + i, n - i) : d;
         sum += g;
         product = vf_fma(g, normal, product);
-        if (sums.weight != NULL) store(sums.add, d * normal, n - i, sums.weight + i);
-        if (sums.bias != NULL) store(sums.add, d, n - i, sums.bias + i);
+        if (sums.weight != NULL) add_to(sums.add, d * normal, n - i, sums.weight + i);
+        if (sums.bias != NULL) add_to(sums.add, d, n - i, sums.bias + i);
     }
     return (struct means){vf_sum(sum) / (float)n, vf_sum(product) / (float)n};
 }
 
 /* rstd·(g − mean(g) − x̂·mean(g·x̂)); RMS has no mean(g). */
 static inline void row_dx(int64_t n, const float *x, const float *weight, const float *dy,
-                          struct heed_norm_statistics s, struct means means, bool add, float *dx) {
+                          struct heed_norm_statistics s, struct means means, const float *before, float *dx) {
     const vf mean = vf_set(s.mean), rstd = vf_set(s.rstd);
     const vf mean_g = vf_set(means.g), mean_gx = vf_set(means.gx);
     for (int64_t i = 0; i < n; i += HEED_LANES) {
         vf g = load(dy + i, n - i);
         if (weight != NULL) g *= load(weight + i, n - i);
         const vf normal = (load(x + i, n - i) - mean) * rstd;
-        store(add, rstd * vf_fnma(normal, mean_gx, g - mean_g), n - i, dx + i);
+        store(before != NULL ? before + i : NULL, rstd * vf_fnma(normal, mean_gx, g - mean_g), n - i, dx + i);
     }
 }
 
@@ -121,7 +126,9 @@ static void backward(const struct heed_norm_rows *rows, const struct heed_norm_g
         else
             means = row_look(n, x, weight, dy, s, sums);
         if (rows->rms) means.g = 0.0f;
-        if (g->dx != NULL) row_dx(n, x, weight, dy, s, means, g->add, g->dx + r * g->dx_row);
+        const int64_t at = r * g->dx_row;
+        if (g->dx != NULL)
+            row_dx(n, x, weight, dy, s, means, g->before != NULL ? g->before + at : NULL, g->dx + at);
     }
 }
 

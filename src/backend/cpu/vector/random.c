@@ -53,30 +53,42 @@ static inline struct kept compare(vu word, uint32_t threshold) {
 
 #endif
 
-static inline void drop(vm keep, vf scale, int64_t n, bool add, const float *x, float *y) {
+static inline void drop(vm keep, vf scale, int64_t n, const float *before, const float *x, float *y) {
     if (n >= HEED_LANES) {
         const vf kept = vf_where(keep, vf_load(x) * scale);
-        vf_store(y, add ? vf_load(y) + kept : kept);
+        vf_store(y, before != NULL ? vf_load(before) + kept : kept);
     } else if (n > 0) {
         const vf kept = vf_where(keep, vf_load_part(x, n) * scale);
-        vf_store_part(y, add ? vf_load_part(y, n) + kept : kept, n);
+        vf_store_part(y, before != NULL ? vf_load_part(before, n) + kept : kept, n);
     }
 }
 
+static inline const float *behind(const float *before, int64_t i) {
+    return before != NULL ? before + i : NULL;
+}
+
+static void keep_all(int64_t n, const float *before, const float *x, float *y) {
+    const vm all = vm_first(HEED_LANES);
+    for (int64_t i = 0; i < n; i += HEED_LANES)
+        drop(all, vf_set(1.0f), n - i, behind(before, i), x + i, y + i);
+}
+
 static void dropout(const struct heed_random *random, uint32_t threshold, uint64_t element, int64_t n,
-                    bool add, const float *x, float *y) {
+                    const float *before, const float *x, float *y) {
     const vf scale = vf_set((float)heed_keep_scale(threshold));
     uint32_t block = (uint32_t)(element >> 3);
-    for (; n > 0; block += HEED_LANES) {
+    if (threshold > 0xffff) {
+        keep_all(n, before, x, y);
+        return;
+    }
+    for (int64_t i = 0; i < n; block += HEED_LANES) {
         vu word[4];
         group(random, block, word);
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < 4; j++, i += 2 * HEED_LANES) {
             const struct kept kept = compare(word[j], threshold);
-            drop(kept.low, scale, n, add, x, y);
-            drop(kept.high, scale, n - HEED_LANES, add, x + HEED_LANES, y + HEED_LANES);
-            n -= 2 * HEED_LANES;
-            x += 2 * HEED_LANES;
-            y += 2 * HEED_LANES;
+            const int64_t k = i + HEED_LANES;
+            drop(kept.low, scale, n - i, behind(before, i), x + i, y + i);
+            drop(kept.high, scale, n - k, behind(before, k), x + k, y + k);
         }
     }
 }
