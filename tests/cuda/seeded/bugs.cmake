@@ -83,10 +83,11 @@ heed_bug(reads_behind kernel_address FILE softmax.cu TEST ops_rows CASE "cpu aga
     TO [[auto row = cuda_read<HELD>(at.lane * N, at.end(n + 1), group * N,
                                    [=](int64_t i) { return cuda_as<T>(cuda_load<N>(from + i)); });]])
 
-# A warp that is ahead writes where others still read what the join before left there.
-heed_bug(join_again kernel_thread FILE reduce.cuh SOURCE softmax.cu TEST ops_rows CASE "cpu against ref" SAYS "data race"
-    FROM [[__syncthreads(); /* nobody still reads what an earlier call left there */]]
-    TO [[]])
+# Threads read the sums of others before all have left theirs.
+heed_bug(columns_barrier kernel_thread FILE norm.cu TEST layers SAYS "data race.*norm_columns"
+    FROM [[lane_sums[threadIdx.x] = all;
+    __syncthreads();]]
+    TO [[lane_sums[threadIdx.x] = all;]])
 
 # ---- the shipped library ----
 
