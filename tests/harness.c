@@ -74,8 +74,8 @@ int test_isas(const char *const **isas) {
 }
 
 /* HEED_TEST_DEVICE names a device that stands for "cpu" in the whole suite, HEED_TEST_REF one for "ref":
- * suites are linked with calls of heed_ctx_new() going here. With HEED_TEST_CHUNK_BYTES=1 every block of that
- * device's contexts is an allocation of its own, so that what lies beside it is watched.
+ * suites are linked with calls of heed_ctx_new() going here. With HEED_TEST_CHUNK_BYTES=1 every block of a
+ * context is an allocation of its own, so that what lies beside it is watched.
  * HEED_TEST_PRECISION=bf16 makes all contexts those of mixed precision. */
 heed_ctx *__real_heed_ctx_new(const heed_ctx_options *options);
 heed_ctx *__wrap_heed_ctx_new(const heed_ctx_options *options);
@@ -87,10 +87,9 @@ heed_ctx *__wrap_heed_ctx_new(const heed_ctx_options *options) {
     const bool is_cpu = !other.device || strcmp(other.device, "cpu") == 0;
     const bool is_ref = other.device && strcmp(other.device, "ref") == 0;
     const char *instead = is_cpu ? getenv("HEED_TEST_DEVICE") : is_ref ? getenv("HEED_TEST_REF") : NULL;
-    if (!instead) return __real_heed_ctx_new(&other);
     const char *chunk_bytes = getenv("HEED_TEST_CHUNK_BYTES");
     if (chunk_bytes && !other.chunk_bytes) other.chunk_bytes = strtoul(chunk_bytes, NULL, 10);
-    other.device = instead;
+    if (instead) other.device = instead;
     return __real_heed_ctx_new(&other);
 }
 

@@ -145,6 +145,9 @@ static const struct op_case cases[] = {
      SIZES(1, 2, 5, 4), .constant = true}, {N, SIZES(3, 5)})},
     {CALL("only the bias wants a gradient", {N, SIZES(1, 2, 3, 4), .constant = true}, {N, SIZES(1, 2, 5, 4),
      .constant = true}, {N, SIZES(1, 2, 5, 4), .constant = true}, {N, SIZES(3, 5)})},
+    {CALL("two tiles", QKV(1, 2, 70, 131, 9)), .no_difference = true},
+    {CALL("two tiles, causal, dropout", QKV(1, 2, 70, 67, 33)), .no_difference = true, .random = true, WISH(.dropout =
+     0.3, .causal = true)},
     {CALL("large", QKV(2, 3, 150, 131, 32)), .big = true},
     {CALL("large, causal", QKV(2, 2, 197, 197, 64)), .big = true, WISH(.causal = true)},
     {CALL("large, causal at the end", QKV(1, 2, 65, 193, 40)), .big = true, WISH(.bottom_right = true)},

@@ -63,6 +63,8 @@ static void call_bce(const struct op_case *row, const heed_tensor *in, heed_tens
     {#name ", transposed", call_##name, {{a, SIZES(4, 6), OP_TRANSPOSED}}, OP_REDUCE, DIMS(1)},              \
     {#name ", sliced", call_##name, {{a, SIZES(4, 6), OP_SLICED}}, OP_REDUCE, DIMS(0)},                      \
     {#name ", no rows", call_##name, {{a, SIZES(0, 3)}}, OP_REDUCE, DIMS(1)},                                \
+    {#name ", long", call_##name, {{a, SIZES(16411)}}, OP_REDUCE, .no_difference = true},                    \
+    {#name ", many rows", call_##name, {{a, SIZES(515, 3)}}, OP_REDUCE, DIMS(0), .no_difference = true},     \
     {#name ", large, all", call_##name, {{a, SIZES(70, 1001)}}, OP_REDUCE, .big = true},                     \
     {#name ", large, last", call_##name, {{a, SIZES(301, 257)}}, OP_REDUCE, DIMS(1), .big = true},           \
     {#name ", large, first", call_##name, {{a, SIZES(301, 257)}}, OP_REDUCE, DIMS(0), .big = true},          \

@@ -150,7 +150,12 @@ START_TEST(large_copies) {
     for (int turn = 0; turn < 2; turn++) {
         for (int i = 0; i < COUNT; i++) numbers[i] = (float)((i + turn) % 100003);
         heed_tensor x = heed_from(ctx, HEED_F32, TEST_SHAPE(COUNT), numbers);
-        memset(numbers, 0, COUNT * sizeof *numbers); /* it may change at once */
+        memset(numbers, 0, COUNT * sizeof *numbers);              /* it may change at once */
+        heed_tensor last = heed_slice(x, 0, COUNT - 2, COUNT, 1); /* a kernel reads it before the host does */
+        test_equals(
+            heed_add(last, last), 2,
+            (float[]){(float)(2 * ((COUNT - 2 + turn) % 100003)), (float)(2 * ((COUNT - 1 + turn) % 100003))},
+            "last");
         heed_tensor sum = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1));
         for (int i = 0; i < PIECES; i++) {
             float one = (float)i;

@@ -20,6 +20,7 @@ int main(int arguments, char **argument) {
     const bool ok = heed_error_status(ctx) == HEED_ERROR_DEVICE && strstr(text, argument[1]) &&
                     !strchr(text, '\n') && !heed_is_valid(heed_add(x, x)) &&
                     heed_sync(ctx) == HEED_ERROR_DEVICE;
+    if (!ok) printf("that is not one line with \"%s\", or something went on after it\n", argument[1]);
     heed_ctx_free(ctx);
     return ok ? 0 : 1;
 }

@@ -142,7 +142,6 @@ enum { ONE_THREAD_PER_STACK = EMULATED_THREAD };
 
 static fibre host;     /* the stack of who launches */
 static fibre *idle;    /* on which no thread runs */
-static fibre *spent;   /* on which a thread of this block has returned, where no other may follow */
 static thread *begins; /* what runs first on a stack that is switched to */
 
 static void push(fibre **list, fibre *f) {
@@ -163,11 +162,26 @@ static fibre *idle_stack() {
     return f ? f : fibre_new(carry);
 }
 
+/* What ThreadSanitizer knows threads by costs it most of a megabyte each, so it is kept, with the stack: two
+ * sets in turns, so that nothing orders a block and the next. */
+static struct {
+    void *sanitized;
+    fibre *stack;
+} kept[2][MOST_THREADS];
+static unsigned kept_set;
+
+static fibre *stack_for(const thread *t) {
+    if (!ONE_THREAD_PER_STACK) return idle_stack();
+    fibre **own = &kept[kept_set][t->number].stack;
+    if (!*own) *own = fibre_new(carry);
+    return *own;
+}
+
 /* Leaves a stack for that of a thread that can go on. */
 static void turn_to(fibre *from, thread *next) {
     if (!next) deadlock();
     if (!next->on) {
-        next->on = idle_stack();
+        next->on = stack_for(next);
         begins = next;
     }
     fibre_switch(from, next->on);
@@ -198,6 +212,9 @@ static void wait() {
 
 static void returns(thread *t);
 
+static char begin_token; /* what threads acquire first: what the host did */
+static char end_token;   /* what the host acquires when a kernel has ended */
+
 /* What every stack runs: threads from their beginning. */
 static void carry() {
     fibre_begun();
@@ -206,13 +223,14 @@ static void carry() {
         fibre *self = t->on;
         for (;;) {
             goes_on(t);
+            acquire(&begin_token);
             running.run(running.arguments);
             returns(t);
             t = turns_take();
             if (!t || t->on || ONE_THREAD_PER_STACK) break;
             t->on = self;
         }
-        push(ONE_THREAD_PER_STACK ? &spent : &idle, self);
+        if (!ONE_THREAD_PER_STACK) push(&idle, self);
         if (returned == count)
             fibre_switch(self, &host);
         else
@@ -225,7 +243,7 @@ static void carry() {
  * Every thread of every block is a thread to it, and only barriers and __syncwarp order what they do: each
  * has a token that is released by those who come and acquired by those who go on. Two in turn, because who is
  * fast may be at the next barrier when others have not left the one before. Tokens are new memory in each
- * block: nothing orders blocks. */
+ * block: nothing orders two blocks, one after the other. */
 
 enum { GROUPS = 8, WARPS = MOST_THREADS / LANES };
 
@@ -234,7 +252,6 @@ struct tokens {
 };
 
 static tokens *token;  /* NULL without ThreadSanitizer */
-static char end_token; /* what the host acquires when a kernel has ended */
 
 #if EMULATED_THREAD
 static void *host_sanitized;
@@ -245,22 +262,19 @@ static void sanitizer_begin() {
     host_sanitized = __tsan_get_current_fiber();
     token = static_cast<tokens *>(calloc(1, sizeof *token));
     if (!token) fail("out of memory");
-    unsigned stacks = 0;
-    for (fibre *f = idle; f; f = f->next) stacks++;
-    while (fibre *f = pop(&spent)) {
-        fibre_renew(f, carry);
-        push(&idle, f);
-        stacks++;
+    kept_set ^= 1;
+    for (unsigned i = 0; i < count; i++) {
+        void **own = &kept[kept_set][i].sanitized;
+        if (!*own) *own = __tsan_create_fiber(0);
+        threads[i].sanitized = *own;
     }
-    for (; stacks < count; stacks++) push(&idle, fibre_new(carry));
-    for (unsigned i = 0; i < count; i++) threads[i].sanitized = __tsan_create_fiber(0);
+    release(&begin_token);
 #endif
 }
 
 static void sanitizer_end() {
 #if EMULATED_THREAD
     sanitizer_follow(host_sanitized);
-    for (unsigned i = 0; i < count; i++) __tsan_destroy_fiber(threads[i].sanitized);
     free(token);
     token = NULL;
 #endif

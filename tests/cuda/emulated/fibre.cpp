@@ -111,14 +111,6 @@ fibre *fibre_new(void (*main)()) {
     return f;
 }
 
-void fibre_renew(fibre *f, void (*main)()) {
-    /* The sanitizer sees new memory, and lets go of what it knew of the old. */
-    if (mmap(f->stack, f->bytes, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
-        no_memory();
-    f->top = first_frame(f->end, main);
-}
-
 /* Whom the present fibre followed: AddressSanitizer tells afterwards which stack was left. */
 static fibre *left;
 

@@ -26,9 +26,6 @@ void fibre_switch(fibre *from, fibre *to);
 /* What main() calls first. */
 void fibre_begun();
 
-/* Makes it as if it were new, for ThreadSanitizer too, which forgets who used the stack. */
-void fibre_renew(fibre *f, void (*main)());
-
 } // namespace emulated
 
 #endif

@@ -150,15 +150,33 @@ static void on_fault(int, siginfo_t *info, void *) {
     fail("the host's code touches memory of the device: %s", describe(info->si_addr, text, sizeof text));
 }
 
-static void watch_faults() {
+/* A stack of a thread's for that, where it has none. */
+struct fault_stack {
     enum { BYTES = 64 * 1024 };
-    static thread_local char *stack;
-    if (stack) return;
-    stack_t before, own = {};
-    stack = static_cast<char *>(malloc(BYTES));
-    own.ss_sp = stack;
-    own.ss_size = BYTES;
-    if (stack && sigaltstack(NULL, &before) == 0 && before.ss_flags & SS_DISABLE) sigaltstack(&own, NULL);
+    char *memory = NULL;
+
+    void open() {
+        stack_t before, own = {};
+        if (sigaltstack(NULL, &before) != 0 || !(before.ss_flags & SS_DISABLE)) return;
+        memory = static_cast<char *>(malloc(BYTES));
+        own.ss_sp = memory;
+        own.ss_size = BYTES;
+        if (memory) sigaltstack(&own, NULL);
+    }
+    ~fault_stack() {
+        stack_t none = {};
+        none.ss_flags = SS_DISABLE;
+        if (memory) sigaltstack(&none, NULL);
+        free(memory);
+    }
+};
+
+static void watch_faults() {
+    static thread_local fault_stack stack;
+    static thread_local bool watches;
+    if (watches) return;
+    watches = true;
+    stack.open();
     struct sigaction action = {};
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
@@ -268,21 +286,35 @@ void memory_free(const char *who, void *memory) {
     if (freed.size() > QUARANTINE) end_quarantine();
 }
 
-/* ---- pinned memory of the host ---- */
+/* ---- pinned memory of the host ----
+ *
+ * It is full of NaN too, and ends where a page does. */
+
+static char *pinned_pages(void *memory, size_t bytes) {
+    return static_cast<char *>(memory) - (rounded(bytes, PAGE) - rounded(bytes, ALIGNMENT));
+}
 
 void *memory_pinned_new(size_t bytes) {
     locked lock;
-    void *memory = malloc(bytes ? bytes : 1);
-    if (!memory) return NULL;
-    memset(memory, 0xff, bytes);
+    if (bytes == 0) bytes = 1;
+    const size_t page_bytes = rounded(bytes, PAGE), all_bytes = page_bytes + 2 * PAGE;
+    void *all = map(NULL, all_bytes, PROT_NONE, MAP_ANONYMOUS, -1);
+    if (all == MAP_FAILED) return NULL;
+    if (!map_nan(static_cast<char *>(all) + PAGE, page_bytes, OPEN)) {
+        munmap(all, all_bytes);
+        return NULL;
+    }
+    void *memory = static_cast<char *>(all) + PAGE + page_bytes - rounded(bytes, ALIGNMENT);
     pinned[reinterpret_cast<uintptr_t>(memory)] = bytes;
     return memory;
 }
 
 void memory_pinned_free(const char *who, void *memory) {
     locked lock;
-    if (!pinned.erase(reinterpret_cast<uintptr_t>(memory))) fail("%s: %p is no pinned memory", who, memory);
-    free(memory);
+    const auto found = pinned.find(reinterpret_cast<uintptr_t>(memory));
+    if (found == pinned.end()) fail("%s: %p is no pinned memory", who, memory);
+    munmap(pinned_pages(memory, found->second) - PAGE, rounded(found->second, PAGE) + 2 * PAGE);
+    pinned.erase(found);
 }
 
 bool memory_is_pinned(const void *address) {
