@@ -24,14 +24,14 @@ static heed_tensor rms_norm_forward(heed_module *module, heed_tensor x) {
     return heed_rms_norm(x, norm->weight, norm->eps);
 }
 
-heed_tensor heed_norm_residual(heed_module *module, heed_tensor x, heed_tensor branch, double dropout,
+heed_tensor heed_norm_residual(heed_module *norm, heed_tensor x, heed_tensor branch, double dropout,
                                heed_tensor *sum) {
-    const struct norm *layer = heed_module_self(module, &layer_norm_class),
-                      *rms = heed_module_self(module, &rms_norm_class), *norm = layer ? layer : rms;
-    if (sum) *sum = heed_module_refused(module, x);
-    if (!norm) return heed_module_refused(module, x);
-    const heed_residual_norm_options options = {.rms = !layer, .eps = norm->eps, .dropout = dropout};
-    return heed_residual_norm(x, branch, norm->weight, norm->bias, &options, sum);
+    const struct norm *layer = heed_module_self(norm, &layer_norm_class),
+                      *rms = heed_module_self(norm, &rms_norm_class), *self = layer ? layer : rms;
+    if (sum) *sum = heed_module_refused(norm, x);
+    if (!self) return heed_module_refused(norm, x);
+    const heed_residual_norm_options options = {.rms = !layer, .eps = self->eps, .dropout = dropout};
+    return heed_residual_norm(x, branch, self->weight, self->bias, &options, sum);
 }
 
 static heed_module *norm_new(heed_ctx *ctx, const heed_module_class *type, const char *where,
