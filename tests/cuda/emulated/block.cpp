@@ -251,7 +251,7 @@ struct tokens {
     char barrier[2], warp[WARPS][GROUPS][2];
 };
 
-static tokens *token;  /* NULL without ThreadSanitizer */
+static tokens *token; /* NULL without ThreadSanitizer */
 
 #if EMULATED_THREAD
 static void *host_sanitized;
