@@ -69,6 +69,7 @@ heed_ctx *heed_ctx_new(const heed_ctx_options *options) {
     ctx->options.allocator = allocator;
     ctx->exec.ctx = ctx;
     ctx->exec.strict = ctx->options.strict;
+    ctx->exec.any_dropout = ctx->options.any_dropout;
     ctx->scope = &ctx->root;
     ctx->random.seed = ctx->options.seed;
     if (open_parts(ctx, &allocator) != HEED_OK) {

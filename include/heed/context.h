@@ -34,6 +34,10 @@ typedef struct heed_ctx_options {
     bool poison;              /**< for tests: fills memory with NaN before and after use */
     heed_dtype precision;     /**< HEED_F32 (default): every operation in the dtype of its inputs; HEED_BF16:
                                    mixed precision, see below */
+    bool any_dropout;         /**< attention's dropout may use random numbers of a library's own where that is
+                                   faster (cuDNN, in bf16): the same again for a seed on one device and library
+                                   version, but other weights are dropped than by heed's kernels and on other
+                                   devices */
     uint64_t reserved[6];     /**< must be zero */
 } heed_ctx_options;
 

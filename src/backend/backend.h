@@ -77,7 +77,8 @@ struct heed_exec {
     const char *operation;     /* running now, for error messages; NULL: kernels name the primitive */
     enum heed_isa isa;         /* in use; baseline on "ref" */
     bool strict;
-    bool recording; /* the operation that runs now goes on the tape, so that its kernel will run backward */
+    bool any_dropout; /* attention's may have random numbers of a library's own */
+    bool recording;   /* the operation that runs now goes on the tape, so that its kernel will run backward */
     const struct heed_kernel *kernel[HEED_PRIMITIVES][HEED_MAX_KERNELS]; /* NULL-terminated */
     struct heed_last_run last[HEED_PRIMITIVES];
     uint64_t

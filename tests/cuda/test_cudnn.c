@@ -451,7 +451,7 @@ END_TEST
 /* ---- failures ---- */
 
 START_TEST(every_call_may_fail) {
-    const struct row *r = &rows[20]; /* lengths, a bias and causal: all that there is */
+    const struct row *r = &rows[20]; /* lengths, a bias, causal and dropout: all that there is */
     struct emulated_control *emulated = emulation();
     struct heed_why why;
     int64_t n = 0;
@@ -459,6 +459,8 @@ START_TEST(every_call_may_fail) {
         struct call c;
         heed_ctx *ctx = device_ctx();
         begin(&c, r, ctx, 5);
+        ctx->exec.any_dropout = true;
+        c.args[true].threshold = 60000;
         emulated->calls = 0;
         emulated->fail_at = n + 1;
         const bool applies = cudnn_of(ctx)->applies(exec_of(&c), &c.args[true], &why);

@@ -61,7 +61,7 @@ static cudnnBackendDescriptor_t describe(const dnn_library *library, const devic
 struct row {
     const char *name;
     int64_t batch, heads, kv_heads, queries, keys, width, value_width;
-    const char *has;  /* c: causal, l: lengths, s: heads side by side */
+    const char *has;  /* c: causal, l: lengths, s: heads side by side, d: dropout */
     const char *bias; /* its dimensions b, h, q, k, or 1 */
     const char *forward, *backward;
 };
@@ -86,6 +86,20 @@ static const row rows[] = {
     {"bias of heads", 2, 4, 4, 100, 77, 64, 64, "c", "1hqk", "+++++", "+++-+"},
     {"bias of cells and lengths", 2, 4, 4, 128, 128, 64, 64, "cl", "11qk", "+++++", "+++-+"},
     {"bias of keys", 2, 4, 4, 128, 128, 64, 64, "", "bh1k", "+++++", "+++-+"},
+    {"dropout", 2, 4, 4, 128, 128, 64, 64, "d", NULL, "+++++", "+++-+"},
+    {"dropout, causal", 8, 12, 12, 1024, 1024, 64, 64, "csd", NULL, "+++++", "+++-+"},
+    {"dropout, causal, grouped", 2, 8, 2, 256, 256, 128, 128, "cd", NULL, "+++++", "+++-+"},
+    {"dropout, ragged", 2, 4, 4, 100, 77, 40, 40, "cd", NULL, "+++++", "+++-+"},
+    {"dropout, lengths", 2, 4, 4, 192, 192, 64, 64, "ld", NULL, "+++++", "+++-+"},
+    {"dropout, causal lengths, grouped", 2, 4, 2, 192, 192, 128, 128, "cld", NULL, "+++++", "+++-+"},
+    {"dropout, width 192", 2, 4, 4, 256, 256, 192, 192, "cd", NULL, "+++++", "--+--"},
+    {"dropout, width 256", 2, 4, 4, 256, 256, 256, 256, "cd", NULL, "+++++", "--+--"},
+    {"dropout, bias of heads", 2, 4, 4, 100, 77, 64, 64, "cd", "1hqk", "+++++", "+++-+"},
+    {"dropout, large", 8, 12, 12, 2048, 2048, 64, 64, "csd", NULL, "+++++", "+++-+"},
+    {"dropout, large, whole slices", 8, 16, 16, 2048, 2048, 64, 64, "csd", NULL, "+++++", "+++-+"},
+    {"dropout, large, heads share a bias", 8, 12, 12, 2048, 2048, 64, 64, "cd", "b1qk", "+++++", "+++-+"},
+    {"dropout, large, all share a bias", 8, 12, 12, 2048, 2048, 64, 64, "cd", "11qk", "-----", "-----"},
+    {"dropout, long", 1, 8, 2, 8192, 8192, 64, 64, "cd", NULL, "-----", "-----"},
     /* Where a workspace has all cells in bf16, batch entries or heads must be cut, and a head cannot be. */
     {"large", 8, 12, 12, 2048, 2048, 64, 64, "cs", NULL, "+++++", "+++++"},
     {"long", 1, 8, 2, 8192, 8192, 64, 64, "c", NULL, "+++++", "---+-"},
@@ -112,6 +126,7 @@ static dnn_attention problem_of(const row &r, bool backward) {
     for (int64_t *stride : {a.v, a.dv}) set_strides(r, r.kv_heads, r.keys, r.value_width, stride);
     a.causal = strchr(r.has, 'c') != NULL;
     a.lengths = strchr(r.has, 'l') != NULL;
+    a.kept = strchr(r.has, 'd') ? 58982 : 0;
     a.backward = backward;
     a.bias_gradient = backward && r.bias;
     const int64_t all[4] = {r.batch, r.heads, r.queries, r.keys};
@@ -122,12 +137,12 @@ static dnn_attention problem_of(const row &r, bool backward) {
     return a;
 }
 
-/* Whether all is as expected. */
-static bool check(const dnn_target &target, const device &d, const row &r, bool backward, bool expected) {
+/* Whether all is as expected; the slice is that of the plan. */
+static bool check(const dnn_target &target, const device &d, const row &r, bool backward, bool expected,
+                  dnn_slice *slice) {
     dnn_graph g;
-    dnn_slice slice;
     const dnn_attention a = problem_of(r, backward);
-    const bool plans = dnn_attention_plan(&g, &target, &a, &slice);
+    const bool plans = dnn_attention_plan(&g, &target, &a, slice);
     const bool small = !plans || (g.workspace >= 0 && g.workspace <= DNN_MOST_WORKSPACE);
     if (plans != expected || !small)
         printf("%s, %s of \"%s\": %s, against what is expected (status %d: %s; workspace %lld)\n", d.name,
@@ -200,8 +215,15 @@ static int check_device(const dnn_library *library, int i, const char *only) {
     }
     for (const row &r : rows) {
         if (only && strcmp(only, r.name) != 0) continue;
-        wrong += !check(target, devices[i], r, false, r.forward[i] == '+');
-        wrong += !check(target, devices[i], r, true, r.backward[i] == '+');
+        dnn_slice forward, backward;
+        wrong += !check(target, devices[i], r, false, r.forward[i] == '+', &forward);
+        wrong += !check(target, devices[i], r, true, r.backward[i] == '+', &backward);
+        if (strchr(r.has, 'd') &&
+            (forward.batch != backward.batch || forward.kv_heads != backward.kv_heads)) {
+            printf("%s: \"%s\" is cut differently backward, and would drop other weights\n", devices[i].name,
+                   r.name);
+            wrong++;
+        }
     }
     for (int seed = 0; seed < SEEDS && !only; seed++)
         wrong += !check_seed(target, devices[i], (enum seed)seed);

@@ -11,6 +11,8 @@
  * - Packed sequences are unpacked into a batch of equal lengths, with zeros behind each, and their results
  *   packed again: all tensors are read and written once more. cuDNN has packed tensors of its own, but their
  *   gradient plans on H100 and B200 only, and its tiles reach over ends of sequences, to what may be NaN.
+ * - Its dropout draws numbers of its own from a seed, which is what heed's would draw at the call's place, so
+ *   that it is the same backward and another in each call. Each slice of a problem has a seed.
  *
  * saved: log Σ e^s of each row, f32. scratch: those copies and gradients, the workspace. */
 #include <stdio.h>
@@ -24,7 +26,7 @@
 static bool applies(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
     const struct heed_attention_args *a = static_cast<const struct heed_attention_args *>(arguments);
     struct dnn_attention forward, backward;
-    if (!dnn_keeps_rules(a, why) || !dnn_is_there(exec, why)) return false;
+    if (!dnn_keeps_rules(exec, a, why) || !dnn_is_there(exec, why)) return false;
     dnn_problem_of(a, false, &forward);
     if (!dnn_plan_of(exec, &forward, why).graph) return false;
     if (!exec->recording) return true;
@@ -79,6 +81,8 @@ static struct dnn_areas areas_of(const struct heed_attention_args *a, const stru
     reserve(&s, DNN_Y, rows * p->value_width, 2, packed);
     reserve(&s, DNN_K, keys * p->width, 2, p->lengths);
     reserve(&s, DNN_V, keys * p->value_width, 2, p->lengths);
+    reserve(&s, DNN_SEEDS, p->batch * p->kv_heads, sizeof(int64_t), p->kept > 0);
+    reserve(&s, DNN_OFFSET, 1, sizeof(int64_t), p->kept > 0);
     reserve(&s, DNN_STATISTICS, rows, sizeof(float), !saves);
     if (p->backward) {
         reserve(&s, DNN_DELTA, rows, sizeof(float), true);
@@ -126,11 +130,12 @@ static heed_status begin(struct dnn_call *k, struct heed_exec *exec, const struc
     k->scratch = aligned_scratch(scratch);
     k->scale = (float)a->scale;
     k->hidden = -INFINITY;
-    k->one = 1;
     if (!plan_call(exec, a, backward, saved != NULL, &k->c))
         return heed_host->fail(exec, HEED_ERROR_DEVICE, HEED_PRIMITIVE_ATTENTION,
                                "cuDNN has lost the plan of this problem");
     k->lengths = dnn_lengths_of(a);
+    k->kept_share = k->c.problem.kept ? (float)k->c.problem.kept / 65536 : 1;
+    k->kept_scale = (float)heed_keep_scale(a->threshold);
     for (int i = 0; i < DNN_IDS; i++) k->pointer[i] = dnn_area(k, (enum dnn_attention_id)i);
     const bool packed = heed_is_packed(&a->packed);
     if (!packed) {
@@ -145,7 +150,8 @@ static heed_status begin(struct dnn_call *k, struct heed_exec *exec, const struc
     if (saved) k->pointer[DNN_STATISTICS] = saved;
     k->pointer[DNN_SCALE] = &k->scale;
     k->pointer[DNN_HIDDEN] = &k->hidden;
-    k->pointer[DNN_ONE] = &k->one;
+    k->pointer[DNN_KEPT_SHARE] = &k->kept_share;
+    k->pointer[DNN_KEPT_SCALE] = &k->kept_scale;
     snprintf(exec->last[HEED_PRIMITIVE_ATTENTION].note, sizeof exec->last[HEED_PRIMITIVE_ATTENTION].note,
              "%s: %lld rows, %lld batch entries and %lld heads of keys at once, %lld bytes of workspace",
              backward ? "backward" : "forward", (long long)dnn_row_count(&k->c.problem),
@@ -161,6 +167,12 @@ static const int32_t *own_lengths(const struct dnn_call *k, int64_t *stride) {
 }
 
 heed_status dnn_call_run(const struct dnn_call *k) {
+    if (k->c.problem.kept) {
+        const heed_status status = dnn_run_seeds(k->exec, &k->c.problem, &k->a->random,
+                                                 static_cast<int64_t *>(dnn_area(k, DNN_SEEDS)),
+                                                 static_cast<int64_t *>(dnn_area(k, DNN_OFFSET)));
+        if (status != HEED_OK) return status;
+    }
     return dnn_run_plan(k->exec, &k->c.problem, &k->c.plan, k->pointer, k->scratch + k->c.areas.workspace);
 }
 

@@ -14,6 +14,7 @@ struct parts {
     const struct dnn_attention *a;
     struct dnn_tensor query_lengths, key_lengths; /* without descriptors where there are none */
     struct dnn_tensor hidden;                     /* −∞ */
+    struct dnn_tensor kept, kept_scale;           /* of dropout: 0 or 1 for each cell, and 1 / share */
 };
 
 /* ---- tensors ---- */
@@ -58,13 +59,24 @@ static struct dnn_tensor row_numbers(const struct parts *p) {
     return dnn_virtual(p->g, STATISTIC, a->batch, a->heads, a->queries, 1);
 }
 
+/* What dropout draws. */
+static void draw(struct parts *p) {
+    const int64_t one[4] = {1, 1, 1, 1};
+    const struct dnn_tensor seed = dnn_bound(p->g, DNN_SEEDS, CUDNN_DATA_INT64, one, one),
+                            offset = dnn_bound(p->g, DNN_OFFSET, CUDNN_DATA_INT64, one, one);
+    p->kept = cells(p, STATISTIC);
+    dnn_bernoulli(p->g, (double)p->a->kept / 65536, &seed, &offset, &p->kept);
+    p->kept_scale = dnn_number(p->g, DNN_KEPT_SCALE);
+}
+
 static struct parts begin(struct dnn_graph *g, const struct dnn_attention *a) {
-    struct parts p = {g, a, {}, {}, {}};
+    struct parts p = {g, a, {}, {}, {}, {}, {}};
     if (a->lengths) {
         p.query_lengths = lengths(&p, DNN_QUERY_LENGTHS);
         p.key_lengths = lengths(&p, DNN_KEY_LENGTHS);
     }
     if (a->lengths || a->causal) p.hidden = dnn_number(g, DNN_HIDDEN);
+    if (a->kept) draw(&p);
     return p;
 }
 
@@ -129,6 +141,12 @@ static struct dnn_tensor scores(const struct parts *p, const struct dnn_tensor *
 
 /* ---- forward ---- */
 
+/* Weights after dropout, as the second product takes them. */
+static void drop(const struct parts *p, const struct dnn_tensor *weights, const struct dnn_tensor *dropped) {
+    const struct dnn_tensor left = apply(p, CUDNN_POINTWISE_MUL, weights, &p->kept);
+    dnn_pointwise(p->g, CUDNN_POINTWISE_MUL, &left, &p->kept_scale, dropped);
+}
+
 /* m = max s, P = e^(s − m) / Σ, statistics = m + log Σ. */
 static struct dnn_tensor softmax(const struct parts *p, const struct dnn_tensor *s,
                                  const struct dnn_tensor *log_sum) {
@@ -139,9 +157,12 @@ static struct dnn_tensor softmax(const struct parts *p, const struct dnn_tensor 
     dnn_reduce(p->g, CUDNN_REDUCE_TENSOR_ADD, &e, &sum);
     dnn_pointwise(p->g, CUDNN_POINTWISE_LOG, &sum, NULL, &log);
     dnn_pointwise(p->g, CUDNN_POINTWISE_ADD, &maximum, &log, log_sum);
-    const struct dnn_tensor weights = cells(p, ELEMENT);
+    const struct dnn_tensor weights = cells(p, p->a->kept ? STATISTIC : ELEMENT);
     dnn_pointwise(p->g, CUDNN_POINTWISE_DIV, &e, &sum, &weights);
-    return weights;
+    if (p->a->kept == 0) return weights;
+    const struct dnn_tensor dropped = cells(p, ELEMENT);
+    drop(p, &weights, &dropped);
+    return dropped;
 }
 
 static void build_forward(const struct parts *p) {
@@ -161,17 +182,17 @@ static void build_forward(const struct parts *p) {
 
 /* ---- backward ---- */
 
-/* Δ = rowsum(dy ∘ y) */
+/* Δ = rowsum(dy ∘ y) · share */
 static struct dnn_tensor delta(const struct parts *p, const struct dnn_tensor *dy) {
     const struct dnn_attention *a = p->a;
     const struct dnn_tensor y = rows_of(p, DNN_Y, a->heads, a->queries, a->value_width, a->y);
     const struct dnn_tensor products =
         dnn_virtual(p->g, STATISTIC, a->batch, a->heads, a->queries, a->value_width);
-    const struct dnn_tensor sum = row_numbers(p), one = dnn_number(p->g, DNN_ONE),
+    const struct dnn_tensor sum = row_numbers(p), share = dnn_number(p->g, DNN_KEPT_SHARE),
                             kept = statistics(p, DNN_DELTA);
     dnn_pointwise(p->g, CUDNN_POINTWISE_MUL, dy, &y, &products);
     dnn_reduce(p->g, CUDNN_REDUCE_TENSOR_ADD, &products, &sum);
-    dnn_pointwise(p->g, CUDNN_POINTWISE_MUL, &sum, &one, &kept);
+    dnn_pointwise(p->g, CUDNN_POINTWISE_MUL, &sum, &share, &kept);
     return kept;
 }
 
@@ -193,8 +214,8 @@ static void key_gradient(const struct parts *p, const struct dnn_tensor *x, cons
 }
 
 /* With P = e^(s − statistics): dv = Pᵀ·dy, ds = P ∘ (dy·vᵀ − Δ), dbias = ds, dk = scale·dsᵀ·q, dq =
- * scale·ds·k. That dq is the product itself, and not rounded from sums that tiles add to, is what makes it
- * the same every time. */
+ * scale·ds·k. Dropout with mask M: dv = (P ∘ M / share)ᵀ·dy, ds = P ∘ (dy·vᵀ ∘ M − Δ) / share. That dq is the
+ * product itself, and not rounded from sums that tiles add to, is what makes it the same every time. */
 static void build_backward(const struct parts *p) {
     const struct dnn_attention *a = p->a;
     struct dnn_graph *g = p->g;
@@ -204,18 +225,25 @@ static void build_backward(const struct parts *p) {
     const struct dnn_tensor dy = rows_of(p, DNN_DY, a->heads, a->queries, a->value_width, a->dy);
     const struct dnn_tensor dq = rows_of(p, DNN_DQ, a->heads, a->queries, a->width, a->dq);
     const struct dnn_tensor scale = dnn_number(g, DNN_SCALE), log_sum = statistics(p, DNN_STATISTICS);
-    const struct dnn_tensor kept = delta(p, &dy);
+    const struct dnn_tensor centre = delta(p, &dy);
     const struct dnn_tensor s = scores(p, &q, &kt, &scale);
     struct dnn_tensor below = apply(p, CUDNN_POINTWISE_SUB, &s, &log_sum);
     if (a->causal) below = hide_future(p, &below);
     const struct dnn_tensor weights = apply(p, CUDNN_POINTWISE_EXP, &below, NULL);
-    key_gradient(p, &weights, &dy, DNN_DV, a->value_width, a->dv);
+    struct dnn_tensor dropped = weights;
+    if (a->kept) {
+        dropped = cells(p, STATISTIC);
+        drop(p, &weights, &dropped);
+    }
+    key_gradient(p, &dropped, &dy, DNN_DV, a->value_width, a->dv);
 
     const struct dnn_lengths score_lengths = {&p->query_lengths, &p->key_lengths, NULL};
-    const struct dnn_tensor dweights = cells(p, STATISTIC);
+    struct dnn_tensor dweights = cells(p, STATISTIC);
     dnn_matmul(g, &dy, &vt, &dweights, &score_lengths);
-    const struct dnn_tensor centred = apply(p, CUDNN_POINTWISE_SUB, &dweights, &kept);
-    const struct dnn_tensor ds = apply(p, CUDNN_POINTWISE_MUL, &centred, &weights);
+    if (a->kept) dweights = apply(p, CUDNN_POINTWISE_MUL, &dweights, &p->kept);
+    const struct dnn_tensor centred = apply(p, CUDNN_POINTWISE_SUB, &dweights, &centre);
+    struct dnn_tensor ds = apply(p, CUDNN_POINTWISE_MUL, &centred, &weights);
+    if (a->kept) ds = apply(p, CUDNN_POINTWISE_MUL, &ds, &p->kept_scale);
     if (a->bias_gradient) {
         const int64_t *size = a->bias_size;
         const int64_t stride[4] = {size[1] * size[2] * size[3], size[2] * size[3], size[3], 1};
@@ -234,14 +262,14 @@ static void build_backward(const struct parts *p) {
 
 /* Which engine gives the same bits every time; false if none is known to. The graph above is enough where
  * cuDNN has kernels that take it as it stands; on Blackwell one engine does, with the knobs that cuDNN's own
- * frontend turns for that, and it has no gradient of a bias. */
+ * frontend turns for that, and it has no gradient of a bias and no dropout. */
 static bool steady_engine(const struct dnn_target *target, const struct dnn_attention *a,
                           struct dnn_engine *engine) {
     enum { BLACKWELL = 5, DETERMINISTIC = 31 };
     *engine = {-1, 0, {}};
     if (!a->backward || target->version / 10 != 10) return target->version / 10 <= 12;
     *engine = {BLACKWELL, 2, {{CUDNN_KNOB_TYPE_KERNEL_CFG, DETERMINISTIC}, {CUDNN_KNOB_TYPE_STAGES, 2}}};
-    return !a->bias_gradient && target->version <= 103 && target->library->version < 92300;
+    return !a->bias_gradient && !a->kept && target->version <= 103 && target->library->version < 92300;
 }
 
 static bool plan_whole(struct dnn_graph *g, const struct dnn_target *target, const struct dnn_attention *a) {
@@ -259,7 +287,7 @@ static bool plan_whole(struct dnn_graph *g, const struct dnn_target *target, con
 /* ---- slices ---- */
 
 int64_t dnn_attention_offset(const struct dnn_attention *a, int64_t id, int64_t batch, int64_t kv_head) {
-    enum { ELEMENT_BYTES = 2, NUMBER_BYTES = 4 };
+    enum { ELEMENT_BYTES = 2, NUMBER_BYTES = 4, SEED_BYTES = 8 };
     const int64_t head = kv_head * (a->heads / a->kv_heads), *size = a->bias_size;
     const int64_t bias_batch = size[0] > 1 ? batch : 0, bias_head = size[1] > 1 ? head : 0;
     switch ((enum dnn_attention_id)id) {
@@ -289,9 +317,13 @@ int64_t dnn_attention_offset(const struct dnn_attention *a, int64_t id, int64_t 
     case DNN_QUERY_LENGTHS:
     case DNN_KEY_LENGTHS:
         return NUMBER_BYTES * batch;
+    case DNN_SEEDS:
+        return SEED_BYTES * (batch * a->kv_heads + kv_head);
     case DNN_SCALE:
     case DNN_HIDDEN:
-    case DNN_ONE:
+    case DNN_KEPT_SHARE:
+    case DNN_KEPT_SCALE:
+    case DNN_OFFSET:
     case DNN_IDS:
         break;
     }
@@ -318,15 +350,16 @@ static bool begins_aligned(const struct dnn_attention *a, const struct dnn_slice
 }
 
 /* The largest slice whose share of a workspace is no larger than what is allowed. False if even the smallest
- * is, or if what is to be summed would be cut. */
+ * is, or if what is to be summed would be cut; with dropout forward asks that for backward. */
 static bool find_slice(const struct dnn_attention *a, int64_t workspace, struct dnn_slice *slice) {
     const int64_t slices = (workspace + DNN_MOST_WORKSPACE - 1) / DNN_MOST_WORKSPACE;
     const int64_t pairs = a->batch * a->kv_heads / slices;
     if (pairs < 1) return false;
     slice->batch = pairs >= a->kv_heads ? divisor_up_to(a->batch, pairs / a->kv_heads) : 1;
     slice->kv_heads = pairs >= a->kv_heads ? a->kv_heads : divisor_up_to(a->kv_heads, pairs);
-    const bool sums_batch = a->bias_gradient && a->bias_size[0] < a->batch,
-               sums_heads = a->bias_gradient && a->bias_size[1] < a->heads;
+    const bool sums = a->bias_gradient || (a->kept && a->bias_size[0]);
+    const bool sums_batch = sums && a->bias_size[0] < a->batch,
+               sums_heads = sums && a->bias_size[1] < a->heads;
     return !(sums_batch && slice->batch < a->batch) && !(sums_heads && slice->kv_heads < a->kv_heads) &&
            begins_aligned(a, slice);
 }
@@ -341,9 +374,24 @@ static struct dnn_attention cut_to(const struct dnn_attention *a, const struct d
     return cut;
 }
 
+/* With dropout a slice has numbers of its own, so that both directions are cut by what backward's workspace
+ * may be: all cells in bf16, in tiles, and a little more. */
+static bool find_slice_of_dropout(const struct dnn_attention *a, struct dnn_slice *slice) {
+    enum { CELL_BYTES = 2, TILE = 128, MORE = 1 << 20 };
+    const int64_t queries = (a->queries + TILE - 1) / TILE * TILE, keys = (a->keys + TILE - 1) / TILE * TILE;
+    const int64_t workspace = CELL_BYTES * a->batch * a->heads * queries * keys + MORE;
+    return workspace <= DNN_MOST_WORKSPACE || find_slice(a, workspace, slice);
+}
+
 bool dnn_attention_plan(struct dnn_graph *g, const struct dnn_target *target, const struct dnn_attention *a,
                         struct dnn_slice *slice) {
     *slice = {a->batch, a->kv_heads};
+    if (a->kept) {
+        dnn_graph_begin(g, target);
+        if (!find_slice_of_dropout(a, slice)) return false;
+        const struct dnn_attention cut = cut_to(a, slice);
+        return plan_whole(g, target, &cut);
+    }
     if (plan_whole(g, target, a)) return true;
     if (dnn_lacks_memory(g->status) || g->too_large == 0 || !find_slice(a, g->too_large, slice)) return false;
     const struct dnn_attention cut = cut_to(a, slice);

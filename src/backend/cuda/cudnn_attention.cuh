@@ -1,4 +1,4 @@
-/* Attention as graphs of cuDNN: softmax(q·kᵀ·scale + bias, masked)·v, and its gradient.
+/* Attention as graphs of cuDNN: dropout(softmax(q·kᵀ·scale + bias, masked))·v, and its gradient.
  *
  * cuDNN knows attention by the shape of the whole graph, so each is built as it expects it: keys transposed,
  * masks as comparisons of places, the logarithm of the sum as maximum + log. */
@@ -18,6 +18,7 @@ struct dnn_attention {
     int64_t batch, heads, kv_heads, queries, keys, width, value_width;
     int64_t q[3], k[3], v[3], y[3], dy[3], dq[3], dk[3], dv[3];
     int64_t bias_size[4], bias_stride[4]; /* sizes are 0 where there is none */
+    int64_t kept;                         /* by dropout, of 65536 weights; 0: there is none */
     bool causal;                          /* top left */
     bool lengths;                         /* of queries and keys in each batch entry */
     bool bias_gradient;                   /* contiguous, of the bias' sizes */
@@ -36,7 +37,10 @@ enum dnn_attention_id {
     DNN_KEY_LENGTHS,
     DNN_SCALE, /* f32, of the host */
     DNN_HIDDEN,
-    DNN_ONE,
+    DNN_KEPT_SHARE, /* 1 without dropout */
+    DNN_KEPT_SCALE, /* 1 / share */
+    DNN_SEEDS,      /* i64 [batch, kv_heads]: a run takes that where its slice begins */
+    DNN_OFFSET,     /* i64: where its random numbers begin */
     DNN_DY,
     DNN_DELTA, /* f32, as the statistics: rowsum(dy ∘ y), for cuDNN's use */
     DNN_DQ,
@@ -51,7 +55,7 @@ enum dnn_attention_id {
 #define DNN_MOST_WORKSPACE (INT64_C(256) << 20)
 
 /* The part of a problem that one run computes, some batch entries or some heads of one; all runs are alike.
- */
+ * With dropout both directions are cut alike, so that they draw the same numbers. */
 struct dnn_slice {
     int64_t batch, kv_heads;
 };

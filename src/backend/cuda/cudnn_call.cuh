@@ -23,7 +23,7 @@ struct dnn_call {
     struct dnn_planned_call c;
     char *scratch;
     const struct heed_bound_mask *lengths;
-    float scale, hidden, one;
+    float scale, hidden, kept_share, kept_scale;
     void *pointer[DNN_IDS];
 };
 

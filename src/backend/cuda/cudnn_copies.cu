@@ -5,6 +5,7 @@
 
 #include "backend/cuda/cudnn_problem.cuh"
 #include "backend/cuda/pack.cuh"
+#include "backend/cuda/philox.cuh"
 
 /* ---- kernels ---- */
 
@@ -14,6 +15,15 @@ static __global__ void dnn_lengths(const int32_t *length, int64_t stride, int64_
         const int32_t own = length[b * stride];
         query_lengths[b] = (int32_t)queries;
         key_lengths[b] = own < 1 ? 1 : own > keys ? (int32_t)keys : own;
+    }
+}
+
+static __global__ void dnn_seeds(struct heed_random random, int64_t count, int64_t *seeds, int64_t *offset) {
+    for (int64_t i = CUDA_FIRST; i < count; i += CUDA_STEP) {
+        uint32_t word[4];
+        cuda_random_block(random, (uint32_t)i, word);
+        seeds[i] = (int64_t)((uint64_t)word[1] << 32 | word[0]);
+        if (i == 0) *offset = 0;
     }
 }
 
@@ -129,6 +139,13 @@ heed_status dnn_run_lengths(struct heed_exec *exec, const struct dnn_attention *
                             int64_t stride, int32_t *query_lengths, int32_t *key_lengths) {
     CUDA_RUN(exec, dnn_lengths, cuda_blocks(exec, p->batch), CUDA_BLOCK, 0, length, stride, p->batch,
              p->queries, p->keys, query_lengths, key_lengths);
+    return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
+}
+
+heed_status dnn_run_seeds(struct heed_exec *exec, const struct dnn_attention *p,
+                          const struct heed_random *random, int64_t *seeds, int64_t *offset) {
+    const int64_t count = p->batch * p->kv_heads;
+    CUDA_RUN(exec, dnn_seeds, cuda_blocks(exec, count), CUDA_BLOCK, 0, *random, count, seeds, offset);
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 

@@ -1,5 +1,5 @@
 /* The kernels around cuDNN's: copies of bf16 that know of lengths and of packed sequences, lengths as it gets
- * them, and rows that see nothing. Each reads and writes once what it is given. */
+ * them, seeds, and rows that see nothing. Each reads and writes once what it is given. */
 #ifndef HEED_SRC_BACKEND_CUDA_CUDNN_COPIES_CUH
 #define HEED_SRC_BACKEND_CUDA_CUDNN_COPIES_CUH
 
@@ -29,6 +29,10 @@ heed_status dnn_run_copy(struct heed_exec *exec, const struct dnn_copy *copy);
 /* Lengths of keys as cuDNN gets them, at least 1, and of queries, all. */
 heed_status dnn_run_lengths(struct heed_exec *exec, const struct dnn_attention *p, const int32_t *length,
                             int64_t stride, int32_t *query_lengths, int32_t *key_lengths);
+
+/* The seeds of a call's dropout, 64 bits each of its place's random numbers, and where theirs begin: at 0. */
+heed_status dnn_run_seeds(struct heed_exec *exec, const struct dnn_attention *p,
+                          const struct heed_random *random, int64_t *seeds, int64_t *offset);
 
 /* Statistics of rows behind a sequence become 0: e^(−∞ − 0) is 0 in backward. */
 heed_status dnn_run_clear_statistics(struct heed_exec *exec, const struct dnn_attention *p,

@@ -234,6 +234,21 @@ void dnn_reshape(struct dnn_graph *g, const struct dnn_tensor *x, const struct d
     add_operation(g, o, "another shape");
 }
 
+void dnn_bernoulli(struct dnn_graph *g, double probability, const struct dnn_tensor *seed,
+                   const struct dnn_tensor *offset, const struct dnn_tensor *y) {
+    const cudnnRngDistribution_t distribution = CUDNN_RNG_DISTRIBUTION_BERNOULLI;
+    cudnnBackendDescriptor_t numbers = make(g, CUDNN_BACKEND_RNG_DESCRIPTOR);
+    set(g, numbers, CUDNN_ATTR_RNG_DISTRIBUTION, CUDNN_TYPE_RNG_DISTRIBUTION, 1, &distribution);
+    set(g, numbers, CUDNN_ATTR_RNG_BERNOULLI_DIST_PROBABILITY, CUDNN_TYPE_DOUBLE, 1, &probability);
+    finalize(g, numbers, "random numbers");
+    cudnnBackendDescriptor_t o = make(g, CUDNN_BACKEND_OPERATION_RNG_DESCRIPTOR);
+    take(g, o, CUDNN_ATTR_OPERATION_RNG_YDESC, y);
+    take(g, o, CUDNN_ATTR_OPERATION_RNG_SEED, seed);
+    take(g, o, CUDNN_ATTR_OPERATION_RNG_OFFSET_DESC, offset);
+    set_descriptor(g, o, CUDNN_ATTR_OPERATION_RNG_DESC, numbers);
+    add_operation(g, o, "a tensor of random numbers");
+}
+
 /* ---- plans ---- */
 
 static void finalize_graph(struct dnn_graph *g) {

@@ -48,7 +48,7 @@ struct dnn_tensor {
 
 /* Where elements of a type begin: bf16 is read in vectors. */
 static inline int64_t dnn_alignment(cudnnDataType_t type) {
-    return type == CUDNN_DATA_BFLOAT16 ? 16 : 4;
+    return type == CUDNN_DATA_BFLOAT16 ? 16 : type == CUDNN_DATA_INT64 ? 8 : 4;
 }
 
 /* One with memory, which is bound to the number `id` (1, 2, …) when the plan runs. */
@@ -86,6 +86,9 @@ void dnn_index(struct dnn_graph *g, const struct dnn_tensor *x, int64_t dimensio
 void dnn_reduce(struct dnn_graph *g, cudnnReduceTensorOp_t op, const struct dnn_tensor *x,
                 const struct dnn_tensor *y);
 void dnn_reshape(struct dnn_graph *g, const struct dnn_tensor *x, const struct dnn_tensor *y);
+/* y: 1 with a probability, else 0, by cuDNN's own random numbers of a seed from an offset on. */
+void dnn_bernoulli(struct dnn_graph *g, double probability, const struct dnn_tensor *seed,
+                   const struct dnn_tensor *offset, const struct dnn_tensor *y);
 
 /* ---- plans ---- */
 

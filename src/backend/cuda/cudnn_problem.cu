@@ -53,12 +53,19 @@ bool dnn_is_laid_out(const struct heed_view *v) {
     return fits;
 }
 
+static bool may_drop(const struct heed_exec *exec, const struct heed_attention_args *a,
+                     struct heed_why *why) {
+    if (a->threshold >= 65536) return true;
+    if (!exec->any_dropout)
+        return refuse(why, "cuDNN's dropout has random numbers of its own, which .any_dropout allows");
+    return a->threshold > 0 || refuse(why, "dropout keeps nothing");
+}
+
 static bool knows_parts(const struct heed_attention_args *a, struct heed_why *why) {
     if (a->q.dtype != HEED_BF16 || a->k.dtype != HEED_BF16 || a->v.dtype != HEED_BF16 ||
         a->y.dtype != HEED_BF16)
         return refuse(why, "cuDNN's is for bf16");
     if (a->normalizer != HEED_NORMALIZER_SOFTMAX) return refuse(why, "the normaliser is not the softmax");
-    if (a->threshold < 65536) return refuse(why, "cuDNN's dropout has random numbers of its own");
     if (heed_has(&a->sink)) return refuse(why, "there is a sink");
     if (a->weights.rank > 0 || heed_attention_chooses(a)) return refuse(why, "weights are asked for");
     if (a->lse.rank > 0) return refuse(why, "the logarithm of the sum is asked for");
@@ -176,6 +183,7 @@ void dnn_problem_of(const struct heed_attention_args *a, bool backward, struct d
     p->kv_heads = a->k.size[1];
     p->keys = a->k.size[2];
     p->value_width = a->v.size[3];
+    p->kept = a->threshold < 65536 ? a->threshold : 0;
     p->causal = masks.causal;
     p->lengths = masks.lengths != NULL;
     p->backward = backward;
@@ -223,9 +231,12 @@ const struct heed_bound_mask *dnn_lengths_of(const struct heed_attention_args *a
     return masks.lengths;
 }
 
-bool dnn_keeps_rules(const struct heed_attention_args *a, struct heed_why *why) {
+bool dnn_keeps_rules(const struct heed_exec *exec, const struct heed_attention_args *a,
+                     struct heed_why *why) {
     struct masks masks = {};
-    if (!knows_parts(a, why) || !has_fitting_shape(a, why) || !has_fitting_bias(a, why)) return false;
+    if (!knows_parts(a, why) || !may_drop(exec, a, why) || !has_fitting_shape(a, why) ||
+        !has_fitting_bias(a, why))
+        return false;
     if (!add_mask(a, a->mask, &masks))
         return refuse(why, "the mask is not causal from the top left, nor key lengths of batch entries");
     if (heed_is_packed(&a->packed) && masks.lengths)

@@ -8,7 +8,7 @@
 enum { DNN_VECTOR = 8 /* elements of 16 bytes */ };
 
 /* Whether heed's rules are kept for these arguments, whatever cuDNN has plans for; else why not. */
-bool dnn_keeps_rules(const struct heed_attention_args *a, struct heed_why *why);
+bool dnn_keeps_rules(const struct heed_exec *exec, const struct heed_attention_args *a, struct heed_why *why);
 
 /* The mask of key lengths among these arguments' masks; NULL: none. */
 const struct heed_bound_mask *dnn_lengths_of(const struct heed_attention_args *a);

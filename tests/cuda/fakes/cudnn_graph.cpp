@@ -24,6 +24,8 @@ static std::vector<cudnnBackendAttributeName_t> input_names(const descriptor *o)
         return {CUDNN_ATTR_OPERATION_REDUCTION_XDESC};
     case CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR:
         return {CUDNN_ATTR_OPERATION_RESHAPE_XDESC};
+    case CUDNN_BACKEND_OPERATION_RNG_DESCRIPTOR:
+        return {CUDNN_ATTR_OPERATION_RNG_SEED, CUDNN_ATTR_OPERATION_RNG_OFFSET_DESC};
     default:
         wrong("cuDNN: a descriptor of type %d is no operation that the fake knows", (int)o->type);
     }
@@ -44,6 +46,8 @@ descriptor *output_of(const descriptor *o) {
         return o->inner(CUDNN_ATTR_OPERATION_POINTWISE_YDESC);
     case CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR:
         return o->inner(CUDNN_ATTR_OPERATION_REDUCTION_YDESC);
+    case CUDNN_BACKEND_OPERATION_RNG_DESCRIPTOR:
+        return o->inner(CUDNN_ATTR_OPERATION_RNG_YDESC);
     default:
         return o->inner(CUDNN_ATTR_OPERATION_RESHAPE_YDESC);
     }
@@ -112,6 +116,21 @@ static void check_reduction(const descriptor *o) {
             wrong("cuDNN: tensor %d is no reduction of tensor %d", (int)id_of(y), (int)id_of(x));
 }
 
+/* Zeros and ones between operations, of a seed and an offset in the device's memory. */
+static void check_rng(const descriptor *o) {
+    const descriptor *numbers = o->inner(CUDNN_ATTR_OPERATION_RNG_DESC), *y = output_of(o);
+    const double probability = numbers->get<double>(CUDNN_ATTR_RNG_BERNOULLI_DIST_PROBABILITY);
+    if (numbers->get<cudnnRngDistribution_t>(CUDNN_ATTR_RNG_DISTRIBUTION) !=
+            CUDNN_RNG_DISTRIBUTION_BERNOULLI ||
+        !(probability > 0 && probability < 1))
+        wrong("cuDNN: random numbers that are not 1 with a probability between 0 and 1");
+    if (!is_virtual(y) || type_of(y) != CUDNN_DATA_FLOAT)
+        wrong("cuDNN: random numbers go to tensor %d, which is no f32 between operations", (int)id_of(y));
+    for (const descriptor *x : inputs_of(o))
+        if (type_of(x) != CUDNN_DATA_INT64 || elements_of(x) != 1 || is_virtual(x) || is_number(x))
+            wrong("cuDNN: tensor %d is no i64 of the device", (int)id_of(x));
+}
+
 void check_operation(const descriptor *o) {
     if (!output_of(o) || inputs_of(o).empty()) wrong("cuDNN: an operation without tensors");
     switch (o->type) {
@@ -121,6 +140,8 @@ void check_operation(const descriptor *o) {
         return check_pointwise(o);
     case CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR:
         return check_reduction(o);
+    case CUDNN_BACKEND_OPERATION_RNG_DESCRIPTOR:
+        return check_rng(o);
     default:
         if (elements_of(inputs_of(o)[0]) != elements_of(output_of(o)))
             wrong("cuDNN: another shape of tensor %d has other elements", (int)id_of(inputs_of(o)[0]));
@@ -272,10 +293,11 @@ static int64_t terms_of(machine *m, const descriptor *o, int64_t batch, int64_t 
     return terms < all ? terms : all;
 }
 
-/* HEED_FAKE_CUDNN=careless: products lack their last term, which tests of numbers must find. */
-static bool is_careless() {
+/* Tests of numbers must find what is wrong where HEED_FAKE_CUDNN=careless: products lack their last term; and
+ * where it is =fickle: random numbers are never the same. */
+static bool is_mode(const char *name) {
     const char *mode = getenv("HEED_FAKE_CUDNN");
-    return mode && strcmp(mode, "careless") == 0;
+    return mode && strcmp(mode, name) == 0;
 }
 
 static void run_matmul(machine *m, const descriptor *o) {
@@ -283,7 +305,7 @@ static void run_matmul(machine *m, const descriptor *o) {
     const values &a = m->read(o->inner(CUDNN_ATTR_OPERATION_MATMUL_ADESC)),
                  &b = m->read(o->inner(CUDNN_ATTR_OPERATION_MATMUL_BDESC));
     const int64_t group = size_of(y, 1) / size_of(b.tensor, 1);
-    const int64_t missing = is_careless();
+    const int64_t missing = is_mode("careless");
     m->write(y, [&](const int64_t *place) {
         const bool there = place[2] < length_of(m, o, 0, place[0], size_of(y, 2)) &&
                            place[3] < length_of(m, o, 1, place[0], size_of(y, 3));
@@ -376,6 +398,25 @@ static void run_reshape(machine *m, const descriptor *o) {
     });
 }
 
+/* Any function of seed, offset and place that scatters well (the finalizer of MurmurHash3). */
+static double uniform(uint64_t seed, uint64_t place) {
+    uint64_t x = seed + 0x9e3779b97f4a7c15u * (place + 1);
+    for (const uint64_t factor : {0xff51afd7ed558ccdu, 0xc4ceb9fe1a85ec53u}) x = (x ^ x >> 33) * factor;
+    return (double)((x ^ x >> 33) >> 11) * 0x1p-53;
+}
+
+static void run_rng(machine *m, const descriptor *o) {
+    static uint64_t runs = 0;
+    const descriptor *seed = o->inner(CUDNN_ATTR_OPERATION_RNG_SEED),
+                     *offset = o->inner(CUDNN_ATTR_OPERATION_RNG_OFFSET_DESC);
+    const uint64_t key =
+        *static_cast<const uint64_t *>(m->memory.at(id_of(seed))) + (is_mode("fickle") ? ++runs : 0);
+    uint64_t place = *static_cast<const uint64_t *>(m->memory.at(id_of(offset)));
+    const double probability =
+        o->inner(CUDNN_ATTR_OPERATION_RNG_DESC)->get<double>(CUDNN_ATTR_RNG_BERNOULLI_DIST_PROBABILITY);
+    m->write(output_of(o), [&](const int64_t *) { return (float)(uniform(key, place++) < probability); });
+}
+
 void interpret(const descriptor *graph, const std::map<int64_t, void *> &memory) {
     machine m = {memory, {}};
     each_operation(graph, [&](const descriptor *o) {
@@ -386,6 +427,8 @@ void interpret(const descriptor *graph, const std::map<int64_t, void *> &memory)
             return run_pointwise(&m, o);
         case CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR:
             return run_reduction(&m, o);
+        case CUDNN_BACKEND_OPERATION_RNG_DESCRIPTOR:
+            return run_rng(&m, o);
         default:
             return run_reshape(&m, o);
         }

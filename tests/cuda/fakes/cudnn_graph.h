@@ -74,6 +74,8 @@ static inline size_t bytes_of(cudnnDataType_t type) {
     case CUDNN_DATA_FLOAT:
     case CUDNN_DATA_INT32:
         return 4;
+    case CUDNN_DATA_INT64:
+        return 8;
     default:
         wrong("cuDNN: a tensor with memory has type %d", (int)type);
     }
