@@ -185,6 +185,24 @@ bool heed_dx_is_that_of(struct heed_backward *b, int i, int j, const struct heed
     return true;
 }
 
+static bool reads(const struct heed_entry *entry, const struct heed_node *node, int but) {
+    for (int i = 0; i < entry->inputs; i++)
+        if (i != but && entry->input[i] == node) return true;
+    return false;
+}
+
+struct heed_entry *heed_sole_producer(const struct heed_backward *b, int i) {
+    enum { FAR = 8 };
+    const struct heed_node *node = b->entry->input[i];
+    if (!node || is_leaf(node) || node->grad_storage || reads(b->entry, node, i)) return NULL;
+    struct heed_entry *entry = b->entry->previous;
+    for (int k = 0; k < FAR && entry; k++, entry = entry->previous) {
+        if (entry == node->producer) return entry;
+        if (reads(entry, node, -1)) return NULL;
+    }
+    return NULL;
+}
+
 /* ---- where gradients come from ---- */
 
 struct heed_view heed_dy(struct heed_backward *b, int i) {

@@ -90,6 +90,23 @@ static heed_status activation_backward(struct heed_backward *b) {
     return status;
 }
 
+/* Where x is the activation of another product, which goes nowhere else, the kernel may be able to take dx on
+ * to what was activated. Returns the entry of that product then, and otherwise NULL. */
+static struct heed_entry *take_inner(struct heed_backward *b) {
+    struct heed_linear_args *args = b->args;
+    const struct heed_kernel *kernel = b->entry->kernel;
+    struct heed_entry *entry = kernel->takes_inner ? heed_sole_producer(b, X) : NULL;
+    if (!entry || entry->op != b->entry->op || !entry->kernel->saves_argument || !entry->kernel_saved)
+        return NULL;
+    const struct heed_linear_args *inner = entry->args;
+    args->inner_activation = inner->activation;
+    args->inner = inner->y;
+    args->inner.data = entry->kernel_saved->data;
+    if (inner->activation != HEED_ACTIVATION_NONE && kernel->takes_inner(&b->ctx->exec, args)) return entry;
+    args->inner.data = NULL;
+    return NULL;
+}
+
 /* One step after the other, so that what a step reads can end before the next one needs memory. */
 static heed_status linear_backward(struct heed_backward *b) {
     struct heed_linear_args *args = b->args;
@@ -97,11 +114,18 @@ static heed_status linear_backward(struct heed_backward *b) {
     heed_status status = HEED_OK;
     args->y.data = NULL;
     args->dy = heed_dy_rows(b, 0);
-    if (activation != HEED_ACTIVATION_NONE) status = activation_backward(b);
+    if (b->entry->inner_done)
+        heed_backward_done_with_kernel(b);
+    else if (activation != HEED_ACTIVATION_NONE)
+        status = activation_backward(b);
+    b->entry->inner_done = false;
     args->activation = HEED_ACTIVATION_NONE;
     if (status == HEED_OK) status = weights_backward(b);
+    struct heed_entry *inner = take_inner(b);
     args->dx = heed_dx_rows(b, X);
     if (status == HEED_OK && heed_has(&args->dx.view)) status = heed_backward_run(b);
+    if (inner) inner->inner_done = status == HEED_OK;
+    args->inner.data = NULL;
     args->activation = activation;
     return b->ok ? status : b->ctx->status;
 }

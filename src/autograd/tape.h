@@ -103,6 +103,7 @@ struct heed_entry {
     struct heed_storage *side_by_side;
     struct heed_recipe recipe; /* of output 0; with no storage there is none */
     size_t remade;             /* the view of output 0 in args */
+    bool inner_done;           /* the gradient that arrived is that of what its activation is of (linear.c) */
     bool used;                 /* backward went through and freed it */
 };
 
@@ -275,6 +276,10 @@ bool heed_dy_ends(const struct heed_backward *b, int i);
 /* Moves all gradients of outputs that are parts of one scratch side by side, as the outputs lie: fills in the
  * gradient of the scratch, `whole`. Returns whether all arrived; what did not has no elements there. */
 bool heed_dy_side_by_side(struct heed_backward *b, struct heed_view *whole);
+
+/* The entry that made input i, if its gradient comes from input i of this entry alone; otherwise, or if that
+ * takes long to see, NULL. */
+struct heed_entry *heed_sole_producer(const struct heed_backward *b, int i);
 
 /* Whether input i wants a gradient. */
 bool heed_wants(const struct heed_backward *b, int i);

@@ -40,6 +40,11 @@ struct heed_kernel {
     /* Writes the output again, with the bits that forward gave it, from `saved` and shapes alone. NULL: that
      * takes the inputs and forward. Needs no scratch. */
     heed_status (*remake)(struct heed_exec *exec, const void *args, const void *saved);
+    /* Of LINEAR alone. Whether the first thing it saves is what its activation is of, contiguous, of y's
+     * dtype and shape. */
+    bool saves_argument;
+    /* And whether its backward takes these arguments with their `inner`. Pure. NULL: never. */
+    bool (*takes_inner)(const struct heed_exec *exec, const void *args);
 };
 
 /* What a device fills in: for each primitive its kernels in order of preference, NULL-terminated, `ref` not

@@ -229,11 +229,13 @@ struct heed_matmul_args {
  * and y [rows, out] likewise; bias [out] contiguous or absent. Backward has x, w, bias; not y: what the
  * activation needs the kernel saves. dy, dx, dw as their tensors. dz (as dy, and may be dy; absent: not asked
  * for) gets the gradient of x·wᵀ + bias: with it as dy, and without the activation, the same kernel's
- * backward gives the other gradients too, and needs nothing saved. */
+ * backward gives the other gradients too, and needs nothing saved. With `inner` (as x; absent: not asked for)
+ * x is inner_activation(inner), and dx is to be the gradient of inner, not added to: only of kernels that say
+ * so (takes_inner). */
 struct heed_linear_args {
-    heed_activation activation;
+    heed_activation activation, inner_activation;
     struct heed_view x, w, bias, y;
-    struct heed_view dy, dz;
+    struct heed_view dy, dz, inner;
     struct heed_grad_view dx, dw, dbias;
 };
 

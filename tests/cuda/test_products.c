@@ -373,6 +373,73 @@ START_TEST(epilogues_of_one_shape) {
 }
 END_TEST
 
+/* ---- gradients through the activation before ---- */
+
+enum { TOKENS = 6, MODEL = 24, HIDDEN = 16, NET = 5 };
+
+static const struct net {
+    heed_dtype precision;
+    heed_activation activation;
+    const char *products, *algorithms; /* of the fake */
+    bool twice, between; /* the hidden units are used twice; something is between the products */
+    int slopes;
+} nets[] = {
+    {HEED_F32, HEED_ACTIVATION_GELU_TANH, "tf32", NULL, false, false, 1},
+    {HEED_BF16, HEED_ACTIVATION_GELU_TANH, NULL, NULL, false, false, 1},
+    {HEED_BF16, HEED_ACTIVATION_GELU_TANH, NULL, "plain", false, false, 0}, /* in a pass of its own */
+    {HEED_F32, HEED_ACTIVATION_GELU_TANH, NULL, NULL, false, false, 0},     /* exact tanh */
+    {HEED_F32, HEED_ACTIVATION_GELU, "tf32", NULL, false, false, 0},
+    {HEED_F32, HEED_ACTIVATION_SILU, "tf32", NULL, false, false, 0},
+    {HEED_F32, HEED_ACTIVATION_NONE, "tf32", NULL, false, false, 0},
+    {HEED_F32, HEED_ACTIVATION_GELU_TANH, "tf32", NULL, true, false, 0},
+    {HEED_F32, HEED_ACTIVATION_GELU_TANH, "tf32", NULL, false, true, 0},
+};
+
+/* y and the gradients of x, both weights and the first bias; twice over one graph. */
+static void run_net(heed_ctx *ctx, const struct net *row, double *values[NET], int64_t count[NET]) {
+    heed_step_begin(ctx, HEED_TRAIN);
+    heed_tensor leaf[] = {
+        normal(ctx, HEED_F32, TEST_SHAPE(TOKENS, MODEL)), normal(ctx, HEED_F32, TEST_SHAPE(HIDDEN, MODEL)),
+        normal(ctx, HEED_F32, TEST_SHAPE(HIDDEN)), normal(ctx, HEED_F32, TEST_SHAPE(MODEL, HIDDEN))};
+    for (int i = 0; i < 4; i++) heed_require_grad(leaf[i], true);
+    heed_tensor h = heed_linear(heed_mul_scalar(leaf[0], 1), leaf[1], leaf[2],
+                                &(heed_linear_options){.activation = row->activation});
+    heed_tensor y = heed_linear(row->between ? heed_mul_scalar(h, 2) : h, leaf[3], (heed_tensor){0}, NULL);
+    heed_tensor loss = sum(heed_mul(y, y));
+    if (row->twice) loss = heed_add(loss, sum(heed_mul(h, h)));
+    heed_backward_with(loss, &(heed_backward_options){.retain = true});
+    heed_backward(loss);
+    for (int i = 0; i < NET; i++) values[i] = test_values(i < 4 ? heed_grad(leaf[i]) : y, &count[i]);
+    test_ok(ctx);
+    heed_step_end(ctx);
+}
+
+START_TEST(feed_forward) {
+    const struct net *row = &nets[_i];
+    double *found[NET], *right[NET];
+    int64_t count[NET];
+    heed_ctx *ref = heed_ctx_new(&(heed_ctx_options){.device = "ref"});
+    run_net(ref, row, right, count);
+    if (row->algorithms) setenv("HEED_FAKE_CUBLASLT", row->algorithms, 1);
+    heed_ctx *ctx = context_of(row->precision, row->products);
+    const int64_t before = fake()->slopes;
+    run_net(ctx, row, found, count);
+    ck_assert_int_eq(fake()->slopes - before, 2 * row->slopes);
+    if (row->slopes) explains(ctx, "linear: cublaslt, ");
+    for (int i = 0; i < NET; i++) {
+        char text[200];
+        const struct test_tolerance near = {0, row->precision == HEED_BF16 ? 0.03 : 1e-5};
+        ck_assert_msg(test_close(count[i], found[i], right[i], near, test_largest(count[i], right[i]), text,
+                                 sizeof text),
+                      "result %d: %s", i, text);
+        free(found[i]);
+        free(right[i]);
+    }
+    heed_ctx_free(ctx);
+    heed_ctx_free(ref);
+}
+END_TEST
+
 /* ---- plans ---- */
 
 /* Twice the same asks for algorithms once; many shapes do not keep many. */
@@ -441,6 +508,7 @@ int main(int arguments, char **argument) {
     tcase_add_test(tcase, batches);
     tcase_add_test(tcase, strides_of_one_shape);
     tcase_add_test(tcase, epilogues_of_one_shape);
+    tcase_add_loop_test(tcase, feed_forward, 0, sizeof nets / sizeof *nets);
     tcase_add_test(tcase, plans);
     tcase_add_loop_test(tcase, every_call_may_fail, 0, 2);
     return test_main(suite);

@@ -200,14 +200,28 @@ static heed_status weights_and_bias(struct heed_exec *exec, const struct heed_li
     return copy(exec, &add);
 }
 
+/* dx, and on to what x is the activation of, by the same product where cuBLASLt has it. */
+static heed_status gradient_of_x(struct heed_exec *exec, const struct heed_linear_args *a,
+                                 const struct heed_view *dz, void *workspace) {
+    const struct cuda_product dx = product_dx(a, dz);
+    if (!heed_has(&a->inner)) return multiply(exec, &dx, workspace);
+    bool done = false;
+    heed_status status =
+        cuda_lt_run(exec, HEED_PRIMITIVE_LINEAR, &dx, CUDA_LT_SLOPE, a->inner.data, workspace, &done);
+    if (status != HEED_OK || done) return status;
+    status = multiply(exec, &dx, workspace);
+    struct heed_unary_args unary = {};
+    unary.op = heed_activation_unary(a->inner_activation);
+    unary.x = a->inner;
+    unary.dy = unary.dx.view = a->dx.view; /* each element is read before it is written */
+    return status == HEED_OK ? activate(exec, &unary, true) : status;
+}
+
 static heed_status gradients(struct heed_exec *exec, const struct heed_linear_args *a,
                              const struct heed_view *dz, void *sums, void *workspace) {
     bool summed = false;
     heed_status status = HEED_OK;
-    if (heed_has(&a->dx.view)) {
-        const struct cuda_product dx = product_dx(a, dz);
-        status = multiply(exec, &dx, workspace);
-    }
+    if (heed_has(&a->dx.view)) status = gradient_of_x(exec, a, dz, workspace);
     if (status == HEED_OK && heed_has(&a->dw.view)) {
         const struct cuda_product dw = product_dw(a, dz);
         if (workspace && heed_has(&a->dbias.view) && a->dbias.view.dtype == a->dw.view.dtype)
@@ -235,9 +249,22 @@ static heed_status backward_lt(struct heed_exec *exec, const void *arguments, vo
     return gradients(exec, a, &dz, base + room.sums, base + room.workspace);
 }
 
+/* ---- the output again ---- */
+
+/* Of the argument that was kept. Where GELU was fused that is rounded to bf16, and forward's GELU was of more
+ * digits: the bits may differ by what rounding the argument does. */
+static heed_status remake(struct heed_exec *exec, const void *arguments, const void *saved) {
+    const struct heed_linear_args *a = static_cast<const struct heed_linear_args *>(arguments);
+    struct heed_unary_args unary = {};
+    unary.op = heed_activation_unary(a->activation);
+    unary.x = matrix(const_cast<void *>(saved), a);
+    unary.y = a->y;
+    return activate(exec, &unary, false);
+}
+
 /* ---- the kernels ---- */
 
-const struct heed_kernel heed_cuda_linear = {"cuda", NULL, sizes, forward, backward};
+const struct heed_kernel heed_cuda_linear = {"cuda", NULL, sizes, forward, backward, remake, true, NULL};
 
 static bool applies_lt(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
     const struct heed_linear_args *a = static_cast<const struct heed_linear_args *>(arguments);
@@ -247,4 +274,17 @@ static bool applies_lt(const struct heed_exec *exec, const void *arguments, stru
     return !reason;
 }
 
-const struct heed_kernel heed_cuda_linear_lt = {"cublaslt", applies_lt, sizes_lt, forward_lt, backward_lt};
+/* Where forward could have fused that GELU. */
+static bool takes_inner(const struct heed_exec *exec, const void *arguments) {
+    const struct heed_linear_args *a = static_cast<const struct heed_linear_args *>(arguments);
+    if (a->inner_activation != HEED_ACTIVATION_GELU_TANH || a->inner.dtype != a->x.dtype) return false;
+    if (a->inner.size[0] != a->x.size[0] || a->inner.size[1] != a->x.size[1]) return false;
+    struct heed_linear_args with_dx = *a;
+    with_dx.dx.view = a->inner;
+    const struct heed_view dz = matrix(NULL, a);
+    const struct cuda_product dx = product_dx(&with_dx, &dz);
+    return cuda_lt_fuses_gelu(exec, &dx);
+}
+
+const struct heed_kernel heed_cuda_linear_lt = {"cublaslt",  applies_lt, sizes_lt, forward_lt,
+                                                backward_lt, remake,     true,     takes_inner};

@@ -10,8 +10,8 @@
  * dtype, and the result that too, or f32 where it is bf16; a bias has the result's. GELU and bias are
  * fused in f32 and bf16. cuBLASLt's GELU is the tanh form, which is heed's HEED_ACTIVATION_GELU_TANH; how
  * exact its tanh is NVIDIA does not say, so it is used only where products are rounded anyway (TF32, bf16).
- * ReLU is left to heed: of NaN heed's is NaN, and max(x, 0) need not be. DGELU belongs to the product that
- * makes dy, which is another operation's.
+ * ReLU is left to heed: of NaN heed's is NaN, and max(x, 0) need not be. The gradient through GELU belongs to
+ * the product that makes dy, which is another operation's: the tape joins the two (autograd/linear.c).
  *
  * HEED_CUDA_PRODUCTS chooses: f32 (sums and factors of f32 are f32; the default), tf32 (factors of f32 are
  * rounded to 10 bits of mantissa for tensor cores), own (no cuBLASLt). f64 is f64, and bf16 sums in f32,
@@ -148,6 +148,8 @@ static cublasLtEpilogue_t epilogue_of(const struct cuda_product *x, enum cuda_lt
         return x->bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
     case CUDA_LT_SUMS:
         return CUBLASLT_EPILOGUE_BGRADB;
+    case CUDA_LT_SLOPE:
+        return CUBLASLT_EPILOGUE_DGELU;
     }
     return x->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
@@ -160,6 +162,8 @@ static const char *word_of(int64_t epilogue) {
         return " with bias";
     case CUBLASLT_EPILOGUE_BGRADB:
         return " with the gradient of the bias";
+    case CUBLASLT_EPILOGUE_DGELU:
+        return " with the gradient of GELU";
     default:
         return " with GELU";
     }
@@ -205,7 +209,7 @@ heed_status cuda_lt_run(struct heed_exec *exec, enum heed_primitive primitive,
     const bool epilogues = x.a_dtype != HEED_F64 && p.batch == 1; /* there are in f32 and bf16 */
     if (p.epilogue != CUBLASLT_EPILOGUE_DEFAULT && !epilogues) return HEED_OK;
     void *vector = end == CUDA_LT_SUMS ? aux : const_cast<void *>(x.bias);
-    void *kept = end == CUDA_LT_GELU ? aux : NULL;
+    void *kept = end == CUDA_LT_GELU || end == CUDA_LT_SLOPE ? aux : NULL;
     p.a.alignment = alignment_of(x.b);
     p.b.alignment = alignment_of(x.a);
     p.d.alignment = alignment_of(x.c);

@@ -26,7 +26,8 @@ bool cuda_lt_fuses_gelu(const struct heed_exec *exec, const struct cuda_product 
 enum cuda_lt_end {
     CUDA_LT_PLAIN,
     CUDA_LT_GELU, /* C = GELU(A · B + bias), tanh form; aux [m, n], of C's dtype: its argument */
-    CUDA_LT_SUMS  /* aux [m], of C's dtype, = Σ over k of A */
+    CUDA_LT_SUMS, /* aux [m], of C's dtype, = Σ over k of A */
+    CUDA_LT_SLOPE /* C = (A · B) ∘ GELU'(aux), tanh form; aux [m, n], of C's dtype, is read */
 };
 
 /* Makes a product that cuBLASLt does not refuse, which says in *done whether it had an algorithm for it. */

@@ -171,6 +171,12 @@ struct call {
         return what->epilogue == CUBLASLT_EPILOGUE_GELU_AUX ||
                what->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
     }
+    bool slopes() const {
+        return what->epilogue == CUBLASLT_EPILOGUE_DGELU;
+    }
+    bool has_aux() const {
+        return keeps() || slopes();
+    }
     int64_t vector_length() const {
         return sums() ? n() : has(CUBLASLT_EPILOGUE_BIAS) ? m() : 0;
     }
@@ -236,6 +242,7 @@ static void check_epilogue(const char *who, const call &x) {
     case CUBLASLT_EPILOGUE_GELU_AUX:
     case CUBLASLT_EPILOGUE_GELU_AUX_BIAS:
     case CUBLASLT_EPILOGUE_BGRADB:
+    case CUBLASLT_EPILOGUE_DGELU:
         break;
     default:
         wrong("%s: the fake has no epilogue %u", who, x.what->epilogue);
@@ -243,7 +250,7 @@ static void check_epilogue(const char *who, const call &x) {
     if (x.d->type == CUDA_R_64F) wrong("%s: f64 has no epilogues", who);
     if (x.d->batch > 1) wrong("%s: the fake has no epilogue for batches", who);
     if (x.vector_length() && !x.what->vector) wrong("%s: the bias has no pointer", who);
-    if (!x.keeps()) return;
+    if (!x.has_aux()) return;
     if (!x.what->aux) wrong("%s: GELU's argument has no pointer", who);
     if (x.what->aux_ld < x.m() || x.what->aux_ld % 8 != 0)
         wrong("%s: GELU's argument has a leading dimension of %lld", who, (long long)x.what->aux_ld);
@@ -273,7 +280,7 @@ static uint32_t alignment_of(const void *data) {
 
 static std::vector<int64_t> numbers_of(const call &x) {
     std::vector<int64_t> all = {x.what->compute, x.what->scale,    x.what->op_a,
-                                x.what->op_b,    x.what->epilogue, x.keeps() ? x.what->aux_ld : 0};
+                                x.what->op_b,    x.what->epilogue, x.has_aux() ? x.what->aux_ld : 0};
     for (const layout *l : {x.a, x.b, x.c, x.d})
         all.insert(all.end(), {l->type, l->rows, l->columns, l->ld, l->batch, l->stride});
     return all;
@@ -314,7 +321,7 @@ extern "C" cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle
     algorithm made = {numbers_of(x), workspace_for(x, wishes), {}, 1, 1};
     memcpy(made.alignment, wishes->alignment, sizeof made.alignment);
     if (x.vector_length()) made.vector_alignment = alignment_of(x.what->vector);
-    if (x.keeps()) made.aux_alignment = alignment_of(x.what->aux);
+    if (x.has_aux()) made.aux_alignment = alignment_of(x.what->aux);
     memset(results, 0, sizeof *results);
     results->algo.data[0] = MAGIC;
     results->algo.data[1] = algorithms.size();
@@ -367,17 +374,18 @@ static void check_memory(const char *who, const call &x, const algorithm *how, c
                          const void *d, const void *workspace) {
     const size_t bytes = bytes_of(x.d->type);
     const uint32_t *alignment = how->alignment;
-    const size_t aux_bytes = x.keeps() ? (size_t)((x.n() - 1) * x.what->aux_ld + x.m()) * bytes : 0;
+    const size_t aux_bytes = x.has_aux() ? (size_t)((x.n() - 1) * x.what->aux_ld + x.m()) * bytes : 0;
+    const range aux = check_range(who, "GELU's argument", x.what->aux, aux_bytes,
+                                  how->aux_alignment > 16 ? how->aux_alignment : 16);
     const range vector = check_range(who, x.sums() ? "the sums" : "the bias", x.what->vector,
                                      (size_t)x.vector_length() * bytes, how->vector_alignment);
     const range none = {"", NULL, 0};
     const range read[] = {check_matrix(who, "A", a, x.a, alignment[0]),
-                          check_matrix(who, "B", b, x.b, alignment[1]), x.sums() ? none : vector};
+                          check_matrix(who, "B", b, x.b, alignment[1]), x.sums() ? none : vector,
+                          x.slopes() ? aux : none};
     const range written[] = {
         check_matrix(who, "D", d, x.d, alignment[2] > alignment[3] ? alignment[2] : alignment[3]),
-        x.sums() ? vector : none,
-        check_range(who, "GELU's argument", x.what->aux, aux_bytes,
-                    how->aux_alignment > 16 ? how->aux_alignment : 16),
+        x.sums() ? vector : none, x.keeps() ? aux : none,
         check_range(who, "the workspace", workspace, how->workspace, 256)};
     for (const range &w : written) {
         for (const range &r : read)
@@ -404,6 +412,11 @@ static double gelu(double x) {
     return 0.5 * x * (1 + std::tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x)));
 }
 
+static double gelu_slope(double x) {
+    const double c = 0.79788456080286535588, t = std::tanh(c * (x + 0.044715 * x * x * x));
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x);
+}
+
 /* D = epilogue(alpha · op(A) · op(B) + beta · C). */
 static void compute_batch(const call &x, int64_t batch, double alpha, const void *a, const void *b,
                           double beta, void *d) {
@@ -420,6 +433,7 @@ static void compute_batch(const call &x, int64_t batch, double alpha, const void
             if (beta != 0) sum += beta * load(type, d, at);
             if (!x.sums() && x.vector_length()) sum += load(type, x.what->vector, i);
             if (x.keeps()) store(type, x.what->aux, j * x.what->aux_ld + i, sum);
+            if (x.slopes()) sum *= gelu_slope(load(type, x.what->aux, j * x.what->aux_ld + i));
             store(type, d, at, x.has(CUBLASLT_EPILOGUE_GELU) ? gelu(sum) : sum);
         }
     }
@@ -458,6 +472,7 @@ static void compute(void *argument) {
 
 static void keep_last(const call &x, const algorithm *how) {
     control.products++;
+    control.slopes += x.slopes();
     control.m = x.m();
     control.n = x.n();
     control.k = x.k();

@@ -11,6 +11,7 @@ extern "C" {
 struct fake_cublaslt {
     int64_t handles, objects;     /* alive: handles; descriptors, layouts and preferences */
     int64_t heuristics, products; /* calls so far */
+    int64_t slopes;               /* products that went on through GELU's gradient */
     /* The last product, in the library's own terms (columns first). */
     int64_t m, n, k, batch;
     int epilogue, compute, factors, result; /* the last two: types */
