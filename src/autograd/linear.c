@@ -208,7 +208,9 @@ heed_tensor heed_linear(heed_tensor x, heed_tensor w, heed_tensor bias, const he
     heed_view_set_contiguous(&args.y);
     heed_call_choose(&c, HEED_PRIMITIVE_LINEAR, &args);
     args.y.data = heed_call_output(&c, vx.dtype, vx.rank, size).data;
-    if (args.activation != HEED_ACTIVATION_NONE) heed_call_can_remake(&c, &args.y);
+    if (c.ok && args.activation != HEED_ACTIVATION_NONE &&
+        (!c.kernel->remakes || c.kernel->remakes(&c.ctx->exec, &args)))
+        heed_call_can_remake(&c, &args.y);
     return run_product(&c, &args, sizeof args);
 }
 

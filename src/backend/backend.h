@@ -40,6 +40,8 @@ struct heed_kernel {
     /* Writes the output again, with the bits that forward gave it, from `saved` and shapes alone. NULL: that
      * takes the inputs and forward. Needs no scratch. */
     heed_status (*remake)(struct heed_exec *exec, const void *args, const void *saved);
+    /* Whether it may be asked that of these arguments; where not, the output is kept. NULL: always. */
+    bool (*remakes)(const struct heed_exec *exec, const void *args);
     /* Of LINEAR alone. Whether the first thing it saves is what its activation is of, contiguous, of y's
      * dtype and shape. */
     bool saves_argument;

@@ -251,8 +251,7 @@ static heed_status backward_lt(struct heed_exec *exec, const void *arguments, vo
 
 /* ---- the output again ---- */
 
-/* Of the argument that was kept. Where GELU was fused that is rounded to bf16, and forward's GELU was of more
- * digits: the bits may differ by what rounding the argument does. */
+/* Of the argument that was kept. */
 static heed_status remake(struct heed_exec *exec, const void *arguments, const void *saved) {
     const struct heed_linear_args *a = static_cast<const struct heed_linear_args *>(arguments);
     struct heed_unary_args unary = {};
@@ -264,7 +263,8 @@ static heed_status remake(struct heed_exec *exec, const void *arguments, const v
 
 /* ---- the kernels ---- */
 
-const struct heed_kernel heed_cuda_linear = {"cuda", NULL, sizes, forward, backward, remake, true, NULL};
+const struct heed_kernel heed_cuda_linear = {"cuda", NULL, sizes, forward, backward,
+                                             remake, NULL, true,  NULL};
 
 static bool applies_lt(const struct heed_exec *exec, const void *arguments, struct heed_why *why) {
     const struct heed_linear_args *a = static_cast<const struct heed_linear_args *>(arguments);
@@ -272,6 +272,11 @@ static bool applies_lt(const struct heed_exec *exec, const void *arguments, stru
     const char *reason = cuda_lt_refuses(exec, &x);
     if (reason) why->reason = reason;
     return !reason;
+}
+
+/* Where GELU is fused it is of more digits than what is kept of its argument in bf16. */
+static bool remakes_lt(const struct heed_exec *exec, const void *arguments) {
+    return !fuses_gelu(exec, static_cast<const struct heed_linear_args *>(arguments));
 }
 
 /* Where forward could have fused that GELU. */
@@ -286,5 +291,5 @@ static bool takes_inner(const struct heed_exec *exec, const void *arguments) {
     return cuda_lt_fuses_gelu(exec, &dx);
 }
 
-const struct heed_kernel heed_cuda_linear_lt = {"cublaslt",  applies_lt, sizes_lt, forward_lt,
-                                                backward_lt, remake,     true,     takes_inner};
+const struct heed_kernel heed_cuda_linear_lt = {"cublaslt", applies_lt, sizes_lt, forward_lt, backward_lt,
+                                                remake,     remakes_lt, true,     takes_inner};
