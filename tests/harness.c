@@ -73,6 +73,12 @@ int test_isas(const char *const **isas) {
     return count;
 }
 
+int test_threads(const int **threads) {
+    static const int counts[] = {1, 3, 2};
+    *threads = counts;
+    return test_small() || test_elsewhere() ? 2 : 3;
+}
+
 /* HEED_TEST_DEVICE names a device that stands for "cpu" in the whole suite, HEED_TEST_REF one for "ref":
  * suites are linked with calls of heed_ctx_new() going here. With HEED_TEST_CHUNK_BYTES=1 every block of a
  * context is an allocation of its own, so that what lies beside it is watched.
@@ -99,10 +105,9 @@ int test_devices(const struct test_device **devices) {
     if (count == 0) {
         all[count++] = (struct test_device){"ref", NULL, 1};
         const char *const *isa;
-        int isas = test_isas(&isa);
+        const int *threads, isas = test_isas(&isa), counts = test_threads(&threads);
         for (int i = 0; i < isas; i++)
-            for (int threads = 1; threads <= 3; threads++)
-                all[count++] = (struct test_device){"cpu", isa[i], threads};
+            for (int t = 0; t < counts; t++) all[count++] = (struct test_device){"cpu", isa[i], threads[t]};
     }
     *devices = all;
     return count;

@@ -41,7 +41,11 @@ struct test_device {
     int threads;
 };
 
-/* All ways this machine has: ref, then cpu with each instruction set and 1, 2 and 3 threads. Returns how
+/* The numbers of threads to try, 1 first; fewer at small shapes and where another device stands for "cpu".
+ * Returns how many. */
+int test_threads(const int **threads);
+
+/* All ways this machine has: ref, then cpu with each instruction set and number of threads. Returns how
  * many. */
 int test_devices(const struct test_device **devices);
 

@@ -3,8 +3,9 @@
  * A row is a name, how to make the inputs, and the call. Every row is run
  * - on ref in f64: gradients against central differences;
  * - on cpu in f32, f64 and bf16, for every instruction set: forward and backward against ref, within the
- * tolerance of its kind; with 1, 2 and 3 threads, which must give the same bits; and without falling back to
- * ref in f32 and bf16. A wrong row is a call that must fail with a status and a message. */
+ * tolerance of its kind, and backward again, which adds to the gradients that are there; with other numbers
+ * of threads, which must give the same bits; and without falling back to ref in f32 and bf16. A wrong row is
+ * a call that must fail with a status and a message. */
 #ifndef HEED_TESTS_HARNESS_OPS_H
 #define HEED_TESTS_HARNESS_OPS_H
 
