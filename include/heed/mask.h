@@ -188,7 +188,9 @@ typedef struct heed_mask_predicate_options {
     uint64_t reserved[4]; /**< must be zero */
 } heed_mask_predicate_options;
 
-/** A mask by a function. Slower than the kinds above: one call per cell of every tile that `cover` leaves. */
+/** A mask by a function. Slower than the kinds above: one call per cell of every tile that `cover` leaves. A
+ *  GPU cannot call it: there `test` is called for every cell of every batch entry and head when attention
+ *  is, and the answers stay in device memory until backward, a byte for each. */
 HEED_API heed_mask *heed_mask_predicate(heed_ctx *ctx, const heed_mask_predicate_options *options);
 
 /* ---- joining ---- */

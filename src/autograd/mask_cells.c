@@ -1,6 +1,8 @@
 /* Masks given cell by cell: by a tensor, by chance, by the user. */
 #include "autograd/mask.h"
 
+#include <string.h>
+
 #include "tensor/philox.h"
 
 /* ---- dense ---- */
@@ -117,6 +119,44 @@ static void describe_predicate(struct heed_mask_text *text, const heed_mask *mas
 static const struct heed_mask_form form_predicate = {.kind = &heed_mask_kind_predicate,
                                                      .describe = describe_predicate};
 
+/* What the function says of the cells of one batch entry, or of one of packed sequences. */
+static void ask(const heed_mask_predicate_options *of, const struct heed_view *cells, int64_t slice,
+                int64_t batch, int64_t heads, const struct heed_sequence *s) {
+    for (int64_t h = 0; h < heads; h++)
+        for (int64_t q = 0; q < s->queries; q++) {
+            uint8_t *row = heed_view_at(cells, slice * cells->stride[0] + h * cells->stride[1] +
+                                                   (s->query + q) * cells->stride[2] + s->key);
+            for (int64_t k = 0; k < s->keys; k++) row[k] = of->test(of->user, batch, h, q, k);
+        }
+}
+
+/* Kernels of a device cannot call it: the host does, for every cell, and they read what it said. */
+static bool prepare_called(struct heed_prepare *p, const heed_mask *mask) {
+    const struct heed_problem *problem = p->problem;
+    const bool packed = heed_is_packed(&problem->packed);
+    const int64_t size[] = {packed ? 1 : problem->batch, problem->heads, problem->queries, problem->keys};
+    const heed_tensor t = heed_zeros(p->ctx, HEED_BOOL, 4, size);
+    const struct heed_node *node = heed_node_of(t, p->where);
+    struct heed_exec *exec = &p->ctx->exec;
+    struct heed_view cells;
+    if (!node || heed_elements_map(exec, &node->view, HEED_MAP_WRITE, &cells) != HEED_OK) return false;
+    if (packed && heed_has(&cells)) memset(cells.data, 0, (size_t)heed_view_count(&cells));
+    for (int64_t b = 0; b < problem->batch; b++) {
+        const struct heed_sequence all = {.queries = problem->queries, .keys = problem->keys};
+        const struct heed_sequence own = packed ? heed_sequence_at(&problem->packed, b) : all;
+        ask(&mask->bound.predicate, &cells, packed ? 0 : b, b, problem->heads, &own);
+    }
+    return heed_elements_unmap(exec, &node->view, HEED_MAP_WRITE, &cells) == HEED_OK &&
+           heed_prepare_tensor(p, t);
+}
+
+static const struct heed_mask_form form_called = {.kind = &heed_mask_kind_dense,
+                                                  .tensors = 1,
+                                                  .dtype = HEED_BOOL,
+                                                  .rows = {HEED_MASK_OF_CELLS},
+                                                  .prepare = prepare_called,
+                                                  .describe = describe_predicate};
+
 heed_mask *heed_mask_predicate(heed_ctx *ctx, const heed_mask_predicate_options *options) {
     static const char where[] = "mask_predicate";
     if (!heed_mask_enter(ctx)) return NULL;
@@ -124,7 +164,7 @@ heed_mask *heed_mask_predicate(heed_ctx *ctx, const heed_mask_predicate_options 
     if (!options || !options->test)
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "no test function given");
     else if (check_reserved(ctx, where, options->reserved))
-        mask = heed_mask_new(ctx, &form_predicate);
+        mask = heed_mask_new(ctx, ctx->exec.remote.device ? &form_called : &form_predicate);
     if (mask) {
         mask->bound.predicate = *options;
         mask->bound.predicate.name = NULL; /* the caller's string may end before the mask */

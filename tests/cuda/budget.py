@@ -2,11 +2,14 @@
 """Registers, shared memory and local memory of every kernel in libheed_cuda.so, for every target that it was compiled for,
 against the table in budget.txt.
 
-usage: budget.py [--cuobjdump PROGRAM] [--table FILE] [--sass TARGET] [--update] LIBRARY
+usage: budget.py [--cuobjdump PROGRAM] [--table FILE] [--doc FILE] [--sass TARGET...] [--update] LIBRARY
+       budget.py [--table FILE] --occupancy
 
 A kernel is named as in the source, without the types that it was made for; what it needs is the most of all those and of all
-targets. A kernel without a row is an error, a row without a kernel too. No kernel may use local memory: neither stack nor, in
-the machine code of one target (--sass, sm_90), an instruction of it. --update writes the table anew.
+targets. A kernel without a row is an error, a row without a kernel too, and one that the documentation (--doc) does not name in
+backquotes. No kernel may use local memory: neither stack nor, in the machine code of some targets (--sass), an instruction of it.
+--update writes the table anew. --occupancy tells what the rows leave of a multiprocessor's 2048 threads on an A100 and an H100, for
+blocks of 256.
 """
 import argparse
 import os
@@ -98,6 +101,22 @@ def write_table(path, kernels):
             file.write(f"{registers:3} {needs.most['shared'][0]:6} {name}\n")
 
 
+def occupancy(registers, shared, shared_of_processor):
+    """Percent of 2048 threads, in blocks of 256, that registers and shared memory allow."""
+    blocks = min(8, 65536 // (256 * registers))
+    if shared:
+        blocks = min(blocks, shared_of_processor * 1024 // (shared + 1024))
+    return blocks * 256 * 100 // 2048
+
+
+def undocumented(kernels, path):
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    for name in sorted(kernels):
+        if f"`{name}`" not in text:
+            yield f"{name} is not in {os.path.basename(path)}"
+
+
 def complaints(kernels, rows):
     for name, needs in sorted(kernels.items()):
         if name not in rows:
@@ -119,18 +138,30 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--cuobjdump", default="cuobjdump")
     parser.add_argument("--table", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "budget.txt"))
-    parser.add_argument("--sass", default="sm_90")
+    parser.add_argument("--doc")
+    parser.add_argument("--sass", nargs="+", default=["sm_90"])
     parser.add_argument("--update", action="store_true")
-    parser.add_argument("library")
+    parser.add_argument("--occupancy", action="store_true")
+    parser.add_argument("library", nargs="?")
     wanted = parser.parse_args()
+    if wanted.occupancy:
+        for name, (registers, shared) in read_table(wanted.table).items():
+            a100, h100 = (occupancy(registers, shared, kib) for kib in (164, 228))
+            print(f"{a100:3} % {h100:3} % {name}")
+        return 0
+    if not wanted.library:
+        parser.error("a library must be named")
     kernels, targets = usage(wanted.cuobjdump, wanted.library)
     if not kernels:
         sys.exit(f"{wanted.library} has no kernels")
     if wanted.update:
         write_table(wanted.table, kernels)
     wrong = list(complaints(kernels, read_table(wanted.table)))
-    for name, instruction in local_instructions(wanted.cuobjdump, wanted.library, wanted.sass).items():
-        wrong.append(f"{name} for {wanted.sass} has the instruction {instruction}")
+    if wanted.doc:
+        wrong += undocumented(kernels, wanted.doc)
+    for target in wanted.sass:
+        for name, instruction in local_instructions(wanted.cuobjdump, wanted.library, target).items():
+            wrong.append(f"{name} for {target} has the instruction {instruction}")
     for line in wrong:
         print(line)
     print(f"{len(kernels)} kernels for {' '.join(sorted(targets))}: {len(wrong)} complaints")

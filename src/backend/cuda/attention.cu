@@ -18,13 +18,18 @@ static bool refuse(struct heed_why *why, const char *reason) {
     return false;
 }
 
+/* Of queries, of keys, and of their distances, in f64. */
+static int64_t tiles_at_most(const struct heed_attention_args *a) {
+    return (a->q.size[2] + a->k.size[2]) / cuda_edge<double> + 1;
+}
+
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
     const struct heed_attention_args *a = static_cast<const struct heed_attention_args *>(arguments);
     if (!cuda_takes(HEED_PRIMITIVE_ATTENTION, a, a->q.dtype, why)) return false;
-    if (a->q.size[0] * a->q.size[1] > 65535)
-        return refuse(why, "there are more than 65535 pairs of batch and head");
     if (a->q.size[2] + a->k.size[2] > INT32_MAX - 64)
         return refuse(why, "there are more than 2147483583 queries and keys");
+    if (a->q.size[0] * a->q.size[1] * tiles_at_most(a) > INT32_MAX)
+        return refuse(why, "there are more than 2147483647 tiles of queries and keys");
     for (int i = 0; i < a->stages; i++)
         if (a->stage[i].kind == HEED_STAGE_CUSTOM && !a->stage[i].rule->cuda)
             return refuse(why, "a stage of the user's has no CUDA source (heed_stage_rule.cuda)");

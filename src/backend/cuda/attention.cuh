@@ -267,6 +267,12 @@ template <typename T> static int64_t cuda_tiles(int64_t rows) {
     return (rows + cuda_edge<T> - 1) / cuda_edge<T>;
 }
 
+/* Blocks for all tiles of some matrices of scores (set_tile), which are in memory: so they are fewer than
+ * 2³¹. */
+template <typename T> static dim3 cuda_matrix_grid(const cuda_attention<T> &p, int64_t matrices) {
+    return dim3((unsigned)(cuda_tiles<T>(p.queries) * cuda_tiles<T>(p.keys) * matrices));
+}
+
 #endif /* HEED_CHOSEN */
 
 #endif

@@ -204,9 +204,9 @@ template <typename T> static __global__ void join_splits(const __grid_constant__
 ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, CUDA_FORWARD_BLOCKS)
     weights(const __grid_constant__ cuda_attention<T> p) {
     HEED_SHARED(cuda_tile<T>, t, 1);
-    cuda_box box = box_of_pair(p, (int)blockIdx.z);
-    set_queries(p, (int)blockIdx.x * cuda_edge<T>, &box);
-    set_keys(p, (int)blockIdx.y * cuda_edge<T>, &box);
+    cuda_box tile, box = box_of_pair(p, set_tile(p, &tile));
+    set_queries(p, tile.q0, &box);
+    set_keys(p, tile.k0, &box);
     const unsigned allowed = allowed_cells<false>(p, box, mask_count(p.mask) == 0),
                    kept = kept_cells<false>(p, box);
     cuda_scores<T> s = {};
@@ -292,9 +292,8 @@ template <typename T>
 heed_status cuda_attention_weights(struct heed_exec *exec, const struct cuda_choice *choice,
                                    const cuda_attention<T> &p) {
     if (p.batch * p.heads * p.queries * p.keys == 0) return HEED_OK;
-    const dim3 grid((unsigned)cuda_tiles<T>(p.queries), (unsigned)cuda_tiles<T>(p.keys),
-                    (unsigned)(p.batch * p.heads));
-    ATTENTION_RUN(exec, choice, CUDA_ATTENTION_FORWARD, weights, grid, cuda_tile_threads<T>, p);
+    ATTENTION_RUN(exec, choice, CUDA_ATTENTION_FORWARD, weights, cuda_matrix_grid(p, p.batch * p.heads),
+                  cuda_tile_threads<T>, p);
     return cuda_started(exec, HEED_PRIMITIVE_ATTENTION);
 }
 

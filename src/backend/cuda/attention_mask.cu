@@ -51,7 +51,7 @@ int cuda_mask_count(const struct heed_bound_mask *mask, struct heed_why *why) {
     int count = 0, most = 0;
     if (!mask) return 0;
     if (!measure(mask, 0, &count, &most)) {
-        why->reason = "the mask has a function of the user's";
+        why->reason = "a kind of mask is not known here";
         return -1;
     }
     if (most < CUDA_MASK_DEPTH / 2) return count;

@@ -1,7 +1,8 @@
 /* Masks in kernels: the tree of a bound mask as a program for a stack of truth values.
  *
  * A node follows its operands. What a kind means is what its `test` in backend/masks says; `cuda_mask_covers`
- * proves NONE or ALL for a tile where that is cheap, by the same three-valued logic as there. */
+ * proves NONE or ALL for a tile, by the same three-valued logic as there: all kinds but random ones, dense
+ * ones that differ in both directions, and the inside of patches. */
 #ifndef HEED_SRC_BACKEND_CUDA_ATTENTION_MASK_CUH
 #define HEED_SRC_BACKEND_CUDA_ATTENTION_MASK_CUH
 
@@ -178,26 +179,150 @@ static __device__ inline heed_cover cover_between(int64_t least, int64_t most, i
     return most < low || least > high ? HEED_COVER_NONE : HEED_COVER_SOME;
 }
 
-/* Of queries q0 … q1 − 1 and keys k0 … k1 − 1, which are not empty. */
-static __device__ inline heed_cover leaf_covers(const struct cuda_mask &m, int i, int64_t batch, int64_t head,
-                                                int64_t q0, int64_t q1, int64_t k0, int64_t k1) {
+/* Cells of batch and head: queries q0 … q1 − 1, keys k0 … k1 − 1; not empty. */
+struct mask_region {
+    int64_t batch, head, q0, q1, k0, k1;
+};
+
+/* What has been seen of a region's cells so far. */
+struct mask_sight {
+    bool some, all;
+};
+
+static __device__ inline heed_cover cover_of(const mask_sight &seen) {
+    return seen.all ? HEED_COVER_ALL : seen.some ? HEED_COVER_SOME : HEED_COVER_NONE;
+}
+
+/* Elements that one look at a region may read; what would take more is SOME. A thread looks at each tile, and
+ * the cells of a tile take a hundred times longer. */
+enum { CUDA_MASK_LOOK = 256 };
+
+/* The ids of a stretch that are not negative. */
+struct mask_extent {
+    int64_t least, most; /* most < 0: there is none */
+    bool negative;       /* there is a negative one */
+};
+
+static __device__ inline mask_extent extent_of(const struct cuda_mask_node &n, int tensor,
+                                               const mask_region &r, int64_t first, int64_t end) {
+    mask_extent e = {INT32_MAX, -1, false};
+#pragma unroll 1
+    for (int64_t i = first; i < end; i++) {
+        const int64_t id = mask_number(n, tensor, r.batch, r.head, i);
+        e.negative = e.negative || id < 0;
+        if (id > e.most) e.most = id;
+        if (id >= 0 && id < e.least) e.least = id;
+    }
+    return e;
+}
+
+static __device__ inline heed_cover segments_cover(const struct cuda_mask_node &n, const mask_region &r) {
+    const mask_extent q = extent_of(n, 0, r, r.q0, r.q1), k = extent_of(n, 1, r, r.k0, r.k1);
+    if (q.most < k.least || k.most < q.least) return HEED_COVER_NONE;
+    const bool one = q.least == q.most && k.least == k.most && !q.negative && !k.negative;
+    return one ? HEED_COVER_ALL : HEED_COVER_SOME;
+}
+
+/* Of intervals, or of a tree, whose first `prefix` keys all see. */
+static __device__ inline heed_cover intervals_cover(const struct cuda_mask_node &n, bool tree,
+                                                    const mask_region &r) {
+    mask_sight seen = {false, true};
+#pragma unroll 1
+    for (int64_t k = r.k0; k < r.k1; k++) {
+        const int64_t node = tree ? k - n.number[HEED_TREE_PREFIX] : k;
+        if (tree && node < 0) {
+            seen.some = true;
+            continue;
+        }
+        const int64_t first = tree ? node : mask_number(n, 0, r.batch, r.head, k);
+        const int64_t end = mask_number(n, tree ? 0 : 1, r.batch, r.head, node);
+        seen.some = seen.some || (first < end && first < r.q1 && end > r.q0);
+        seen.all = seen.all && first <= r.q0 && end >= r.q1;
+    }
+    return cover_of(seen);
+}
+
+static __device__ inline heed_cover blocks_cover(const struct cuda_mask_node &n, bool lists,
+                                                 const mask_region &r) {
+    const int64_t queries = n.number[HEED_BLOCK_QUERIES], keys = n.number[HEED_BLOCK_KEYS];
+    const int64_t row = r.q0 / queries, row_end = (r.q1 - 1) / queries + 1;
+    const int64_t column = r.k0 / keys, columns = (r.k1 - 1) / keys + 1 - column;
+    const uint8_t *grid = static_cast<const uint8_t *>(n.data[0]);
+    const int32_t *list = static_cast<const int32_t *>(n.data[0]);
+    mask_sight seen = {false, true};
+    if (columns > 64 || (row_end - row) * (lists ? n.size[0][3] : columns) > CUDA_MASK_LOOK)
+        return HEED_COVER_SOME;
+#pragma unroll 1
+    for (int64_t i = row; i < row_end; i++) {
+        uint64_t word = 0; /* a bit for each column */
+#pragma unroll 1
+        for (int64_t j = 0; j < (lists ? n.size[0][3] : columns); j++) {
+            const int64_t at = lists ? list[mask_at(n, 0, r.batch, r.head, i, j)] - column : j;
+            if (at < 0 || at >= columns) continue;
+            if (lists || grid[mask_at(n, 0, r.batch, r.head, i, column + j)]) word |= uint64_t(1) << at;
+        }
+        seen.some = seen.some || word != 0;
+        seen.all = seen.all && word == ~uint64_t(0) >> (64 - columns);
+    }
+    return cover_of(seen);
+}
+
+/* Looks along one row or column where all are the same, as of masks of padding. */
+static __device__ inline heed_cover dense_cover(const struct cuda_mask_node &n, const mask_region &r) {
+    const bool same_rows = n.stride[0][2] == 0, same_columns = n.stride[0][3] == 0;
+    const int64_t q1 = same_rows ? r.q0 + 1 : r.q1, k1 = same_columns ? r.k0 + 1 : r.k1;
+    mask_sight seen = {false, true};
+    if (!same_rows && !same_columns) return HEED_COVER_SOME;
+#pragma unroll 1
+    for (int64_t q = r.q0; q < q1; q++)
+#pragma unroll 1
+        for (int64_t k = r.k0; k < k1; k++) {
+            const bool allows =
+                static_cast<const uint8_t *>(n.data[0])[mask_at(n, 0, r.batch, r.head, q, k)] != 0;
+            seen.some = seen.some || allows;
+            seen.all = seen.all && allows;
+        }
+    return cover_of(seen);
+}
+
+static __device__ inline heed_cover patch_cover(const struct cuda_mask_node &n, const mask_region &r) {
+    const int64_t q = n.number[HEED_PATCH_QUERY], k = n.number[HEED_PATCH_KEY];
+    const bool meets = r.q0 < q + n.size[0][2] && r.q1 > q && r.k0 < k + n.size[0][3] && r.k1 > k;
+    if (meets) return HEED_COVER_SOME;
+    return n.number[HEED_PATCH_OUTSIDE] ? HEED_COVER_ALL : HEED_COVER_NONE;
+}
+
+static __device__ inline heed_cover leaf_covers(const struct cuda_mask &m, int i, const mask_region &r) {
     const struct cuda_mask_node &n = m.node[i];
-    switch (mask_kind(m, i)) {
+    const enum cuda_mask_kind kind = mask_kind(m, i);
+    switch (kind) {
     case CUDA_MASK_DISTANCE: {
         const int64_t shift = mask_shift(m, n);
-        return cover_between(k0 - (q1 - 1) - shift, k1 - 1 - q0 - shift, n.number[HEED_DISTANCE_LOW],
+        return cover_between(r.k0 - (r.q1 - 1) - shift, r.k1 - 1 - r.q0 - shift, n.number[HEED_DISTANCE_LOW],
                              n.number[HEED_DISTANCE_HIGH]);
     }
     case CUDA_MASK_KEY_LENGTHS:
-        return cover_between(k0, k1 - 1, 0, mask_number(n, 0, batch, head, 0) - 1);
+        return cover_between(r.k0, r.k1 - 1, 0, mask_number(n, 0, r.batch, r.head, 0) - 1);
     case CUDA_MASK_QUERY_LENGTHS:
-        return cover_between(q0, q1 - 1, 0, mask_number(n, 0, batch, head, 0) - 1);
+        return cover_between(r.q0, r.q1 - 1, 0, mask_number(n, 0, r.batch, r.head, 0) - 1);
     case CUDA_MASK_PREFIX: {
-        const int64_t length = mask_number(n, 0, batch, head, 0), shift = mask_shift(m, n);
-        const int64_t first = q0 + shift + 1, last = q1 + shift;
-        if (k1 <= (first > length ? first : length)) return HEED_COVER_ALL;
-        return k0 >= (last > length ? last : length) ? HEED_COVER_NONE : HEED_COVER_SOME;
+        const int64_t length = mask_number(n, 0, r.batch, r.head, 0), shift = mask_shift(m, n);
+        const int64_t first = r.q0 + shift + 1, last = r.q1 + shift;
+        if (r.k1 <= (first > length ? first : length)) return HEED_COVER_ALL;
+        return r.k0 >= (last > length ? last : length) ? HEED_COVER_NONE : HEED_COVER_SOME;
     }
+    case CUDA_MASK_SEGMENTS:
+        return segments_cover(n, r);
+    case CUDA_MASK_INTERVALS:
+    case CUDA_MASK_TREE:
+        return intervals_cover(n, kind == CUDA_MASK_TREE, r);
+    case CUDA_MASK_BLOCKS:
+    case CUDA_MASK_BLOCK_LISTS:
+        return blocks_cover(n, kind == CUDA_MASK_BLOCK_LISTS, r);
+    case CUDA_MASK_DENSE:
+        return dense_cover(n, r);
+    case CUDA_MASK_PATCH:
+        return patch_cover(n, r);
     default:
         return HEED_COVER_SOME;
     }
@@ -210,8 +335,7 @@ static __device__ inline heed_cover join_covers(heed_cover a, heed_cover b, heed
 }
 
 /* Two bits each on a stack of half the depth; a mask that is deeper is SOME. */
-static __device__ inline heed_cover cuda_mask_covers(const struct cuda_mask &m, int64_t batch, int64_t head,
-                                                     int64_t q0, int64_t q1, int64_t k0, int64_t k1) {
+static __device__ inline heed_cover cuda_mask_covers(const struct cuda_mask &m, const mask_region &r) {
     uint64_t stack = HEED_COVER_ALL;
     UNROLL_CHOSEN
     for (int i = 0; i < mask_count(m); i++) {
@@ -227,7 +351,7 @@ static __device__ inline heed_cover cuda_mask_covers(const struct cuda_mask &m, 
         } else if (kind == CUDA_MASK_OR) {
             stack = stack >> 4 << 2 | (uint64_t)join_covers(a, b, HEED_COVER_ALL, HEED_COVER_NONE);
         } else {
-            stack = stack << 2 | (uint64_t)leaf_covers(m, i, batch, head, q0, q1, k0, k1);
+            stack = stack << 2 | (uint64_t)leaf_covers(m, i, r);
         }
     }
     return (heed_cover)(stack & 3);

@@ -26,9 +26,7 @@ template <bool KEYS, typename T>
 static __device__ inline bool look_at_tile(const cuda_attention<T> &p, const cuda_box &box,
                                            unsigned *allowed) {
     heed_cover cover = HEED_COVER_ALL;
-    if (mask_count(p.mask) > 0)
-        cover = cuda_mask_covers(p.mask, p.first_batch + box.batch, box.head, box.q0, box.q0 + box.nq, box.k0,
-                                 box.k0 + box.nk);
+    if (mask_count(p.mask) > 0) cover = cover_of_box(p, box);
     if (cover == HEED_COVER_NONE) return false;
     *allowed = allowed_cells<KEYS>(p, box, cover == HEED_COVER_ALL);
     return __syncthreads_or(*allowed != 0) != 0;
@@ -43,14 +41,12 @@ ATTENTION_KERNEL __launch_bounds__(cuda_tile_threads<T>, 1)
     HEED_SHARED(cuda_tile<T>, t, 1);
     const bool batches = gradient.stride[0] == 0, heads = gradient.stride[1] == 0;
     const int own_heads = heads ? 1 : (int)p.heads;
-    const int first_batch = batches ? 0 : (int)blockIdx.z / own_heads,
-              first_head = heads ? 0 : (int)blockIdx.z % own_heads;
+    cuda_box box = {};
+    const int owner = set_tile(p, &box);
+    const int first_batch = batches ? 0 : owner / own_heads, first_head = heads ? 0 : owner % own_heads;
     const int end_batch = batches ? (int)p.batch : first_batch + 1,
               end_head = heads ? (int)p.heads : first_head + 1;
-    cuda_box box = {};
     cuda_cells<T> sum = {};
-    set_queries(p, (int)blockIdx.x * cuda_edge<T>, &box);
-    set_keys(p, (int)blockIdx.y * cuda_edge<T>, &box);
 #pragma unroll 1
     for (box.batch = first_batch; box.batch < end_batch; box.batch++) {
 #pragma unroll 1
@@ -195,14 +191,15 @@ static __device__ inline void gather_params(const cuda_attention<T> &p, const cu
 template <bool KEYS, typename T>
 static __device__ inline void sum_param(const cuda_attention<T> &p, const cuda_param_sums<T> &w,
                                         cuda_tile<T> *t) {
-    cuda_box box = box_of_pair(p, (int)blockIdx.z);
+    const int pair = (int)(blockIdx.x / w.strips), strip = (int)(blockIdx.x % w.strips);
+    cuda_box box = box_of_pair(p, pair);
     const int owned = (int)(KEYS ? p.keys : p.queries), lines = (int)w.strips * cuda_edge<T>;
-    T *own = w.sums + blockIdx.z * w.numbers * lines + blockIdx.x * cuda_edge<T>;
+    T *own = w.sums + pair * w.numbers * lines + strip * cuda_edge<T>;
     for (int64_t e = threadIdx.x; e < w.numbers * cuda_edge<T>; e += cuda_tile_threads<T>)
         own[e / cuda_edge<T> * lines + e % cuda_edge<T>] = T(0);
     __syncthreads();
 #pragma unroll 1
-    for (int mine = (int)blockIdx.x * cuda_edge<T>; mine < owned; mine += lines) {
+    for (int mine = strip * cuda_edge<T>; mine < owned; mine += lines) {
         if (KEYS)
             set_keys(p, mine, &box);
         else
@@ -263,11 +260,9 @@ heed_status cuda_attention_score_sums(struct heed_exec *exec, const struct cuda_
     if (how == CUDA_SUM_CELL) {
         const int64_t owners =
             (gradient.stride[0] == 0 ? 1 : p.batch) * (gradient.stride[1] == 0 ? 1 : p.heads);
-        const dim3 grid((unsigned)cuda_tiles<T>(p.queries), (unsigned)cuda_tiles<T>(p.keys),
-                        (unsigned)owners);
         if (owners * p.queries * p.keys > 0)
-            ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_cells, grid, cuda_tile_threads<T>, p,
-                          stage, gradient, add);
+            ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_cells, cuda_matrix_grid(p, owners),
+                          cuda_tile_threads<T>, p, stage, gradient, add);
     } else if (how == CUDA_SUM_KEY && pairs * p.keys > 0) {
         ATTENTION_RUN(exec, choice, CUDA_ATTENTION_SCORES, sum_keys,
                       cuda_attention_grid(cuda_tiles<T>(p.keys), 1, pairs), cuda_tile_threads<T>, p, stage,
@@ -287,7 +282,7 @@ heed_status cuda_attention_score_sums(struct heed_exec *exec, const struct cuda_
 template <typename T>
 heed_status cuda_attention_param_sums(struct heed_exec *exec, const struct cuda_choice *choice,
                                       const cuda_attention<T> &p, const cuda_param_sums<T> &to) {
-    const dim3 grid((unsigned)to.strips, 1, (unsigned)(p.batch * p.heads));
+    const dim3 grid((unsigned)(to.strips * p.batch * p.heads));
     void (*const general)(cuda_attention<T>, cuda_param_sums<T>) = NULL; /* there is none */
     cudaKernel_t special;
     if (to.strips * p.batch * p.heads * to.numbers == 0) return HEED_OK;

@@ -104,6 +104,16 @@ static __device__ inline void set_keys(const cuda_attention<T> &p, int first, cu
     box->nk = tile_part<T>(p.keys, first);
 }
 
+/* Of a grid over all tiles of some matrices of scores (cuda_matrix_grid): sets the block's tile, and returns
+ * the number of its matrix. */
+template <typename T> static __device__ inline int set_tile(const cuda_attention<T> &p, cuda_box *box) {
+    const int rows = ((int)p.queries + cuda_edge<T> - 1) / cuda_edge<T>,
+              columns = ((int)p.keys + cuda_edge<T> - 1) / cuda_edge<T>, block = (int)blockIdx.x;
+    set_queries(p, block % rows * cuda_edge<T>, box);
+    set_keys(p, block / rows % columns * cuda_edge<T>, box);
+    return block / rows / columns;
+}
+
 /* Which of the threads of its row a thread is. */
 static __device__ inline int row_lane() {
     return (int)threadIdx.x >> 1 & (CUDA_ROW_THREADS - 1);
@@ -147,6 +157,12 @@ struct cuda_covers {
     unsigned some, all;
 };
 
+template <typename T>
+static __device__ inline heed_cover cover_of_box(const cuda_attention<T> &p, const cuda_box &box) {
+    return cuda_mask_covers(
+        p.mask, {p.first_batch + box.batch, box.head, box.q0, box.q0 + box.nq, box.k0, box.k0 + box.nk});
+}
+
 /* Tiles along the keys, or (KEYS) along the queries, from number `first` on; each thread of a warp looks at
  * one.
  */
@@ -160,8 +176,7 @@ static __device__ inline cuda_covers covers_from(const cuda_attention<T> &p, cud
             set_queries(p, at, &box);
         else
             set_keys(p, at, &box);
-        cover = cuda_mask_covers(p.mask, p.first_batch + box.batch, box.head, box.q0, box.q0 + box.nq, box.k0,
-                                 box.k0 + box.nk);
+        cover = cover_of_box(p, box);
     }
     return {__ballot_sync(0xffffffffu, cover != HEED_COVER_NONE),
             __ballot_sync(0xffffffffu, cover == HEED_COVER_ALL)};
