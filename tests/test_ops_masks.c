@@ -59,6 +59,44 @@ MAKE(global_window,
      heed_mask_and(heed_mask_causal(ctx, HEED_TOP_LEFT), heed_mask_or(window_end(ctx, in), prefix(ctx, in))))
 MAKE(nothing, heed_mask_and(prefix(ctx, in), heed_mask_not(prefix(ctx, in))))
 
+/* ---- masks that leave tiles out, or whole ---- */
+
+enum { DOCUMENT = 50, MOST = 256 };
+
+/* i32 [n]: which document a row is in, the first one in none. */
+static heed_tensor documents(heed_ctx *ctx, int64_t n) {
+    int32_t value[MOST];
+    for (int i = 0; i < n; i++) value[i] = i == 0 ? -1 : i / DOCUMENT;
+    return heed_from(ctx, HEED_I32, 1, &n, value);
+}
+
+/* i32 [n]: the first query of a key's document, or (end 1) the one behind the last. */
+static heed_tensor bounds(heed_ctx *ctx, int64_t n, int64_t queries, int end) {
+    int32_t value[MOST];
+    for (int i = 0; i < n; i++) {
+        const int at = (i / DOCUMENT + end) * DOCUMENT;
+        value[i] = at < queries ? at : (int32_t)queries;
+    }
+    return heed_from(ctx, HEED_I32, 1, &n, value);
+}
+
+/* bool [n]: the first 70. */
+static heed_tensor first_ones(heed_ctx *ctx, int64_t n) {
+    uint8_t value[MOST];
+    for (int i = 0; i < n; i++) value[i] = i < 70;
+    return heed_from(ctx, HEED_BOOL, 1, &n, value);
+}
+
+#define QUERIES heed_size(in[Q], -2)
+#define KEYS heed_size(in[K], -2)
+MAKE(of_documents, heed_mask_segments(documents(ctx, QUERIES), documents(ctx, KEYS)))
+MAKE(of_spans, heed_mask_key_intervals(bounds(ctx, KEYS, QUERIES, 0), bounds(ctx, KEYS, QUERIES, 1)))
+MAKE(padding, heed_mask_dense(first_ones(ctx, KEYS)))
+MAKE(padding_of_queries, heed_mask_dense(heed_unsqueeze(first_ones(ctx, QUERIES), 1)))
+MAKE(blocks_of_tiles, heed_mask_blocks(in[M], 64, 64))
+MAKE(blocks_across_tiles, heed_mask_blocks(in[M], 32, 48))
+MAKE(lists_of_tiles, heed_mask_block_lists(in[M], 32, 32))
+
 MAKE(tree, mask_object_of_tree(ctx, heed_size(in[Q], -2), heed_size(in[K], -2)))
 
 /* ---- random trees of kinds ---- */
@@ -76,6 +114,7 @@ static void call_tree(const struct op_case *row, const heed_tensor *in, heed_ten
 #define N OP_NORMAL
 #define QKV(b, h, q, k, d) {N, SIZES(b, h, q, d)}, {N, SIZES(b, h, k, d)}, {N, SIZES(b, h, k, d)}
 #define LARGE QKV(2, 2, 150, 201, 20)
+#define TILES QKV(1, 3, 75, 138, 4)
 #define BELOW(n, ...) {OP_INDEX, SIZES(__VA_ARGS__), .limit = n}
 #define BOOL(...) {OP_MASK, SIZES(__VA_ARGS__)}
 #define BY(...) .options = &(const struct wish){__VA_ARGS__}
@@ -111,6 +150,17 @@ static const struct op_case kinds[] = {
     {CALL("nothing visible", QKV(2, 2, 3, 7, 4), BELOW(8, 2)), .outputs = 2, BY(nothing)},
     {CALL("segments, no keys", QKV(2, 2, 3, 0, 4), BELOW(3, 3), BELOW(3, 0)), BY(segments)},
     {CALL("blocks, no queries", QKV(2, 2, 0, 7, 4), BOOL(0, 3)), BY(blocks)},
+    {CALL("tiles, documents", TILES), .no_difference = true, BY(of_documents)},
+    {CALL("tiles, spans", TILES), .no_difference = true, BY(of_spans)},
+    {CALL("tiles, tree", TILES), .no_difference = true, BY(tree)},
+    {CALL("tiles, padding", TILES), .no_difference = true, .outputs = 2, BY(padding)},
+    {CALL("tiles, padding of queries", TILES), .no_difference = true, BY(padding_of_queries)},
+    {CALL("tiles, blocks", TILES, BOOL(3, 2, 3)), .no_difference = true, BY(blocks_of_tiles)},
+    {CALL("tiles, blocks across them", TILES, BOOL(3, 3)), .no_difference = true, BY(blocks_across_tiles)},
+    {CALL("tiles, block lists", TILES, BELOW(5, 3, 2)), .no_difference = true, BY(lists_of_tiles)},
+    {CALL("tiles, patch", TILES, BOOL(20, 20)), .no_difference = true, BY(patch)},
+    {CALL("tiles, patch, visible outside", TILES, BOOL(20, 20)), .no_difference = true, BY(patch_outside)},
+    {CALL("tiles, window", TILES), .no_difference = true, BY(window)},
     {CALL("large, window", LARGE), .big = true, BY(window_end)},
     {CALL("large, narrow window", LARGE), .big = true, .outputs = 2, BY(window)},
     {CALL("large, band", QKV(1, 2, 201, 150, 20)), .big = true, BY(band_end)},
@@ -132,11 +182,17 @@ static const struct op_case kinds[] = {
 };
 /* clang-format on */
 
-enum { SMALL_TREES = 60, LARGE_TREES = 20 };
-static struct op_case cases[OP_COUNT(kinds) + SMALL_TREES + LARGE_TREES];
-static char names[SMALL_TREES + LARGE_TREES][32];
+enum {
+    SMALL_TREES = 60,
+    TREES_OF_TILES = 8,
+    LARGE_TREES = 20,
+    TREES = SMALL_TREES + TREES_OF_TILES + LARGE_TREES
+};
+static struct op_case cases[OP_COUNT(kinds) + TREES];
+static char names[TREES][32];
 
 static const struct op_case small_tree = {NULL, call_tree, {QKV(2, 3, 6, 7, 3)}, OP_ATTENTION};
+static const struct op_case tree_of_tiles = {NULL, call_tree, {TILES}, OP_ATTENTION, .no_difference = true};
 static const struct op_case large_tree = {
     NULL, call_tree, {QKV(2, 2, 110, 140, 12)}, OP_ATTENTION, .big = true};
 
@@ -144,9 +200,11 @@ int main(void) {
     Suite *suite = suite_create("masked attention");
     int count = 0;
     for (; count < OP_COUNT(kinds); count++) cases[count] = kinds[count];
-    for (int i = 0; i < SMALL_TREES + LARGE_TREES; i++, count++) {
+    for (int i = 0; i < TREES; i++, count++) {
         snprintf(names[i], sizeof names[i], "tree of seed %d", i);
-        cases[count] = i < SMALL_TREES ? small_tree : large_tree;
+        cases[count] = i < SMALL_TREES                    ? small_tree
+                       : i < SMALL_TREES + TREES_OF_TILES ? tree_of_tiles
+                                                          : large_tree;
         cases[count].name = names[i];
         cases[count].count = i;
     }

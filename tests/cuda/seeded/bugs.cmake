@@ -53,6 +53,16 @@ heed_bug(tile_class kernel FILE attention_mask.cuh SOURCE attention_forward.cu T
     FROM [[if (least >= low && most <= high) return HEED_COVER_ALL;]]
     TO [[if (least >= low || most <= high) return HEED_COVER_ALL;]])
 
+# Documents that a tile shares some of are taken for ones that it shares none of.
+heed_bug(tile_documents kernel FILE attention_mask.cuh SOURCE attention_forward.cu TEST ops_masks CASE "cpu against ref" SAYS "tiles, documents.*: output 0: element"
+    FROM [[if (q.most < k.least || k.most < q.least) return HEED_COVER_NONE;]]
+    TO [[if (q.most <= k.least || k.most <= q.least) return HEED_COVER_NONE;]])
+
+# Of a tile's blocks only the last row decides.
+heed_bug(tile_blocks kernel FILE attention_mask.cuh SOURCE attention_forward.cu TEST ops_masks CASE "cpu against ref" SAYS "tiles, block.*: output 0: element"
+    FROM [[seen.all = seen.all && word ==]]
+    TO [[seen.all = word ==]])
+
 # Sums of values stay as they were when a larger score is found.
 heed_bug(rescaling kernel FILE attention_forward.cu TEST ops_attention CASE "cpu against ref" SAYS "two tiles.*: output 0: element"
     FROM [[sums->at[i][n] *= factor;]]
