@@ -1,6 +1,6 @@
 # What of the CUDA backend is built: HEED_CUDA (libheed_cuda.so, by nvcc) and HEED_CUDA_EMULATED (its sources by the host's
 # compiler for the tests, by CUDA's headers alone), each AUTO (where what it needs is found), ON (its absence is an
-# error) or OFF. Sets HEED_CUDA_BUILT, HEED_CUDA_EMULATED_BUILT, HEED_CUDA_INCLUDE and HEED_CUOBJDUMP, and says in
+# error) or OFF. Sets HEED_CUDA_BUILT, HEED_CUDA_EMULATED_BUILT, HEED_CUDA_INCLUDES and HEED_CUOBJDUMP, and says in
 # cuda-untested.txt of the build folder what will not be tested, and why.
 set(HEED_CUDA AUTO CACHE STRING "The CUDA backend: ON, OFF or AUTO (where nvcc is found)")
 set(HEED_CUDA_EMULATED OFF CACHE STRING "Tests of the CUDA backend on the CPU: ON, OFF or AUTO (where CUDA's headers are found)")
@@ -54,17 +54,39 @@ if(HEED_CUDA_BUILT AND CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
     list(APPEND heed_cuda_untested "libheed_cuda.so: nvcc is ${CMAKE_CUDA_COMPILER_VERSION}, which is older than 12.8")
 endif()
 
-# Products need cuBLASLt's header, and no library of it.
-if(HEED_CUDA_BUILT)
-    find_path(HEED_CUBLAS_INCLUDE cublasLt.h HINTS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} ${heed_cuda_roots}
+# Headers of cuBLAS and cuDNN, of which no library is needed: they are opened when a device is. cuDNN is no part of a toolkit.
+set(HEED_CUDA_INCLUDES "")
+if(HEED_CUDA_BUILT OR (HEED_CUDA_EMULATED AND HEED_BUILD_TESTS))
+    find_path(HEED_CUDA_INCLUDE cublasLt.h HINTS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} ${heed_cuda_roots}
               PATH_SUFFIXES include)
-    mark_as_advanced(HEED_CUBLAS_INCLUDE)
-    if(NOT HEED_CUBLAS_INCLUDE AND NOT HEED_CUDA STREQUAL "AUTO")
-        message(FATAL_ERROR "the CUDA backend needs cuBLAS's headers (cublasLt.h)")
-    elseif(NOT HEED_CUBLAS_INCLUDE)
-        set(HEED_CUDA_BUILT OFF)
-        list(APPEND heed_cuda_untested "libheed_cuda.so: there is no cublasLt.h")
+    find_path(HEED_CUDNN_INCLUDE cudnn.h HINTS ${HEED_CUDA_INCLUDE} ${heed_cuda_roots} PATH_SUFFIXES include ../cudnn/include)
+    mark_as_advanced(HEED_CUDA_INCLUDE HEED_CUDNN_INCLUDE)
+    set(heed_cudnn_version 0)
+    if(EXISTS "${HEED_CUDNN_INCLUDE}/cudnn_version.h")
+        file(STRINGS "${HEED_CUDNN_INCLUDE}/cudnn_version.h" heed_cudnn_version REGEX "^#define CUDNN_(MAJOR|MINOR) ")
+        string(REGEX REPLACE "[^0-9;]" "" heed_cudnn_version "${heed_cudnn_version}")
+        list(JOIN heed_cudnn_version "." heed_cudnn_version)
     endif()
+    set(heed_cudnn_how "cuDNN is no part of a CUDA toolkit: PyPI has it as nvidia-cudnn-cu13, and -DHEED_CUDNN_INCLUDE=FOLDER says where its headers are")
+    if(NOT HEED_CUDA_INCLUDE)
+        set(heed_cuda_lacks "there is no cublasLt.h, a header of cuBLAS's")
+    elseif(NOT EXISTS "${HEED_CUDNN_INCLUDE}/cudnn.h")
+        set(heed_cuda_lacks "there is no cudnn.h (${heed_cudnn_how})")
+    elseif(heed_cudnn_version VERSION_LESS 9.18)
+        set(heed_cuda_lacks "${HEED_CUDNN_INCLUDE}/cudnn.h is not of cuDNN 9.18 or later (${heed_cudnn_how})")
+    else()
+        set(heed_cuda_lacks "")
+        set(HEED_CUDA_INCLUDES ${HEED_CUDA_INCLUDE} ${HEED_CUDNN_INCLUDE})
+        list(REMOVE_DUPLICATES HEED_CUDA_INCLUDES)
+    endif()
+endif()
+if(HEED_CUDA_BUILT AND heed_cuda_lacks)
+    if(NOT HEED_CUDA STREQUAL "AUTO")
+        message(FATAL_ERROR "the CUDA backend cannot be built: ${heed_cuda_lacks}")
+    endif()
+    message(STATUS "The CUDA backend is left out: ${heed_cuda_lacks}")
+    set(HEED_CUDA_BUILT OFF)
+    list(APPEND heed_cuda_untested "libheed_cuda.so: ${heed_cuda_lacks}")
 endif()
 
 # Registers and shared memory of compiled kernels.
@@ -79,25 +101,31 @@ endif()
 
 set(HEED_CUDA_EMULATED_BUILT OFF)
 if(HEED_CUDA_EMULATED AND HEED_BUILD_TESTS)
-    find_path(HEED_CUDA_INCLUDE cublasLt.h HINTS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} ${heed_cuda_roots}
-              PATH_SUFFIXES include)
-    mark_as_advanced(HEED_CUDA_INCLUDE)
-    if(HEED_CUDA_INCLUDE)
+    if(NOT heed_cuda_lacks)
         set(HEED_CUDA_EMULATED_BUILT ON)
     elseif(HEED_CUDA_EMULATED STREQUAL "AUTO")
-        list(APPEND heed_cuda_untested "the CUDA backend on the CPU: there are no headers of CUDA and cuBLAS")
+        list(APPEND heed_cuda_untested "the CUDA backend on the CPU: ${heed_cuda_lacks}")
     else()
-        message(FATAL_ERROR "HEED_CUDA_EMULATED needs CUDA's headers and cuBLAS's (cublasLt.h)")
+        message(FATAL_ERROR "HEED_CUDA_EMULATED is not possible: ${heed_cuda_lacks}")
     endif()
 endif()
 
-# What compiles specialised kernels (src/backend/cuda/specialise.cuh): only tests need to know where it is.
-if(HEED_CUDA_EMULATED_BUILT)
-    find_file(HEED_NVRTC NAMES libnvrtc.so.13 HINTS ${heed_cuda_roots} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib)
-    mark_as_advanced(HEED_NVRTC)
-    if(NOT HEED_NVRTC)
-        list(APPEND heed_cuda_untested "that NVRTC compiles specialised kernels: there is no libnvrtc.so.13")
+# Libraries of which only tests need to know where they are: the backend finds them as it can.
+# heed_cuda_library(VARIABLE NAME TESTED): its file; where there is none, what is then not tested.
+macro(heed_cuda_library variable name tested)
+    find_library(${variable} NAMES ${name} HINTS ${HEED_CUDA_INCLUDE}/.. ${HEED_CUDNN_INCLUDE}/.. ${heed_cuda_roots}
+                 PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib)
+    mark_as_advanced(${variable})
+    if(NOT ${variable})
+        list(APPEND heed_cuda_untested "${tested}: there is no ${name}")
     endif()
+endmacro()
+if(HEED_CUDA_EMULATED_BUILT)
+    file(STRINGS ${HEED_CUDA_INCLUDE}/cublas_api.h HEED_CUBLAS_MAJOR REGEX "define CUBLAS_VER_MAJOR")
+    string(REGEX MATCH "[0-9]+$" HEED_CUBLAS_MAJOR "${HEED_CUBLAS_MAJOR}")
+    heed_cuda_library(HEED_NVRTC libnvrtc.so.13 "that NVRTC compiles specialised kernels")
+    heed_cuda_library(HEED_CUBLASLT libcublasLt.so.${HEED_CUBLAS_MAJOR} "that the real cuBLASLt takes heed's descriptors")
+    heed_cuda_library(HEED_CUDNN libcudnn.so.9 "that the real cuDNN plans attention")
 endif()
 
 if(heed_cuda_untested)

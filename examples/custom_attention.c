@@ -21,7 +21,7 @@ static bool help;
 static const heed_arg args[] = {
     {"steps", HEED_ARG_COUNT, &steps, "training steps (400)"},
     {"seed", HEED_ARG_COUNT, &seed, "of all random numbers (1)"},
-    {"device", HEED_ARG_TEXT, &device, "cpu, ref or cuda (cpu)"},
+    {"device", HEED_ARG_TEXT, &device, "cpu, ref, the plain specification, or cuda (cpu)"},
     {"help", HEED_ARG_FLAG, &help, "this text"},
 };
 enum { ARGS = sizeof args / sizeof *args };
@@ -155,6 +155,7 @@ int main(int argc, char **argv) {
         return heed_args_help(stdout, "custom_attention", "Trains a score stage of one's own.", ARGS, args) !=
                HEED_OK;
     heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device, .seed = (uint64_t)seed});
+    if (heed_failed(ctx)) die(2, heed_error(ctx));
     double error = gradient_error(ctx);
     printf("the gradient differs from a difference quotient by %.1e\n", error);
     heed_module *layer = window_new(ctx);

@@ -1,7 +1,8 @@
 /* A layer of one's own, through the public interface only: the activation "snake", x + sin²(a·x) / a, with a
  * learned frequency a for every channel (Liu, Hartwig, Ueda: "Neural networks fail to learn periodic
- * functions and how to fix it", 2020). heed_custom_op() brings forward and backward, heed_module_new() makes
- * a layer of it. Networks with it and with tanh learn a wave from x in -2 ... 2 and are then asked beyond. */
+ * functions and how to fix it", 2020). heed_custom_op() brings forward and backward, which run on the host
+ * whatever the device is: heed copies there and back. heed_module_new() makes a layer of it. Networks with it
+ * and with tanh learn a wave from x in -2 ... 2 and are then asked beyond. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,11 +13,13 @@
 enum { BATCH = 256, HIDDEN = 64 };
 
 static int64_t steps = 2000, seed = 1;
+static const char *device = "cpu";
 static bool help;
 
 static const heed_arg args[] = {
     {"steps", HEED_ARG_COUNT, &steps, "training steps of each network (2000)"},
     {"seed", HEED_ARG_COUNT, &seed, "of all random numbers (1)"},
+    {"device", HEED_ARG_TEXT, &device, "cpu, ref, the plain specification, or cuda (cpu)"},
     {"help", HEED_ARG_FLAG, &help, "this text"},
 };
 enum { ARGS = sizeof args / sizeof *args };
@@ -173,7 +176,8 @@ int main(int argc, char **argv) {
     if (heed_args_parse(argc, argv, ARGS, args, wrong, sizeof wrong) != HEED_OK) die(2, wrong);
     if (help)
         return heed_args_help(stdout, "custom_layer", "Trains a layer of one's own.", ARGS, args) != HEED_OK;
-    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.seed = (uint64_t)seed});
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device, .seed = (uint64_t)seed});
+    if (heed_failed(ctx)) die(2, heed_error(ctx));
     double error = gradient_error(ctx);
     printf("the gradient differs from a difference quotient by %.1e\n", error);
     heed_dense_options plain = {.in = 1, .out = HIDDEN},

@@ -12,7 +12,7 @@ enum { PIXELS = 64, CLASSES = 10, BATCH = 64, MOST = 100000 };
 
 static const char *const packaged = "/usr/lib/python3/dist-packages/sklearn/datasets/data/digits.csv.gz";
 
-static const char *data_path;
+static const char *data_path, *device = "cpu";
 static int64_t steps = 1000, seed = 1;
 static bool help;
 
@@ -21,6 +21,7 @@ static const heed_arg args[] = {
      "lines of 64 numbers 0 to 16 and a class, comma-separated, perhaps gzipped"},
     {"steps", HEED_ARG_COUNT, &steps, "training steps (1000)"},
     {"seed", HEED_ARG_COUNT, &seed, "of all random numbers (1)"},
+    {"device", HEED_ARG_TEXT, &device, "cpu, ref, the plain specification, or cuda (cpu)"},
     {"help", HEED_ARG_FLAG, &help, "this text"},
 };
 enum { ARGS = sizeof args / sizeof *args };
@@ -143,7 +144,8 @@ int main(int argc, char **argv) {
            data_path ? data_path : "made up here, for python3-sklearn is not installed");
     int64_t train = d.count * 4 / 5;
 
-    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.seed = (uint64_t)seed});
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device, .seed = (uint64_t)seed});
+    if (heed_failed(ctx)) die(2, heed_error(ctx), "");
     heed_dense_options in = {.in = PIXELS, .out = 128, .activation = HEED_ACTIVATION_GELU};
     heed_dense_options out = {.in = 128, .out = CLASSES};
     heed_module *layers[] = {heed_dense_new(ctx, &in), heed_dropout_new(ctx, 0.2), heed_dense_new(ctx, &out)};

@@ -1,6 +1,5 @@
 /* An encoder and a decoder with cross-attention translate number words into digits: "three hundred forty two"
- * becomes "342". The words are read letter by letter; a tenth of the numbers below 10,000 is never trained
- * on. */
+ * becomes "342". The words are read letter by letter; a tenth of the numbers is kept from training. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,12 +10,15 @@
 enum { NUMBERS = 10000, SOURCE = 44, TARGET = 5, BATCH = 64, WIDTH = 64 };
 enum { LETTERS = 32, BEGIN = 10, END = 11, DIGITS = 12, NOTHING = -100 };
 
-static int64_t steps = 600, seed = 1;
+static int64_t steps = 600, tests = NUMBERS, seed = 1;
+static const char *device = "cpu";
 static bool help;
 
 static const heed_arg args[] = {
     {"steps", HEED_ARG_COUNT, &steps, "training steps (600)"},
+    {"tests", HEED_ARG_COUNT, &tests, "held-out numbers to translate at the end (all)"},
     {"seed", HEED_ARG_COUNT, &seed, "of all random numbers (1)"},
+    {"device", HEED_ARG_TEXT, &device, "cpu, ref, the plain specification, or cuda (cpu)"},
     {"help", HEED_ARG_FLAG, &help, "this text"},
 };
 enum { ARGS = sizeof args / sizeof *args };
@@ -49,10 +51,9 @@ static bool is_held_out(int n) {
 
 /* Numbers as the model sees them. */
 struct batch {
-    int32_t words[BATCH][SOURCE],
-        lengths[BATCH];            /* letters as 1 … 26, a space as 0, and how many there are */
-    int32_t input[BATCH][TARGET];  /* BEGIN and the digits */
-    int32_t output[BATCH][TARGET]; /* the digits, END, then NOTHING */
+    int32_t words[BATCH][SOURCE], lengths[BATCH]; /* letters as 1 … 26, a space as 0; how many */
+    int32_t input[BATCH][TARGET];                 /* BEGIN and the digits */
+    int32_t output[BATCH][TARGET];                /* the digits, END, then NOTHING */
 };
 
 static void put(struct batch *b, int row, int n) {
@@ -76,10 +77,9 @@ static const heed_module_class translator_class = {
 
 /* Symbols become vectors that know their place. */
 static heed_module *symbols_new(heed_ctx *ctx, int64_t count, int64_t length) {
-    heed_module *parts[] = {
-        heed_embedding_new(ctx, &(heed_embedding_options){.rows = count, .width = WIDTH}),
-        heed_positions_new(ctx,
-                           &(heed_positions_options){.length = length, .width = WIDTH, .sinusoidal = true})};
+    const heed_embedding_options symbol = {.rows = count, .width = WIDTH};
+    const heed_positions_options place = {.length = length, .width = WIDTH, .sinusoidal = true};
+    heed_module *parts[] = {heed_embedding_new(ctx, &symbol), heed_positions_new(ctx, &place)};
     return heed_sequential_new(ctx, 2, parts);
 }
 
@@ -151,13 +151,13 @@ static void translate(heed_ctx *ctx, const struct translator *t, struct batch *b
     heed_step_end(ctx);
 }
 
-/* Translates all held-out numbers and shows some; returns the share without a mistake. */
+/* Translates held-out numbers and shows some; returns the share without a mistake. */
 static double test(heed_ctx *ctx, const struct translator *t) {
     int right = 0, all = 0;
-    for (int n = 0; n < NUMBERS && !heed_failed(ctx);) {
+    for (int n = 0; n < NUMBERS && all < tests && !heed_failed(ctx);) {
         struct batch b = {0};
         int number[BATCH], rows = 0;
-        for (; n < NUMBERS && rows < BATCH; n++)
+        for (; n < NUMBERS && rows < BATCH && all + rows < tests; n++)
             if (is_held_out(n)) put(&b, rows, n), number[rows++] = n;
         translate(ctx, t, &b);
         for (int row = 0; row < rows; row++) {
@@ -176,10 +176,10 @@ int main(int argc, char **argv) {
     char wrong[256];
     if (heed_args_parse(argc, argv, ARGS, args, wrong, sizeof wrong) != HEED_OK) die(2, wrong);
     if (help) return heed_args_help(stdout, "translate", "Translates number words.", ARGS, args) != HEED_OK;
-    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.seed = (uint64_t)seed});
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device, .seed = (uint64_t)seed});
     heed_module *m = translator_new(ctx);
     const struct translator *t = heed_module_self(m, &translator_class);
-    if (heed_failed(ctx)) die(1, heed_error(ctx));
+    if (heed_failed(ctx)) die(2, heed_error(ctx));
     heed_optim *optim = heed_adamw_new(m, &(heed_adamw_options){.weight_decay = 0.01, .clip_norm = 1.0});
     heed_progress *progress = heed_progress_new(&(heed_progress_options){.file = stdout, .total = steps});
     for (int64_t step = 0; step < steps && !heed_failed(ctx); step++) {

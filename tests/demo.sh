@@ -29,7 +29,10 @@ wrong "'-1' is no whole number" --seed=-1
 wrong "'1.5' is no whole number" --threads 1.5
 wrong 'is too large' --steps 1000000000000000000
 wrong 'takes no value' --resume=1
-wrong "'gpu' is not cpu or ref" --device gpu
+wrong "'gpu' is not cpu, ref or cuda" --device gpu
+wrong "'cuda:x' is not cpu, ref or cuda" --device cuda:x
+wrong 'missing: No such file' --device cuda --text "$work/missing"
+wrong 'missing: No such file' --device=cuda:1 --text "$work/missing"
 wrong 'missing: No such file' --text "$work/missing"
 wrong 'is a directory' --text "$work"
 wrong 'is empty' --text "$work/empty"

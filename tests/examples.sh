@@ -43,6 +43,9 @@ run 2 --steps -1 && says 'no whole number'
 run 2 --seed 99999999999999999999 && says 'too large'
 run 2 --help=1 && says 'takes no value'
 run 0 --help && says '--steps N'
+if [ "$name" != gpt ]; then # which first asks for a text
+    run 2 --device gpu && says 'no device "gpu"'
+fi
 "$programs/$name" --help >/dev/full 2>err && fail 'help into a full disk went well'
 
 mlp() {

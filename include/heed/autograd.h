@@ -51,7 +51,8 @@ typedef struct heed_raw {
     int64_t stride[HEED_MAX_RANK]; /**< in elements */
 } heed_raw;
 
-/** What the functions of a custom operation see. All tensors are contiguous. */
+/** What the functions of a custom operation see: contiguous host memory, on every device. Where elements are
+ *  elsewhere these are copies, and what is written goes back. */
 typedef struct heed_custom_call {
     int inputs;               /**< how many tensors go in */
     int outputs;              /**< how many come out */

@@ -42,6 +42,27 @@ START_TEST(devices) {
 }
 END_TEST
 
+static void explains(const heed_ctx *ctx, const char *part) {
+    char text[4000];
+    heed_explain(ctx, text, sizeof text);
+    ck_assert_msg(strstr(text, part) != NULL, "\"%s\" is not in\n%s", part, text);
+}
+
+/* The device and its libraries in a line, also where one of them is not there. */
+START_TEST(described) {
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(1)});
+    explains(ctx,
+             "cuda:1 emulated 1, 2 multiprocessors, 768 of 1024 MiB free, runtime 13.0, driver 13.1, NVRTC "
+             "13.0, cuBLASLt ");
+    explains(ctx, ", products in f32, cuDNN 9.");
+    setenv("HEED_FAKE_NVRTC_VERSION", "12", 1);
+    explains(ctx, ", NVRTC 12.0, ");
+    setenv("HEED_NVRTC", "/nonexistent/nvrtc", 1);
+    explains(ctx, ", driver 13.1, NVRTC is not there: /nonexistent/nvrtc: cannot open");
+    heed_ctx_free(ctx);
+}
+END_TEST
+
 /* Fills, copies both ways, and waits. */
 static heed_status work(heed_ctx *ctx) {
     const float numbers[6] = {1, 2, 3, 4, 5, 6};
@@ -178,6 +199,7 @@ int main(void) {
     Suite *suite = suite_create("cuda_runtime");
     TCase *tcase = test_case(suite, "runtime");
     tcase_add_test(tcase, devices);
+    tcase_add_test(tcase, described);
     tcase_add_test(tcase, every_call_may_fail);
     tcase_add_test(tcase, steady_steps);
     tcase_add_test(tcase, masks_are_looked_at_once);

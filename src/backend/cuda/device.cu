@@ -86,6 +86,14 @@ heed_status cuda_watch_norm(struct heed_exec *exec, struct heed_grad_witness *wi
 
 /* ---- opening ---- */
 
+/* "13.0" of 13000. */
+struct version_text {
+    char text[24];
+    explicit version_text(int version) {
+        snprintf(text, sizeof text, "%d.%d", version / 1000, version % 1000 / 10);
+    }
+};
+
 /* The runtime says the same of a driver that is too old and of one that is not there. */
 static void say_driver(char *why, size_t bytes) {
     int driver = 0, runtime = 0; /* the driver's stays so where there is none */
@@ -94,8 +102,8 @@ static void say_driver(char *why, size_t bytes) {
     if (driver == 0)
         snprintf(why, bytes, "no CUDA device: there is no NVIDIA driver");
     else
-        snprintf(why, bytes, "no CUDA device: the NVIDIA driver is for CUDA %d.%d, and %d.%d is needed",
-                 driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+        snprintf(why, bytes, "no CUDA device: the NVIDIA driver is for CUDA %s, and %s is needed",
+                 version_text(driver).text, version_text(runtime).text);
 }
 
 /* Says why there is no such device. */
@@ -204,13 +212,14 @@ static size_t device_describe(void *self, char *text, size_t size) {
     cudaMemGetInfo(&free_bytes, &all_bytes);
     cudaRuntimeGetVersion(&runtime);
     cudaDriverGetVersion(&driver);
-    char products[160], dnn[120];
+    char products[160], dnn[120], rtc[CUDA_WHY_BYTES];
+    cuda_nvrtc_describe(rtc);
     cuda_lt_describe(device, products, sizeof products);
     dnn_describe(device, dnn, sizeof dnn);
     const int n = snprintf(
-        text, size, "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %d, driver %d, %s%s\n",
-        device->ordinal, device->name, device->processors, free_bytes >> 20, all_bytes >> 20, runtime, driver,
-        products, dnn);
+        text, size, "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %s, driver %s, %s, %s%s\n",
+        device->ordinal, device->name, device->processors, free_bytes >> 20, all_bytes >> 20,
+        version_text(runtime).text, version_text(driver).text, rtc, products, dnn);
     const size_t used = n > 0 ? (size_t)n : 0;
     return used +
            cuda_special_describe(device, used < size ? text + used : NULL, used < size ? size - used : 0);

@@ -142,11 +142,26 @@ bool cuda_nvrtc_compile(struct heed_exec *exec, const char *program, int archite
     return done;
 }
 
-void cuda_nvrtc_add_to(struct cuda_hash *h) {
+/* Both 0 where there is none, and `why` says so. */
+static bool find_version(int version[2], char *why) {
     struct nvrtc rtc;
+    version[0] = version[1] = 0;
+    if (!open_nvrtc(&rtc, why)) return false;
+    const int result = rtc.nvrtcVersion(&version[0], &version[1]);
+    if (result != NVRTC_SUCCESS)
+        snprintf(why, CUDA_WHY_BYTES, "NVRTC has no version: %s", rtc.nvrtcGetErrorString(result));
+    return result == NVRTC_SUCCESS;
+}
+
+void cuda_nvrtc_describe(char *text) {
+    int version[2];
+    if (find_version(version, text)) snprintf(text, CUDA_WHY_BYTES, "NVRTC %d.%d", version[0], version[1]);
+}
+
+void cuda_nvrtc_add_to(struct cuda_hash *h) {
     char why[CUDA_WHY_BYTES];
-    int version[2] = {0, 0};
-    if (open_nvrtc(&rtc, why)) rtc.nvrtcVersion(&version[0], &version[1]);
+    int version[2];
+    find_version(version, why);
     cuda_hash_add(h, version, sizeof version);
     for (const char *option : options) cuda_hash_text(h, option);
     for (int i = 0; i < cuda_source_count; i++) {

@@ -27,6 +27,9 @@ struct cuda_image {
 bool cuda_nvrtc_compile(struct heed_exec *exec, const char *program, int architecture,
                         struct cuda_image *image, char *why);
 
+/* Its version, or why it is not there, for heed_explain; in CUDA_WHY_BYTES. */
+void cuda_nvrtc_describe(char *text);
+
 /* Adds what an image depends on beside its program: the version of the library, 0 where there is none, the
  * options that it is given, and the embedded sources. */
 void cuda_nvrtc_add_to(struct cuda_hash *h);

@@ -200,7 +200,7 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
 }
 
 cudaError_t cudaDriverGetVersion(int *version) {
-    *version = VERSION;
+    *version = VERSION + 10; /* 13.1 of 13.0 */
     return cudaSuccess;
 }
 
@@ -292,7 +292,8 @@ cudaError_t cudaFreeAsync(void *memory, cudaStream_t stream) {
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
-    *free_bytes = *all_bytes = (size_t)1 << 30;
+    *free_bytes = (size_t)3 << 28;
+    *all_bytes = (size_t)1 << 30;
     return cudaSuccess;
 }
 
