@@ -156,6 +156,7 @@ static inline bool cuda_takes_either(enum heed_primitive primitive, const void *
     X(GRAD_NORM, grad_norm)                                                                                  \
     X(LINEAR, linear_lt)                                                                                     \
     X(LINEAR, linear)                                                                                        \
+    X(LOSS, loss)                                                                                            \
     X(MATMUL, matmul_lt)                                                                                     \
     X(MATMUL, matmul)                                                                                        \
     X(NORM, norm)                                                                                            \
