@@ -191,6 +191,7 @@ static cudaError_t open_stream(struct cuda_device *device) {
 static void device_close(void *self) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
     if (device->stream) cudaStreamSynchronize(cuda_stream(device));
+    cuda_retired_close(device);
     cuda_special_close(device);
     cuda_lt_close(device);
     dnn_session_close(device);
