@@ -116,11 +116,9 @@ END_TEST
 
 /* How often attending with lengths makes the host wait. */
 static int64_t waits_of(heed_tensor x, const heed_score *score) {
-    static struct emulated_control *emulated;
-    if (!emulated) emulated = emulation();
-    const int64_t before = emulated->waits;
+    const int64_t before = emulation()->waits;
     heed_attention(x, x, x, score, NULL, NULL);
-    return emulated->waits - before;
+    return emulation()->waits - before;
 }
 
 static const heed_score *score_of(heed_tensor lengths) {
@@ -133,6 +131,7 @@ static const heed_score *score_of(heed_tensor lengths) {
  * host waits for them only where it did not write them itself. */
 START_TEST(masks_are_looked_at_once) {
     setenv("HEED_CUDA_SCHEDULE", "1", 1); /* nothing is done before somebody waits */
+    emulation();                          /* looks for it, which waits */
     const int32_t lengths[4] = {3, 2, 1, 4}, wrong[4] = {3, 9, 1, 1}, others[2] = {4, 9};
     heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(0)});
     heed_tensor x = heed_full(ctx, HEED_F32, TEST_SHAPE(2, 1, 4, 8), 0.5);

@@ -106,6 +106,33 @@ heed_bug(freed_early shipped FILE device.cu TEST cuda_runtime SAYS "into an allo
     FROM [[cudaFreeAsync(memory, cuda_stream(device));]]
     TO [[cudaFreeAsync(memory, (cuda_stream(device), device->staging.copies));]])
 
+# A loss that is not finite is passed over.
+heed_bug(loss_passed_over shipped FILE loss.cu TEST cuda_steps SAYS "nothing_changes_behind_a_fault:3: late: no error"
+    FROM [[if (!std::isfinite(value)) cuda_raise]]
+    TO [[if (add && !std::isfinite(value)) cuda_raise]])
+
+# Nobody hears which steps behind an error changed nothing.
+heed_bug(steps_counted shipped FILE grad_norm.cu TEST cuda_steps SAYS "gather: index 99 is not in 0 to 10: numbers differ"
+    FROM [[if (fault->fault != CUDA_FAULT_NONE && fault->norm == 0) fault->norm = ticket + 1;]]
+    TO [[]])
+
+# What a device has is left when it cannot be opened to the end.
+heed_bug(leak_on_failure shipped FILE device.cu TEST cuda_steps SAYS "call [0-9]+: [1-9][0-9]* streams and [0-9]+ allocations live"
+    FROM [[device_close(device);
+    cudaGetLastError();]]
+    TO [[heed_host->block_free(exec->memory, device);
+    cudaGetLastError();]])
+
+# A kernel that could not be started is taken for one that was.
+heed_bug(launch_ignored shipped FILE device.cu TEST cuda_steps SAYS "steps_may_fail:0: call [0-9]+ of a step: \"\""
+    FROM [[const heed_status status = cuda_check(exec, primitive, cudaGetLastError());]]
+    TO [[const heed_status status = cudaGetLastError() == cudaErrorMemoryAllocation ? HEED_ERROR_MEMORY : HEED_OK;]])
+
+# A plan that made room ends before its kernels have run.
+heed_bug(retired_early shipped FILE retired.cu TEST cuda_mixed SAYS "cudnnBackendExecute, when it runs: a descriptor of type [0-9]+ was destroyed"
+    FROM [[while (count < r->count && cudaEventQuery(r->one[count].done) == cudaSuccess) count++;]]
+    TO [[count = r->count;]])
+
 # ---- where there is no GPU ----
 
 # An old driver is said to be none.
