@@ -310,11 +310,12 @@ END_TEST
 
 int main(void) {
     Suite *suite = suite_create("cuda_steps");
-    TCase *tcase = test_case(suite, "steps");
+    TCase *tcase = test_case(suite, "errors"), *making = test_case(suite, "making fails"),
+          *stepping = test_case(suite, "steps fail");
     tcase_add_loop_test(tcase, nothing_changes_behind_a_fault, 0, FAULTS);
     tcase_add_test(tcase, two_optimisers);
     tcase_add_loop_test(tcase, waits_of_a_step, 0, 2);
-    tcase_add_test(tcase, making_may_fail);
-    tcase_add_loop_test(tcase, steps_may_fail, 0, 2);
+    tcase_add_test(making, making_may_fail);
+    tcase_add_loop_test(stepping, steps_may_fail, 0, 2);
     return test_main(suite);
 }

@@ -119,14 +119,14 @@ heed_bug(freed_early shipped FILE device.cu TEST cuda_runtime SAYS "into an allo
     TO [[cudaFreeAsync(memory, (cuda_stream(device), device->staging.copies));]])
 
 # What a device has is left when it cannot be opened to the end.
-heed_bug(leak_on_failure shipped FILE device.cu TEST cuda_steps SAYS "call [0-9]+: [1-9][0-9]* streams and [0-9]+ allocations live"
+heed_bug(leak_on_failure shipped FILE device.cu TEST cuda_steps CASE "making fails" SAYS "call [0-9]+: [1-9][0-9]* streams and [0-9]+ allocations live"
     FROM [[device_close(device);
     cudaGetLastError();]]
     TO [[heed_host->block_free(exec->memory, device);
     cudaGetLastError();]])
 
 # A kernel that could not be started is taken for one that was.
-heed_bug(launch_ignored shipped FILE device.cu TEST cuda_steps SAYS "steps_may_fail:0: call [0-9]+ of a step: \"\""
+heed_bug(launch_ignored shipped FILE device.cu TEST cuda_steps CASE "steps fail" SAYS "steps_may_fail:0: call [0-9]+ of a step: \"\""
     FROM [[const heed_status status = cuda_check(exec, primitive, cudaGetLastError());]]
     TO [[const heed_status status = cudaGetLastError() == cudaErrorMemoryAllocation ? HEED_ERROR_MEMORY : HEED_OK;]])
 
