@@ -42,15 +42,18 @@ START_TEST(bad_loss) {
     heed_read(optim_weight, before, sizeof before);
     heed_step_begin(optim_ctx, HEED_TRAIN);
     heed_tensor loss = heed_add_scalar(heed_sum(optim_weight, HEED_ALL, false), bad_factors[_i]);
-    ck_assert_int_eq(heed_backward(loss), HEED_ERROR_NUMERIC);
+    const heed_status known = heed_backward(loss);
+    heed_optim_step(optim, 0.1);
+    ck_assert(test_late(optim_ctx) || known == HEED_ERROR_NUMERIC);
     ck_assert_int_eq(heed_optim_step(optim, 0.1), HEED_ERROR_NUMERIC);
-    heed_step_end(optim_ctx);
+    ck_assert_int_eq(heed_step_end(optim_ctx), HEED_ERROR_NUMERIC);
     char expected[64]; /* counted as by the optimiser */
     snprintf(expected, sizeof expected, "backward: the loss is %s at step 3", _i == 0 ? "nan" : "inf");
     test_error(optim_ctx, HEED_ERROR_NUMERIC, expected, "bad loss");
     ck_assert(heed_is_none(heed_grad(optim_weight)));
     heed_read(optim_weight, after, sizeof after);
     ck_assert_mem_eq(before, after, sizeof before);
+    ck_assert_int_eq(heed_optim_steps(optim), 3);
     heed_optim_free(optim);
 }
 END_TEST

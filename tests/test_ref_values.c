@@ -62,6 +62,22 @@ START_TEST(fill_and_random) {
 }
 END_TEST
 
+/* ---- where backward begins ---- */
+
+START_TEST(loss) {
+    double x = -3, dx = 7;
+    struct heed_loss_args args = {.loss = SCALAR(&x), .dloss = GRADIENT(SCALAR(&dx)), .step = 12};
+    ck_assert_int_eq(forward(HEED_PRIMITIVE_LOSS, &args), HEED_OK);
+    ck_assert_double_eq(dx, 1);
+    args.dloss.add = true;
+    ck_assert_int_eq(forward(HEED_PRIMITIVE_LOSS, &args), HEED_OK);
+    ck_assert_double_eq(dx, 2);
+    x = -NAN;
+    ck_assert_int_eq(forward(HEED_PRIMITIVE_LOSS, &args), HEED_ERROR_NUMERIC);
+    test_error(ctx, HEED_ERROR_NUMERIC, "backward: the loss is nan at step 12", "NaN");
+}
+END_TEST
+
 /* ---- optimisers ---- */
 
 START_TEST(gradient_norm) {
@@ -302,6 +318,7 @@ int main(void) {
     tcase_add_test(tc, copy_converts);
     tcase_add_test(tc, copy_sums_into_repeats);
     tcase_add_test(tc, fill_and_random);
+    tcase_add_test(tc, loss);
     tcase_add_test(tc, gradient_norm);
     tcase_add_test(tc, sgd_steps);
     tcase_add_test(tc, adam_steps);

@@ -134,7 +134,7 @@ static void compare(const struct list *l, const void *actual, const void *expect
 struct watcher {
     struct heed_grad_witness witness;
     int64_t number, step;
-    int times;
+    int times, for_nothing; /* steps that changed nothing */
 };
 
 static heed_status watch(struct heed_grad_witness *witness, int64_t number, int64_t step) {
@@ -145,6 +145,13 @@ static heed_status watch(struct heed_grad_witness *witness, int64_t number, int6
     return HEED_ERROR_NUMERIC;
 }
 
+static void watch_nothing(struct heed_grad_witness *witness, int64_t step) {
+    struct watcher *w = (struct watcher *)witness;
+    ck_assert_int_eq(w->times, 0); /* before the error */
+    ck_assert_int_eq(step, 77);
+    w->for_nothing++;
+}
+
 static const struct norm_case {
     double scale, clamp, bad; /* bad: an element of the last two items, 0: all are fine */
 } norm_cases[] = {{1, 0, 0},   {0.75, 0, 0},      {1, 0.5, 0},   {3, 0.25, 0},
@@ -153,7 +160,7 @@ enum { NORM_CASES = (int)(sizeof norm_cases / sizeof *norm_cases) };
 
 static struct heed_grad_norm_args norm_args(const struct list *l, const struct far_list *far,
                                             const struct norm_case *c, struct watcher *watcher) {
-    watcher->witness.not_finite = watch;
+    watcher->witness = (struct heed_grad_witness){watch, watch_nothing};
     return (struct heed_grad_norm_args){.dtype = l->dtype,
                                         .items = l->items,
                                         .item = far->item,
@@ -287,6 +294,7 @@ START_TEST(nothing_after_a_bad_norm) {
     heed_exec_run(&ctx->exec, HEED_PRIMITIVE_UPDATE, &update);
     ck_assert_int_eq(heed_elements_wait(&ctx->exec), late ? HEED_ERROR_NUMERIC : HEED_OK);
     ck_assert_int_eq(told.times, 1);
+    ck_assert_int_ge(told.for_nothing, late);
     ck_assert_int_eq(told.number, 101);
     void *after = fetch(&far, &l);
     ck_assert_int_eq(memcmp(after, l.host, list_bytes(&l)) == 0, late);

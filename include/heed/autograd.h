@@ -20,7 +20,9 @@ typedef struct heed_backward_options {
 
 /** Gradients of a tensor of one element with respect to every leaf that asks for one. Added to what
  *  earlier calls left there. Does nothing after an error. A loss that is not finite is HEED_ERROR_NUMERIC,
- * with the number of training steps before this one, and leaves no gradient. */
+ * with the number of training steps before this one, and leaves no gradient. On a device that runs behind the
+ * host, that error comes when the host next waits for it, as those of heed_optim_step() do; until then no
+ * step of an optimiser changes anything. */
 HEED_API heed_status heed_backward(heed_tensor loss);
 
 /** The same, of any tensor and with options. */

@@ -58,7 +58,8 @@ HEED_API heed_status heed_optim_group(heed_optim *optim, const char *pattern, do
  * number of updates before it, so counting from 0) and the first bad parameter named; no weight is touched
  * then, and the gradients are forgotten. Parameters without gradient and frozen ones are left alone.
  * On a device that runs behind the host, that error comes when the host next waits for it (heed_sync(), or
- * reading an element); no weight has changed since that step, and the number of steps is its again.
+ * reading an element); no weight has changed since that step, and the number of steps is its again. So it is
+ * with a loss that is not finite, and with bad indices.
  */
 HEED_API heed_status heed_optim_step(heed_optim *optim, double rate);
 

@@ -153,6 +153,8 @@ heed_status heed_write(heed_tensor t, const void *data, size_t bytes) {
     } else if (check_bytes(&c, &v, data, bytes) && bytes) {
         write_elements(&c, &v, data, bytes);
         heed_node_wrote(node);
+        if (bytes == node->storage->bytes && heed_view_is_contiguous(&v))
+            heed_storage_keep_written(node->storage, v.dtype, data);
     }
     heed_call_end(&c);
     return heed_error_status(c.ctx);

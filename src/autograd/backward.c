@@ -6,7 +6,6 @@
  * - Gradients may share storage (heed_dx_share); whoever adds to a shared one copies it first. */
 #include "autograd/tape.h"
 
-#include <math.h>
 #include <string.h>
 
 static const char where[] = HEED_BACKWARD_WHERE;
@@ -386,15 +385,10 @@ static heed_status seed(heed_ctx *ctx, struct heed_node *node, const heed_backwa
         struct heed_copy_args copy = {.x = gradient->view, .y = {node->grad, add}};
         return heed_exec_run(&ctx->exec, HEED_PRIMITIVE_COPY, &copy);
     }
-    const double loss = heed_elements_load(&ctx->exec, &node->view, 0);
-    if (ctx->status != HEED_OK) return ctx->status;
-    if (!isfinite(loss))
-        return heed_fail(ctx, HEED_ERROR_NUMERIC, where, "the loss is %g at step %llu",
-                         isnan(loss) ? (double)NAN : loss, (unsigned long long)steps_before(ctx));
     if (!own_grad(ctx, node, &add)) return ctx->status;
-    const double before = add ? heed_elements_load(&ctx->exec, &node->grad, 0) : 0.0;
-    struct heed_fill_args fill = {.y = node->grad, .value = 1.0 + before};
-    return heed_exec_run(&ctx->exec, HEED_PRIMITIVE_FILL, &fill);
+    const struct heed_loss_args args = {
+        .loss = node->view, .dloss = {node->grad, add}, .step = steps_before(ctx)};
+    return heed_exec_run(&ctx->exec, HEED_PRIMITIVE_LOSS, &args);
 }
 
 static heed_status backward_from(heed_ctx *ctx, struct heed_node *node,
@@ -406,6 +400,7 @@ static heed_status backward_from(heed_ctx *ctx, struct heed_node *node,
                          "nothing that asks for a gradient was recorded on the way to this tensor");
     if (node->producer && !node->producer->op->backward) return check_entry(ctx, node->producer);
     heed_status status = seed(ctx, node, options);
+    if (status != HEED_OK && node->producer) drop_output_grads(node->producer);
     if (status != HEED_OK) return status;
     return walk(ctx, node->producer, options && options->retain);
 }

@@ -30,6 +30,7 @@ static void write_bools(struct heed_call *c, const struct heed_view *y, const ui
     struct heed_view host;
     if (heed_elements_map(&c->ctx->exec, y, HEED_MAP_WRITE, &host) != HEED_OK) return;
     for (size_t i = 0; i < bytes_of(y); i++) ((uint8_t *)host.data)[i] = data[i] != 0;
+    if (!heed_storage_keep_written(c->output[0]->storage, HEED_BOOL, host.data)) c->ok = false;
     heed_elements_unmap(&c->ctx->exec, y, HEED_MAP_WRITE, &host);
 }
 
@@ -45,6 +46,7 @@ heed_tensor heed_from(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_t *
             write_bools(&c, &y, data);
         } else {
             heed_elements_write(&c.ctx->exec, y.data, data, bytes_of(&y));
+            c.ok = heed_storage_keep_written(c.output[0]->storage, dtype, data);
         }
     }
     return heed_call_end(&c);
@@ -108,13 +110,24 @@ heed_tensor heed_uniform(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_
     return draw(ctx, &op_uniform, dtype, rank, sizes, low, high);
 }
 
+/* What the host wrote of the input is what it would have written to the output. */
+static void keep_written(struct heed_call *c) {
+    const struct heed_node *from = c->input[0];
+    const char *written = heed_storage_written(from->storage);
+    if (!written || !heed_view_is_contiguous(&from->view)) return;
+    const size_t at = (size_t)((char *)from->view.data - (char *)from->storage->data);
+    if (!heed_storage_keep_written(c->output[0]->storage, from->view.dtype, written + at)) c->ok = false;
+}
+
 heed_tensor heed_keep(heed_tensor t) {
     struct heed_call c;
     if (!heed_call_begin(&c, &op_keep, NULL, 1, &t)) return heed_call_end(&c);
     c.record = false;
     struct heed_copy_args copy = {.x = heed_call_view(&c, 0)};
     copy.y.view = heed_call_output(&c, copy.x.dtype, copy.x.rank, copy.x.size);
-    heed_tensor kept = heed_call_run(&c, HEED_PRIMITIVE_COPY, &copy, sizeof copy);
+    heed_call_forward(&c, HEED_PRIMITIVE_COPY, &copy);
+    if (c.ok) keep_written(&c);
+    heed_tensor kept = heed_call_end(&c);
     if (c.ok) heed_node_take_from_scope(kept.node);
     return kept;
 }

@@ -105,19 +105,19 @@ static bool is_as_before(const struct heed_mask_seen *before, const struct heed_
            before->keys == now->keys;
 }
 
-/* The check looks at values, which are fetched for it where they are far. */
+/* The check looks at values, which are fetched for it where they are far and not the host's own. */
 static bool look_at_tensors(struct bind *b, const struct heed_mask_form *form,
                             struct heed_bound_mask *bound) {
-    struct heed_exec *exec = &b->c->ctx->exec;
+    struct heed_node *const *node = b->c->input + b->input - form->tensors;
     struct heed_bound_mask mapped = *bound;
     int count = 0;
     bool sound = true;
     for (; sound && count < form->tensors; count++)
         sound =
-            heed_elements_map(exec, &bound->tensor[count], HEED_MAP_READ, &mapped.tensor[count]) == HEED_OK;
+            heed_storage_map(node[count]->storage, &bound->tensor[count], &mapped.tensor[count]) == HEED_OK;
     sound = sound && check_mapped(b, form, &mapped);
     for (int i = 0; i < count; i++)
-        heed_elements_unmap(exec, &bound->tensor[i], HEED_MAP_READ, &mapped.tensor[i]);
+        heed_storage_unmap(node[i]->storage, &bound->tensor[i], &mapped.tensor[i]);
     memcpy(bound->number, mapped.number, sizeof bound->number);
     return sound;
 }

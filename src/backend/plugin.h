@@ -11,7 +11,7 @@
 
 /* Changes with every struct or function that plugins see: those of backend.h, primitives.h, masks.h,
  * device.h. */
-#define HEED_PLUGIN_VERSION 5
+#define HEED_PLUGIN_VERSION 6
 
 struct heed_services {
     uint32_t version;

@@ -48,6 +48,7 @@
     X(PAIR_LOSS, "pair_loss", heed_pair_loss_args)                                                           \
     X(ATTENTION, "attention", heed_attention_args)                                                           \
     X(MHA, "multi_head_attention", heed_mha_args)                                                            \
+    X(LOSS, "backward", heed_loss_args)                                                                      \
     X(GRAD_NORM, "grad_norm", heed_grad_norm_args)                                                           \
     X(UPDATE, "update", heed_update_args)
 
@@ -405,6 +406,20 @@ struct heed_mha_args {
     struct heed_mha_chosen chosen;
 };
 
+/* ---- where backward begins ---- */
+
+/* dloss = 1, of one element; 1 more with add. A loss that is not finite is an error, told by the kernel, or,
+ * where kernels run behind the host, when the host waits for the device: until then optimisers change
+ * nothing. Both are of one floating dtype. No backward. */
+struct heed_loss_args {
+    struct heed_view loss;
+    struct heed_grad_view dloss;
+    uint64_t step; /* for the error */
+};
+
+/* That error, HEED_ERROR_NUMERIC: of a double, for which every NaN is the same, and an unsigned long long. */
+#define HEED_LOSS_NOT_FINITE "the loss is %g at step %llu"
+
 /* ---- optimisers: work on many tensors at once, in place. No backward. ---- */
 
 /* One gradient with its parameter and moments; all contiguous, of one dtype and count. */
@@ -425,9 +440,11 @@ struct heed_grad_norm {
 
 /* Who makes an error of a norm that is not finite; `number` is that of the first bad item, −1 if all items
  * are fine. Told by the kernel, or, where kernels run behind the host, when the host waits for the device:
- * until then it must live. */
+ * until then it must live. Before any error that is told so late, it learns of each step since, the latest
+ * first, that its updates changed nothing. */
 struct heed_grad_witness {
     heed_status (*not_finite)(struct heed_grad_witness *self, int64_t number, int64_t step);
+    void (*changed_nothing)(struct heed_grad_witness *self, int64_t step);
 };
 
 /* Finds the norm; the result lies where elements do. With scale ≠ 1 elements are first multiplied by it, in

@@ -32,6 +32,11 @@ static void visit_copy(const struct visitor *v, struct heed_copy_args *a) {
     v->visit(v->self, &a->y.view, HEED_FORWARD_WRITES | (a->y.add ? HEED_FORWARD_READS : 0));
 }
 
+static void visit_loss(const struct visitor *v, struct heed_loss_args *a) {
+    input(v, &a->loss, false);
+    v->visit(v->self, &a->dloss.view, HEED_FORWARD_WRITES | (a->dloss.add ? HEED_FORWARD_READS : 0));
+}
+
 static void visit_unary(const struct visitor *v, struct heed_unary_args *a) {
     const unsigned needs = heed_unary_needs(a->op);
     input(v, &a->x, needs & HEED_NEEDS_X);
@@ -243,6 +248,9 @@ bool heed_args_visit(enum heed_primitive primitive, void *args, heed_view_visit 
         return true;
     case HEED_PRIMITIVE_ATTENTION:
         visit_attention(&v, args);
+        return true;
+    case HEED_PRIMITIVE_LOSS:
+        visit_loss(&v, args);
         return true;
     case HEED_PRIMITIVE_MHA:
     case HEED_PRIMITIVE_GRAD_NORM:

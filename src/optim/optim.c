@@ -119,7 +119,7 @@ static heed_optim *make(heed_module *module, const struct heed_optim_plan *plan)
         heed_fail(ctx, HEED_ERROR_MEMORY, kinds[plan->kind], "out of memory");
         return &inert_optim;
     }
-    optim->witness.not_finite = heed_optim_not_finite;
+    optim->witness = (struct heed_grad_witness){heed_optim_not_finite, heed_optim_changed_nothing};
     optim->ctx = ctx;
     optim->plan = *plan;
     ctx->modules++;
@@ -141,7 +141,8 @@ void heed_optim_free(heed_optim *optim) {
     heed_ctx *ctx = optim->ctx;
     if (!heed_enter(ctx)) return;
     struct heed_memory *memory = ctx->exec.memory;
-    heed_elements_wait(&ctx->exec);      /* which may have to tell of a bad gradient */
+    /* Which may have to tell of a bad gradient, and would do so later if the wait itself fails. */
+    if (heed_elements_wait(&ctx->exec) != HEED_OK) heed_elements_wait(&ctx->exec);
     heed_storage_drop(optim->gradients); /* lives on in the parameters */
     heed_storage_drop(optim->moment1);
     heed_storage_drop(optim->moment2);

@@ -6,8 +6,9 @@
  * and its moments at the same distances in the optimiser's flat buffers, so that what lies side by side as
  * parameters also does as gradients.
  * - Each parameter counts its own updates, as it may have been frozen for a while.
- * - Where kernels run behind the host, a gradient that is not finite is known late. No weight has changed
- * since: updates look at the norm and at the device's errors. What the host counted since is taken back then.
+ * - Where kernels run behind the host, errors are known late: gradients and losses that are not finite, bad
+ * indices. No weight has changed since: updates look at the norm and at the device's errors. What the host
+ * counted since is taken back then.
  * - The state is what another run needs to go on with the same bits: the named tensors below and the number
  * of steps. Hyper-parameters are the program's. */
 #ifndef HEED_SRC_OPTIM_OPTIM_H
@@ -95,6 +96,9 @@ bool heed_optim_in(heed_ctx *ctx, const char *where, const char *name, double va
 
 /* Makes an error of a norm that is not finite, for the optimiser that `witness` is of. */
 heed_status heed_optim_not_finite(struct heed_grad_witness *witness, int64_t number, int64_t step);
+
+/* Takes back what was counted in a step, and later, whose updates changed nothing. */
+void heed_optim_changed_nothing(struct heed_grad_witness *witness, int64_t step);
 
 /* The item of a parameter that has a gradient and is not frozen; false if it has none. */
 bool heed_grad_item(heed_tensor param, struct heed_param_item *item);

@@ -41,8 +41,8 @@ static void consume(heed_optim *optim, int64_t items) {
 
 /* ---- the norm ---- */
 
-/* Takes back what was counted from a step on whose updates changed nothing. */
-static void forget_steps_from(heed_optim *optim, int64_t step) {
+void heed_optim_changed_nothing(struct heed_grad_witness *witness, int64_t step) {
+    heed_optim *optim = (heed_optim *)witness;
     for (int64_t i = 0; i < optim->params; i++) {
         struct heed_optim_param *param = &optim->param[i];
         if (param->last < step) continue;
@@ -57,7 +57,6 @@ heed_status heed_optim_not_finite(struct heed_grad_witness *witness, int64_t num
     heed_optim *optim = (heed_optim *)witness;
     const bool known = number >= 0 && number < optim->params;
     const char *name = known ? optim->param[number].name : "all parameters together";
-    forget_steps_from(optim, step);
     return heed_fail(optim->ctx, HEED_ERROR_NUMERIC, heed_optim_kind(optim),
                      "gradient of %s is not finite at step %lld", name, (long long)step);
 }

@@ -39,6 +39,8 @@ struct heed_storage {
     bool of_model;              /* f32: parameters or constants of a module */
     struct heed_storage *low; /* mixed precision: a copy in bf16, of elements of that version; may be NULL */
     uint64_t low_version;
+    void *written; /* where elements are far: what the host wrote, as of that version; may be NULL */
+    uint64_t written_version;
 };
 
 /* How a storage's elements can be computed again: part of the tape's entry that made them. Each of the two
@@ -158,6 +160,22 @@ bool heed_reserved_zero(const uint64_t *words, size_t count);
 struct heed_storage *heed_storage_new(heed_ctx *ctx, size_t bytes);
 void heed_storage_ref(struct heed_storage *storage);
 void heed_storage_drop(struct heed_storage *storage); /* NULL is fine */
+
+/* Where elements are far, the host need not fetch what it wrote itself: lengths, starts and masks, made anew
+ * for each batch, are looked at on the host, which would wait for all that runs before. Keeps `data`, just
+ * written to all of the storage, if it is as small as such things are and no floating-point numbers. False
+ * (and an error kept) without memory. */
+enum { HEED_MOST_KEPT_BYTES = 64 << 10 };
+bool heed_storage_keep_written(struct heed_storage *storage, heed_dtype dtype, const void *data);
+
+/* What the host wrote, if the storage still holds that; otherwise NULL. */
+const void *heed_storage_written(const struct heed_storage *storage);
+
+/* A view into the storage for the host to read: heed_elements_map(), or what the host wrote. */
+heed_status heed_storage_map(const struct heed_storage *storage, const struct heed_view *v,
+                             struct heed_view *mapped);
+void heed_storage_unmap(const struct heed_storage *storage, const struct heed_view *v,
+                        struct heed_view *mapped);
 
 /* Gives back the elements if they can be computed again and only waiting entries refer to them. */
 void heed_storage_rest(struct heed_storage *storage);

@@ -63,7 +63,44 @@ void heed_storage_drop(struct heed_storage *storage) {
     if (storage->recipe) heed_recipe_end(storage->recipe);
     heed_storage_drop(storage->low);
     heed_block_free(storage->memory, storage->data);
+    heed_block_free(ctx->exec.memory, storage->written);
     pool_give(&ctx->storages, storage);
+}
+
+bool heed_storage_keep_written(struct heed_storage *storage, heed_dtype dtype, const void *data) {
+    heed_ctx *ctx = storage->ctx;
+    const size_t bytes = storage->bytes;
+    if (!ctx->exec.remote.device || heed_is_float(dtype) || bytes == 0 || bytes > HEED_MOST_KEPT_BYTES)
+        return true;
+    if (!storage->written) storage->written = heed_block_new(ctx->exec.memory, bytes);
+    if (!storage->written) {
+        no_memory(ctx, bytes);
+        return false;
+    }
+    memcpy(storage->written, data, bytes);
+    storage->written_version = storage->version;
+    return true;
+}
+
+const void *heed_storage_written(const struct heed_storage *storage) {
+    return storage->written && storage->written_version == storage->version ? storage->written : NULL;
+}
+
+heed_status heed_storage_map(const struct heed_storage *storage, const struct heed_view *v,
+                             struct heed_view *mapped) {
+    if (!heed_has(v) || !heed_storage_written(storage))
+        return heed_elements_map(&storage->ctx->exec, v, HEED_MAP_READ, mapped);
+    *mapped = *v;
+    mapped->data = (char *)storage->written + ((char *)v->data - (char *)storage->data);
+    return HEED_OK;
+}
+
+void heed_storage_unmap(const struct heed_storage *storage, const struct heed_view *v,
+                        struct heed_view *mapped) {
+    if (heed_has(v) && heed_storage_written(storage))
+        mapped->data = v->data;
+    else
+        heed_elements_unmap(&storage->ctx->exec, v, HEED_MAP_READ, mapped);
 }
 
 void heed_storage_rest(struct heed_storage *storage) {
@@ -175,9 +212,9 @@ struct heed_node *heed_node_host_copy(struct heed_node *node) {
     if (!storage) return NULL;
     struct heed_node *copy = NULL;
     view.data = storage->data;
-    if (heed_elements_map(&ctx->exec, &node->view, HEED_MAP_READ, &from) == HEED_OK) {
+    if (heed_storage_map(node->storage, &node->view, &from) == HEED_OK) {
         heed_view_copy_elements(&from, view.data);
-        heed_elements_unmap(&ctx->exec, &node->view, HEED_MAP_READ, &from);
+        heed_storage_unmap(node->storage, &node->view, &from);
         copy = heed_node_view(ctx, storage, &view);
     }
     heed_storage_drop(storage);

@@ -15,10 +15,12 @@ static inline const char *emulation_device(void) {
     return test_elsewhere() ? getenv("HEED_TEST_DEVICE") : "cudaemu";
 }
 
-/* It is in the runtime's place, or in the plugin. NULL: the device is a GPU. */
+/* It is in the runtime's place, or in the plugin. NULL: the device is a GPU. Each call brings the numbers of
+ * what is alive up to date. */
 static inline struct emulated_control *emulation(void) {
     char path[4096];
-    heed_emulated_function *function = NULL;
+    static heed_emulated_function *function;
+    if (function) return function();
     heed_ctx_free(heed_ctx_new(&(heed_ctx_options){.device = emulation_device()})); /* loads it */
     snprintf(path, sizeof path, "%s/libheed_%s.so", getenv("HEED_BACKEND_PATH"), emulation_device());
     void *runtime = dlopen("libcudart.so.13", RTLD_NOW | RTLD_NOLOAD);

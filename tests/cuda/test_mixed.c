@@ -184,6 +184,39 @@ START_TEST(plans) {
 }
 END_TEST
 
+/* More problems than there are plans kept, each of its own length, without a tape. */
+enum { PROBLEMS = 70 };
+
+static heed_tensor attend_long(heed_tensor all, int number) {
+    const heed_tensor x = heed_slice(all, 2, 0, 8 + number, 1);
+    return heed_attention(x, x, x, NULL, NULL, NULL);
+}
+
+/* Plans make room for others while kernels of theirs are still to run, and the host waits for none. */
+START_TEST(plans_make_room) {
+    setenv("HEED_CUDA_SCHEDULE", "1", 1); /* nothing is done before somebody waits */
+    setenv("HEED_CUDA_BLOCKING", "0", 1);
+    heed_ctx *ctx = context(emulation_device());
+    const struct emulated_control *emulated = emulation();
+    const heed_tensor all = test_tensor(ctx, HEED_BF16, 5, TEST_SHAPE(1, 1, 8 + PROBLEMS, 8));
+    heed_tensor y[PROBLEMS];
+    const int64_t waits = emulated->waits;
+    for (int i = 0; i < PROBLEMS; i++) y[i] = attend_long(all, i);
+    ck_assert_int_eq(emulated->waits, waits);
+    ck_assert_int_eq(fake()->plans, PROBLEMS);
+    for (int i = 0; i < PROBLEMS; i++) {
+        uint16_t first[8 * (8 + PROBLEMS)], again[8 * (8 + PROBLEMS)];
+        const size_t bytes = (size_t)heed_count(y[i]) * sizeof *first;
+        ck_assert_int_eq(heed_read(y[i], first, bytes), HEED_OK);
+        ck_assert_int_eq(heed_read(attend_long(all, i), again, bytes), HEED_OK);
+        ck_assert_mem_eq(first, again, bytes);
+    }
+    ck_assert_int_gt(fake()->plans, PROBLEMS);
+    heed_ctx_free(ctx);
+    ck_assert_int_eq(fake()->descriptors, 0);
+}
+END_TEST
+
 /* ---- a model ---- */
 
 START_TEST(nothing_is_widened) {
@@ -225,6 +258,7 @@ int main(void) {
     TCase *tcase = test_case(suite, "attention");
     tcase_add_loop_test(tcase, numbers, 0, CALLS);
     tcase_add_test(tcase, plans);
+    tcase_add_test(tcase, plans_make_room);
     tcase_add_loop_test(tcase, nothing_is_widened, 0, 2);
     return test_main(suite);
 }

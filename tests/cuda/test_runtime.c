@@ -97,8 +97,7 @@ START_TEST(every_call_may_fail) {
 }
 END_TEST
 
-/* A step of training, on a batch that is written anew. (Backward of a loss would read it, to see that it is
- * finite.) */
+/* A step of training, on a batch that is written anew. */
 static void train(heed_ctx *ctx, heed_module *model, heed_optim *optim) {
     float numbers[8 * 20], gradient[8 * 5];
     for (int i = 0; i < 8 * 20; i++) numbers[i] = (float)(i % 7) - 3;
@@ -136,26 +135,51 @@ START_TEST(steady_steps) {
 }
 END_TEST
 
-/* The values of a mask are read when it is first attended with, and again when they were written to. */
+/* How often attending with lengths makes the host wait. */
+static int64_t waits_of(heed_tensor x, const heed_score *score) {
+    const int64_t before = emulation()->waits;
+    heed_attention(x, x, x, score, NULL, NULL);
+    return emulation()->waits - before;
+}
+
+static const heed_score *score_of(heed_tensor lengths) {
+    heed_ctx *ctx = heed_context(lengths);
+    heed_mask *mask = heed_mask_or(heed_mask_key_lengths(lengths), heed_mask_causal(ctx, HEED_TOP_LEFT));
+    return heed_score_mask(heed_score_new(ctx), mask);
+}
+
+/* The values of a mask are looked at when it is first attended with, and again when they were written to. The
+ * host waits for them only where it did not write them itself. */
 START_TEST(masks_are_looked_at_once) {
     setenv("HEED_CUDA_SCHEDULE", "1", 1); /* nothing is done before somebody waits */
-    struct emulated_control *emulated = emulation();
-    const int32_t lengths[2] = {3, 2}, wrong[2] = {3, 9};
+    emulation();                          /* looks for it, which waits */
+    const int32_t lengths[4] = {3, 2, 1, 4}, wrong[4] = {3, 9, 1, 1}, others[2] = {4, 9};
     heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(0)});
     heed_tensor x = heed_full(ctx, HEED_F32, TEST_SHAPE(2, 1, 4, 8), 0.5);
-    heed_tensor t = heed_from(ctx, HEED_I32, TEST_SHAPE(2), lengths);
-    heed_mask *mask = heed_mask_or(heed_mask_key_lengths(t), heed_mask_causal(ctx, HEED_TOP_LEFT));
-    heed_score *score = heed_score_mask(heed_score_new(ctx), mask);
-    heed_attention(x, x, x, score, NULL, NULL);
-    const int64_t waits = emulated->waits;
-    for (int i = 0; i < 3; i++) heed_attention(x, x, x, score, NULL, NULL);
-    ck_assert_int_eq(emulated->waits, waits);
+    heed_tensor shorter = heed_full(ctx, HEED_F32, TEST_SHAPE(2, 1, 2, 8), 1);
+    heed_tensor t = heed_from(ctx, HEED_I32, TEST_SHAPE(4), lengths), half = heed_slice(t, 0, 1, 3, 1);
+    heed_tensor kept = heed_keep(half), made = heed_contiguous(heed_slice(t, 0, 0, 4, 3));
+    const heed_score *score = score_of(half), *of_kept = score_of(kept), *of_made = score_of(made);
+    ck_assert_int_eq(waits_of(x, score) + waits_of(x, of_kept), 0);
+    ck_assert_int_eq(waits_of(x, of_made), 1);
+    for (int i = 0; i < 3; i++)
+        ck_assert_int_eq(waits_of(x, score) + waits_of(x, of_kept) + waits_of(x, of_made), 0);
+    ck_assert_int_eq(waits_of(shorter, score), 0);
     ck_assert_int_eq(heed_error_status(ctx), HEED_OK);
-    heed_attention(x, heed_full(ctx, HEED_F32, TEST_SHAPE(2, 1, 5, 8), 1),
-                   heed_full(ctx, HEED_F32, TEST_SHAPE(2, 1, 5, 8), 1), score, NULL, NULL);
+    ck_assert_int_eq(heed_write(kept, others, sizeof others), HEED_OK);
+    ck_assert_int_eq(waits_of(x, of_kept), 0);
+    test_error(ctx, HEED_ERROR_ARGUMENT, "key length 9", "written");
+    /* A part that is written to makes all of it the device's. */
+    ck_assert_int_eq(heed_write(heed_slice(t, 0, 1, 2, 1), wrong + 1, sizeof *wrong), HEED_OK);
+    ck_assert_int_eq(waits_of(x, score), 1);
+    test_error(ctx, HEED_ERROR_ARGUMENT, "key length 9", "a part written");
     ck_assert_int_eq(heed_write(t, wrong, sizeof wrong), HEED_OK);
-    heed_attention(x, x, x, score, NULL, NULL);
-    ck_assert_msg(strstr(heed_error(ctx), "key length 9") != NULL, "%s", heed_error(ctx));
+    ck_assert_int_eq(waits_of(x, score), 0);
+    test_error(ctx, HEED_ERROR_ARGUMENT, "key length 9", "written again");
+    ck_assert_int_eq(heed_write(t, lengths, sizeof lengths), HEED_OK);
+    ck_assert_int_eq(waits_of(shorter, of_made), 1);
+    test_error(ctx, HEED_ERROR_ARGUMENT, "key length 3", "keys are fewer");
+    heed_free(kept);
     heed_ctx_free(ctx);
     nothing_lives("masks");
 }

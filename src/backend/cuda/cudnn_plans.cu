@@ -51,20 +51,16 @@ bool dnn_is_there(const struct heed_exec *exec, struct heed_why *why) {
     return device->dnn && device->dnn->handle;
 }
 
-/* Also the plan of an entry whose kernels may still run: the stream is waited for. */
-static void forget(struct cuda_device *device, struct entry *e) {
-    if (e->graph) {
-        cudaStreamSynchronize(cuda_stream(device));
-        dnn_graph_end(e->graph);
-        heed_host->block_free(device->exec->memory, e->graph);
-    }
-    memset(e, 0, sizeof *e);
+static void end_graph(struct cuda_device *device, void *graph) {
+    dnn_graph_end(static_cast<struct dnn_graph *>(graph));
+    heed_host->block_free(device->exec->memory, graph);
 }
 
 void dnn_session_close(struct cuda_device *device) {
     struct dnn_session *s = device->dnn;
     if (!s) return;
-    for (struct entry &e : s->entry) forget(device, &e);
+    for (struct entry &e : s->entry)
+        if (e.graph) end_graph(device, e.graph);
     if (s->handle) s->library->cudnnDestroy(s->handle);
     heed_host->block_free(device->exec->memory, s);
     device->dnn = NULL;
@@ -107,13 +103,11 @@ static struct entry *plan_new(struct cuda_device *device, const struct dnn_atten
     if (!graph) return NULL;
     const bool planned = dnn_attention_plan(graph, &target, a, &slice);
     const bool lacks_memory = !planned && dnn_lacks_memory(graph->status);
-    if (!planned) {
-        dnn_graph_end(graph);
-        heed_host->block_free(device->exec->memory, graph);
-    }
+    if (!planned) end_graph(device, graph);
     if (lacks_memory) return NULL;
     struct entry *e = oldest(s);
-    forget(device, e);
+    if (e->graph) cuda_retire(device, e->graph, end_graph); /* whose kernels may still run */
+    memset(e, 0, sizeof *e);
     e->problem = *a;
     e->graph = planned ? graph : NULL;
     e->slice = slice;

@@ -3,6 +3,7 @@
 #include "backend/cuda/lt.cuh"
 #include "backend/cuda/specialise.cuh"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,14 @@ cudaStream_t cuda_stream(const struct cuda_device *device) {
     return device->stream;
 }
 
+/* Steps that were queued behind a fault were for nothing, whoever's they are. */
+static void take_steps_back(struct cuda_device *device, const struct cuda_fault_word *word) {
+    for (int i = device->norms - 1; word->norm > 0 && i >= word->norm - 1; i--) {
+        struct heed_grad_witness *witness = device->norm[i].witness;
+        witness->changed_nothing(witness, device->norm[i].step);
+    }
+}
+
 /* What a kernel raised, in words. */
 static heed_status report(struct cuda_device *device, const struct cuda_fault_word *word) {
     struct heed_exec *exec = device->exec;
@@ -41,8 +50,25 @@ static heed_status report(struct cuda_device *device, const struct cuda_fault_wo
         const struct cuda_watched_norm *norm = &device->norm[word->detail[1]];
         return norm->witness->not_finite(norm->witness, word->detail[0], norm->step);
     }
+    case CUDA_FAULT_LOSS: {
+        double loss;
+        memcpy(&loss, &word->detail[0], sizeof loss);
+        return heed_host->fail(exec, HEED_ERROR_NUMERIC, primitive, HEED_LOSS_NOT_FINITE,
+                               loss != loss ? (double)NAN : loss, (unsigned long long)word->detail[1]);
+    }
     }
     return HEED_OK;
+}
+
+/* The operation that waits is not the one that it is about, unless the host waits after each kernel. */
+static heed_status tell(struct cuda_device *device) {
+    struct heed_exec *exec = device->exec;
+    const char *operation = exec->operation;
+    if (!device->blocking) exec->operation = NULL;
+    take_steps_back(device, device->seen);
+    const heed_status status = report(device, device->seen);
+    exec->operation = operation;
+    return status;
 }
 
 /* Once the stream has come here, `seen` is the error word of all that was started before. */
@@ -54,10 +80,12 @@ static cudaError_t look_at_fault(struct cuda_device *device) {
 /* When the host has waited. */
 static heed_status settle(struct cuda_device *device, cudaError_t status) {
     if (status != cudaSuccess) return cuda_check(device->exec, HEED_PRIMITIVE_COPY, status);
+    heed_status reported = HEED_OK;
+    if (device->seen->fault != CUDA_FAULT_NONE) {
+        status = cudaMemsetAsync(device->fault, 0, sizeof *device->fault, cuda_stream(device));
+        reported = tell(device);
+    }
     device->norms = 0;
-    if (device->seen->fault == CUDA_FAULT_NONE) return HEED_OK;
-    status = cudaMemsetAsync(device->fault, 0, sizeof *device->fault, cuda_stream(device));
-    const heed_status reported = report(device, device->seen);
     return status == cudaSuccess ? reported : cuda_check(device->exec, HEED_PRIMITIVE_COPY, status);
 }
 
@@ -171,6 +199,7 @@ static cudaError_t open_stream(struct cuda_device *device) {
 static void device_close(void *self) {
     struct cuda_device *device = static_cast<struct cuda_device *>(self);
     if (device->stream) cudaStreamSynchronize(cuda_stream(device));
+    cuda_retired_close(device);
     cuda_special_close(device);
     cuda_lt_close(device);
     dnn_session_close(device);

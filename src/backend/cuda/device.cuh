@@ -3,6 +3,7 @@
  *
  * device.cu    the device: memory, copies, the error word
  * staging.cuh  the way between the host's memory and the device's
+ * retired.cuh  what ends when the kernels that may need it are done
  * backend.cu   the table of kernels, and the plugin's entry
  * kernel.cuh   the language of kernels, and what of heed they see
  * walk.cuh     positions of strided views; pack.cuh: elements that are loaded together
@@ -29,6 +30,7 @@
 
 #include "backend/cuda/kernel.cuh"
 
+#include "backend/cuda/retired.cuh"
 #include "backend/cuda/staging.cuh"
 
 extern "C" {
@@ -55,6 +57,7 @@ struct cuda_device {
     cudaStream_t stream;
     cudaMemPool_t pool; /* NULL: the device has none */
     struct cuda_staging staging;
+    struct cuda_retired retired;
     struct cuda_fault_word *fault;  /* in device memory */
     struct cuda_fault_word *seen;   /* what the host read of it: in pinned memory */
     struct cuda_lt *lt;             /* cuBLASLt, or why not */
@@ -156,6 +159,7 @@ static inline bool cuda_takes_either(enum heed_primitive primitive, const void *
     X(GRAD_NORM, grad_norm)                                                                                  \
     X(LINEAR, linear_lt)                                                                                     \
     X(LINEAR, linear)                                                                                        \
+    X(LOSS, loss)                                                                                            \
     X(MATMUL, matmul_lt)                                                                                     \
     X(MATMUL, matmul)                                                                                        \
     X(NORM, norm)                                                                                            \

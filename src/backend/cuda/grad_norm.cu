@@ -74,9 +74,11 @@ static __global__ void norm_of(const cuda_item *item, int64_t chunks, const foun
     if (threadIdx.x != 0) return;
     const bool bad = all.bad != NOBODY;
     *result = {std::sqrt(all.squares), bad ? all.bad : -1};
-    if (ticket >= 0 && !std::isfinite(all.squares))
+    if (ticket < 0) return;
+    if (!std::isfinite(all.squares))
         cuda_raise(fault, CUDA_FAULT_GRADIENT, HEED_PRIMITIVE_GRAD_NORM, bad ? item[all.bad].number : -1,
                    ticket);
+    if (fault->fault != CUDA_FAULT_NONE && fault->norm == 0) fault->norm = ticket + 1;
 }
 
 /* ---- the kernel ---- */

@@ -38,6 +38,7 @@ enum cuda_fault {
     CUDA_FAULT_INDEX,    /* detail: the index, the number of things there are */
     CUDA_FAULT_TARGET,   /* detail: the class, the number of classes */
     CUDA_FAULT_GRADIENT, /* detail: the number of the first bad item, the ticket of the norm */
+    CUDA_FAULT_LOSS,     /* detail: the bits of a double, the step */
     CUDA_FAULTS
 };
 
@@ -46,6 +47,8 @@ struct cuda_fault_word {
     unsigned fault; /* enum cuda_fault */
     unsigned primitive;
     long long detail[2];
+    int norm; /* 1 + the ticket of the first norm that was found since: no step from that one on changes
+                 anything. 0: none was */
 };
 
 /* Keeps a fault if it is the first. */

@@ -88,16 +88,17 @@ static bool compile(struct heed_exec *exec, const struct cuda_program *program, 
     return done;
 }
 
-/* Room for one more. What it may displace may still run: the stream is waited for. */
+static void unload(struct cuda_device *, void *library) {
+    cudaLibraryUnload(static_cast<cudaLibrary_t>(library));
+}
+
+/* Room for one more. What it may displace may still run. */
 static struct special *make_room(struct heed_exec *exec, struct cuda_specials *all) {
     if (all->count < CUDA_SPECIALS) return &all->special[all->count++];
     struct special *oldest = &all->special[0];
     for (int i = 1; i < all->count; i++)
         if (all->special[i].used < oldest->used) oldest = &all->special[i];
-    if (oldest->library) {
-        cudaStreamSynchronize(cuda_stream(cuda_of(exec)));
-        cudaLibraryUnload(oldest->library);
-    }
+    if (oldest->library) cuda_retire(cuda_of(exec), oldest->library, unload);
     all->dropped++;
     return oldest;
 }

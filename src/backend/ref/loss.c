@@ -1,4 +1,5 @@
-/* Reference kernels: cross-entropy of rows, mean squared error, binary cross-entropy. */
+/* Reference kernels: cross-entropy of rows, mean squared error, binary cross-entropy; where backward begins.
+ */
 #include "backend/ref/ref.h"
 
 #include <math.h>
@@ -143,3 +144,18 @@ static heed_status pair_loss_backward(struct heed_exec *exec, const void *p, voi
 }
 
 const struct heed_kernel heed_ref_pair_loss = {"ref", NULL, NULL, pair_loss_forward, pair_loss_backward};
+
+/* ---- where backward begins ---- */
+
+static heed_status loss_forward(struct heed_exec *exec, const void *p, void *saved, void *scratch) {
+    (void)saved, (void)scratch;
+    const struct heed_loss_args *args = p;
+    const double loss = heed_ref_load(&args->loss, 0);
+    if (!isfinite(loss))
+        return heed_exec_fail(exec, HEED_ERROR_NUMERIC, HEED_PRIMITIVE_LOSS, HEED_LOSS_NOT_FINITE,
+                              isnan(loss) ? (double)NAN : loss, (unsigned long long)args->step);
+    heed_ref_contribute(&args->dloss, 0, 1);
+    return HEED_OK;
+}
+
+const struct heed_kernel heed_ref_loss = {"ref", NULL, NULL, loss_forward, NULL};

@@ -30,6 +30,7 @@ const struct heed_kernel *const heed_ref_kernels[HEED_PRIMITIVES] = {
     [HEED_PRIMITIVE_PAIR_LOSS] = &heed_ref_pair_loss,
     [HEED_PRIMITIVE_ATTENTION] = &heed_ref_attention,
     [HEED_PRIMITIVE_MHA] = &heed_composite_mha,
+    [HEED_PRIMITIVE_LOSS] = &heed_ref_loss,
     [HEED_PRIMITIVE_GRAD_NORM] = &heed_ref_grad_norm,
     [HEED_PRIMITIVE_UPDATE] = &heed_ref_update,
 };

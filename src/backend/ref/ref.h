@@ -100,6 +100,7 @@ extern const struct heed_kernel heed_ref_dropout;
 extern const struct heed_kernel heed_ref_cross_entropy;
 extern const struct heed_kernel heed_ref_pair_loss;
 extern const struct heed_kernel heed_ref_attention;
+extern const struct heed_kernel heed_ref_loss;
 extern const struct heed_kernel heed_ref_grad_norm;
 extern const struct heed_kernel heed_ref_update;
 

@@ -387,6 +387,7 @@ static std::map<int64_t, void *> bind(const descriptor *graph, const descriptor 
 
 /* A graph that waits for its turn on the stream. If its descriptors end before, that shows. */
 struct run {
+    const descriptor *plan;
     const descriptor *graph;
     void *workspace;
     size_t workspace_bytes;
@@ -404,6 +405,7 @@ static void keep_numbers(run *r) {
 
 static void run_queued(void *data) {
     const std::unique_ptr<run> r(static_cast<run *>(data));
+    living("cudnnBackendExecute, when it runs", r->plan);
     memset(r->workspace, 0xff, r->workspace_bytes);
     interpret(r->graph, r->memory);
 }
@@ -427,6 +429,7 @@ extern "C" cudnnStatus_t cudnnBackendExecute(cudnnHandle_t address, cudnnBackend
     const std::map<int64_t, void *> memory = bind(graph, pack, workspace);
     if (emulated()->fails()) return CUDNN_STATUS_EXECUTION_FAILED;
     run *queued = new run;
+    queued->plan = plan;
     queued->graph = graph;
     queued->workspace = pack->get<void *>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE);
     queued->workspace_bytes = (size_t)workspace;

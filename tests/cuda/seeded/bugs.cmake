@@ -86,6 +86,18 @@ heed_bug(fault_ignored kernel FILE update.cu TEST update_kernels SAYS "nothing_a
     FROM [[j.fault->fault != CUDA_FAULT_NONE || ]]
     TO [[]])
 
+# A loss that is not finite is passed over.
+heed_bug(loss_passed_over kernel FILE loss.cu TEST optim_gradients SAYS "bad_loss.*heed_optim_step.optim, 0.1. == HEED_ERROR_NUMERIC"
+    ENVIRONMENT HEED_CUDA_BLOCKING=0
+    FROM [[if (!std::isfinite(value)) cuda_raise]]
+    TO [[if (add && !std::isfinite(value)) cuda_raise]])
+
+# Nobody hears which steps behind an error changed nothing.
+heed_bug(steps_counted kernel FILE grad_norm.cu TEST optim_gradients SAYS "bad_loss.*heed_optim_steps.optim. == 3"
+    ENVIRONMENT HEED_CUDA_BLOCKING=0
+    FROM [[if (fault->fault != CUDA_FAULT_NONE && fault->norm == 0) fault->norm = ticket + 1;]]
+    TO [[]])
+
 # Every row is taken for the one before; the last reads behind its tensor.
 heed_bug(reads_behind kernel_address FILE softmax.cu TEST ops_rows CASE "cpu against ref"
     SAYS "use-after-poison.*softmax"
@@ -107,14 +119,33 @@ heed_bug(copy_not_awaited shipped FILE staging.cu TEST cuda_runtime SAYS "large_
 
 # The host reads the error word where it lies.
 heed_bug(host_reads shipped FILE device.cu TEST cuda_runtime SAYS "the host's code touches memory of the device"
-    FROM [[if (device->seen->fault == CUDA_FAULT_NONE) return HEED_OK;]]
-    TO [[if (device->fault->fault == CUDA_FAULT_NONE) return HEED_OK;]])
+    FROM [[if (device->seen->fault != CUDA_FAULT_NONE) {]]
+    TO [[if (device->fault->fault != CUDA_FAULT_NONE) {]])
 
 # Memory goes back to the pool before the kernels that use it have run.
 heed_bug(freed_early shipped FILE device.cu TEST cuda_runtime SAYS "into an allocation of [0-9]+ that was freed"
     ENVIRONMENT HEED_CUDA_SCHEDULE=2
     FROM [[cudaFreeAsync(memory, cuda_stream(device));]]
     TO [[cudaFreeAsync(memory, (cuda_stream(device), device->staging.copies));]])
+
+# What a device has is left when it cannot be opened to the end.
+heed_bug(leak_on_failure shipped FILE device.cu TEST cuda_steps CASE "making fails" SAYS "call [0-9]+: [1-9][0-9]* streams and [0-9]+ allocations live"
+    FROM [[device_close(device);
+    cudaGetLastError();]]
+    TO [[heed_host->block_free(exec->memory, device);
+    cudaGetLastError();]])
+
+# A kernel that could not be started is taken for one that was.
+heed_bug(launch_ignored shipped FILE device.cu TEST cuda_steps CASE "steps fail" SAYS "steps_may_fail:0: call [0-9]+ of a step: \"\""
+    FROM [[const heed_status status = cuda_check(exec, primitive, cudaGetLastError());]]
+    TO [[const heed_status status = cudaGetLastError() == cudaErrorMemoryAllocation ? HEED_ERROR_MEMORY : HEED_OK;]])
+
+# A plan that made room ends before its kernels have run.
+heed_bug(retired_early shipped FILE retired.cu TEST cuda_mixed SAYS "cudnnBackendExecute, when it runs: a descriptor of type [0-9]+ was destroyed"
+    FROM [[if (mark(device, &done) == cudaSuccess) {]]
+    TO [[if (mark(device, &done) == cudaSuccess) {
+        end(device, what);
+        return;]])
 
 # ---- where there is no GPU ----
 
