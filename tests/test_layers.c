@@ -441,7 +441,10 @@ START_TEST(bad_calls) {
                "wrong class");
     ck_assert(!heed_is_valid(heed_mha_forward(mha, none, x, x, NULL, NULL)));
     test_error(ctx, HEED_ERROR_ARGUMENT, "mha: the input is none", "no query");
-    ck_assert(heed_is_none(heed_mha_forward(NULL, x, none, none, NULL, NULL)));
+    weights = x;
+    ck_assert(!heed_is_valid(heed_mha_forward(NULL, x, none, none, NULL, &weights)));
+    ck_assert(!heed_is_valid(weights));
+    test_error(ctx, HEED_ERROR_ARGUMENT, "mha: the module is NULL", "no module");
     ck_assert(!heed_is_valid(heed_forward(mha, input(1, TEST_SHAPE(4, 7)))));
     test_error(ctx, HEED_ERROR_SHAPE, "multi_head_attention", "wrong width");
     ck_assert(!heed_is_valid(heed_mha_forward(mha, x, input(1, TEST_SHAPE(3, 9)), none, NULL, NULL)));

@@ -335,7 +335,9 @@ START_TEST(inert_modules) {
     heed_tensor x = heed_zeros(ctx, HEED_F32, HEED_SHAPE(3));
     ck_assert(!heed_is_valid(heed_forward(module, x)));
     test_error(ctx, HEED_ERROR_STATE, "inert", "forward of an inert module");
-    ck_assert(heed_is_none(heed_forward(NULL, x)));
+    ck_assert(heed_context(heed_forward(NULL, x)) == ctx);
+    test_error(ctx, HEED_ERROR_ARGUMENT, "forward: the module is NULL", "forward of NULL");
+    ck_assert(!heed_is_valid(heed_forward(NULL, (heed_tensor){0})));
     ck_assert_ptr_eq(heed_module_ctx(NULL), heed_inert_ctx());
     ck_assert_str_eq(heed_module_class_name(NULL), "");
     ck_assert_int_eq(heed_param_tensors(NULL), 0);
@@ -366,6 +368,11 @@ START_TEST(forward_errors) {
                "use");
     ck_assert(!heed_is_valid(heed_forward(own, (heed_tensor){0})));
     test_error(ctx, HEED_ERROR_ARGUMENT, "Own: the input is none", "none");
+    heed_scope_begin(ctx);
+    heed_tensor old = heed_zeros(ctx, HEED_F32, HEED_SHAPE(3));
+    heed_scope_end(ctx, (heed_tensor){0});
+    ck_assert(!heed_is_valid(heed_forward(heed_module_find(bare, "typo"), old)));
+    test_error(ctx, HEED_ERROR_ARGUMENT, "forward: the module is NULL", "a stale input of NULL");
     heed_ctx *other = test_ref();
     ck_assert(!heed_is_valid(heed_forward(own, heed_zeros(other, HEED_F32, HEED_SHAPE(3)))));
     ck_assert(!heed_failed(other));

@@ -5,6 +5,9 @@
  * Errors are values that flow. An operation that fails returns an inert tensor, the context keeps
  * the *first* error, and every later operation of that context does nothing, so that a program asks
  * once, at the end of a step. No function of the library aborts, exits or prints.
+ *
+ * An operation all of whose tensors are none has no context to tell: its error is kept by the context of the
+ * first tensor that its result meets, and lost if it meets none.
  */
 #ifndef HEED_CONTEXT_H
 #define HEED_CONTEXT_H

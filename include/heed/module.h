@@ -14,7 +14,7 @@ extern "C" {
 /* ---- using modules ---- */
 
 /** The output of a module with one input and one output; a clear error for classes with more.
- *  A NULL module gives a none tensor. */
+ *  A NULL module is an error of x's context, as it is for the typed functions (heed_mha_forward() …). */
 HEED_API heed_tensor heed_forward(heed_module *module, heed_tensor x);
 
 /** Frees a module, its parameters and its children. Only for a module that no other owns (HEED_ERROR_STATE).

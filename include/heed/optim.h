@@ -56,7 +56,8 @@ HEED_API heed_status heed_optim_group(heed_optim *optim, const char *pattern, do
  * One update with learning rate `rate` from the gradients that backward left, which it consumes.
  * Does nothing after an error. A gradient norm that is not finite is HEED_ERROR_NUMERIC, with the step (the
  * number of updates before it, so counting from 0) and the first bad parameter named; no weight is touched
- * then, and the gradients are forgotten. Parameters without gradient and frozen ones are left alone.
+ * then, and the gradients are forgotten. Parameters without gradient and frozen ones are left alone;
+ * if no parameter has one it is HEED_ERROR_GRADIENT.
  * On a device that runs behind the host, that error comes when the host next waits for it (heed_sync(), or
  * reading an element); no weight has changed since that step, and the number of steps is its again.
  */

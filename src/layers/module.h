@@ -41,11 +41,11 @@ struct heed_module {
 /* The answer of constructors after an error. */
 heed_module *heed_inert_module(void);
 
-/* Whether a typed function of class `type` may run `module` on x. Otherwise an error is kept, except for
- * NULL. */
+/* Whether a typed function of class `type` may run `module` on x. Otherwise an error is kept; for NULL in the
+ * context of x. */
 bool heed_module_ready(heed_module *module, const heed_module_class *type, const char *where, heed_tensor x);
 
-/* What such a function returns when it may not: none for NULL, else an inert tensor. */
+/* What such a function returns when it may not: an inert tensor. */
 heed_tensor heed_module_refused(const heed_module *module, heed_tensor x);
 
 /* Where the elements of a parameter lie in a storage that several share. storage NULL: in one of its own. */

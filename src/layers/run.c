@@ -1,9 +1,9 @@
 /* Running modules: the single-input form, and what every typed forward checks first. */
 #include "layers/module.h"
 
-/* The context that hears of a refusal: the module's, or the input's for the static inert module. */
+/* The context that hears of a refusal: the module's, or the input's for NULL and the static inert module. */
 static heed_ctx *ctx_for(const heed_module *module, heed_tensor x) {
-    return module->ctx ? module->ctx : heed_context(x);
+    return module && module->ctx ? module->ctx : heed_ctx_of(x);
 }
 
 static void refuse(heed_ctx *ctx, heed_status status, const char *where, const char *message) {
@@ -12,7 +12,9 @@ static void refuse(heed_ctx *ctx, heed_status status, const char *where, const c
 
 static bool ready(heed_module *module, const char *where, heed_tensor x) {
     heed_ctx *ctx = ctx_for(module, x);
-    if (module->inert)
+    if (!module)
+        refuse(ctx, HEED_ERROR_ARGUMENT, where, "the module is NULL");
+    else if (module->inert)
         refuse(ctx, HEED_ERROR_STATE, where, "the module is inert: making it failed");
     else if (heed_is_none(x))
         refuse(ctx, HEED_ERROR_ARGUMENT, where, "the input is none");
@@ -24,8 +26,7 @@ static bool ready(heed_module *module, const char *where, heed_tensor x) {
 }
 
 bool heed_module_ready(heed_module *module, const heed_module_class *type, const char *where, heed_tensor x) {
-    if (!module) return false;
-    if (!module->inert && module->type != type) {
+    if (module && !module->inert && module->type != type) {
         char message[200];
         snprintf(message, sizeof message, "the module is of class %.60s, not %.60s", module->type->name,
                  type->name);
@@ -36,12 +37,11 @@ bool heed_module_ready(heed_module *module, const heed_module_class *type, const
 }
 
 heed_tensor heed_module_refused(const heed_module *module, heed_tensor x) {
-    return module ? heed_handle(ctx_for(module, x), NULL) : (heed_tensor){0};
+    return heed_handle(ctx_for(module, x), NULL);
 }
 
 heed_tensor heed_forward(heed_module *module, heed_tensor x) {
-    if (!module) return (heed_tensor){0};
-    if (!module->inert && !module->type->forward) {
+    if (module && !module->inert && !module->type->forward) {
         char message[300];
         const char *use = module->type->use;
         snprintf(message, sizeof message, "class %.60s has no form with one input%s%.160s",
@@ -49,7 +49,7 @@ heed_tensor heed_forward(heed_module *module, heed_tensor x) {
         refuse(module->ctx, HEED_ERROR_ARGUMENT, "forward", message);
         return heed_module_refused(module, x);
     }
-    if (!ready(module, module->type->name, x)) return heed_module_refused(module, x);
+    if (!ready(module, module ? module->type->name : "forward", x)) return heed_module_refused(module, x);
     return module->type->forward(module, x);
 }
 
