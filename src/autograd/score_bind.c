@@ -140,12 +140,12 @@ bool heed_score_prepare(heed_ctx *ctx, const char *where, const heed_score *scor
     prepared->score = score;
     prepared->tensors = prepared->masks = 0;
     if (!score) return true;
-    if (score->base.ctx != ctx) {
+    if (score->base.ctx && score->base.ctx != ctx) {
         heed_fail(ctx, HEED_ERROR_CONTEXT, where, "the score belongs to another context");
         return false;
     }
     if (!heed_object_is(score, HEED_OBJECT_SCORE)) {
-        heed_fail(ctx, HEED_ERROR_STALE, where, "a score is used after its scope ended");
+        heed_score_fail_dead(ctx, where, score);
         return false;
     }
     for (int i = 0; i < score->stages; i++)

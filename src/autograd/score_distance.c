@@ -117,7 +117,7 @@ heed_score *heed_score_t5(heed_score *score, heed_tensor table, const heed_t5_op
     static const char where[] = "score_t5";
     static const heed_t5_options defaults;
     const heed_t5_options *o = options ? options : &defaults;
-    heed_ctx *ctx = heed_score_enter(score, where);
+    heed_ctx *ctx = heed_score_enter(&score, where);
     if (!ctx) return score;
     const int64_t max_distance = o->max_distance ? o->max_distance : 128;
     if (heed_score_takes(ctx, where, "table", table) && check_t5(ctx, where, table, o, max_distance)) {
@@ -146,7 +146,7 @@ static heed_tensor relative_vector(const struct heed_prepare *p, const struct he
 
 heed_score *heed_score_relative(heed_score *score, heed_tensor table, heed_align align) {
     static const char where[] = "score_relative";
-    heed_ctx *ctx = heed_score_enter(score, where);
+    heed_ctx *ctx = heed_score_enter(&score, where);
     if (!ctx) return score;
     char text[128];
     if (heed_score_takes(ctx, where, "table", table)) {
@@ -206,7 +206,7 @@ static heed_tensor alibi_vector(const struct heed_prepare *p, const struct heed_
 
 heed_score *heed_score_alibi(heed_score *score, heed_tensor slopes, heed_align align) {
     static const char where[] = "score_alibi";
-    heed_ctx *ctx = heed_score_enter(score, where);
+    heed_ctx *ctx = heed_score_enter(&score, where);
     if (!ctx) return score;
     const struct heed_score_stage stage = {
         .kind = HEED_STAGE_DISTANCE, .tensor = slopes, .by_distance = alibi_vector, .align = align};
