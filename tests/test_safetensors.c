@@ -58,7 +58,7 @@ static const struct {
                     {3, {2, 0, 4}},
                     {8, {1, 2, 1, 2, 1, 3, 1, 2}},
                     {8, {1, 1, 1, 1, 1, 1, 1, 1}}};
-static const heed_dtype dtypes[] = {HEED_F32, HEED_F64, HEED_I32, HEED_BOOL};
+static const heed_dtype dtypes[] = {HEED_F32, HEED_F64, HEED_BF16, HEED_I32, HEED_BOOL};
 
 static heed_tensor make(heed_dtype dtype, int rank, const int64_t *size, uint64_t seed) {
     int64_t count = 1;

@@ -27,7 +27,9 @@ typedef struct heed_allocator {
 
 /** Options of heed_ctx_new(). Zero is the default of each. */
 typedef struct heed_ctx_options {
-    const char *device;       /**< "cpu" (default) or "ref", the plain specification */
+    const char *device;       /**< "cpu" (default); "ref", the plain specification; "cuda" or "cuda:1", a GPU:
+                                   backend NAME is libheed_NAME.so, sought in $HEED_BACKEND_PATH if that is
+                                   set, else beside libheed and where the system looks */
     uint64_t seed;            /**< of all random numbers */
     int threads;              /**< 0: as many as the process may use; at most 256 */
     heed_allocator allocator; /**< default: malloc and free */
@@ -60,8 +62,8 @@ typedef struct heed_ctx_options {
  * - heed_read() of a bf16 tensor gives f32 where that many bytes are asked for; heed_custom_op() is given
  *   f32; caches are bf16 unless they are f64.
  *
- * A gradient has the dtype of its tensor. heed_explain() tells the precision. Devices "cpu" and "ref" have
- * it; with others it is HEED_ERROR_UNSUPPORTED until they have.
+ * A gradient has the dtype of its tensor. heed_explain() tells the precision. The devices "cpu", "ref" and
+ * "cuda" have it; on a backend without it it is HEED_ERROR_UNSUPPORTED.
  */
 
 /**

@@ -84,7 +84,7 @@ typedef struct heed_metadata {
 } heed_metadata;
 
 /**
- * Writes tensors (f32, f64, i32, bool; of any strides) into a safetensors file, as safely as
+ * Writes tensors (of any dtype and strides) into a safetensors file, as safely as
  * heed_checkpoint_save(). The same tensors and metadata give the same bytes in whatever order they come:
  * wide elements before narrow ones, then by name, every tensor at a multiple of its element size.
  * A path that is a device or a pipe is written directly.
