@@ -232,7 +232,7 @@ START_TEST(checkpoints_of_other_models_and_optimisers) {
     check_load_fails(&sgd, path, HEED_ERROR_FORMAT, "is not expected");
     check_load_fails(&run, other, HEED_ERROR_IO, "other.safetensors: cannot open: No such file");
     heed_params_save(run.model, path);
-    check_load_fails(&run, path, HEED_ERROR_FORMAT, "is no checkpoint of heed");
+    check_load_fails(&run, path, HEED_ERROR_FORMAT, "is not a checkpoint of heed");
     test_file_write(path, "junk that is no safetensors file", 32);
     check_load_fails(&run, path, HEED_ERROR_FORMAT, "run.safetensors: header of");
     for (int i = 0; i < 4; i++) run_free(all[i]);
@@ -260,8 +260,8 @@ static const struct {
      "has format version 9, this library reads 1"},
     {"heed.version\":\"1", "heed.version\":\"x", HEED_ERROR_FORMAT, "metadata \"heed.version\" is \"x\""},
     {"heed.version", "heed.Version", HEED_ERROR_FORMAT, "metadata \"heed.version\" is missing"},
-    {"heed.format", "heed.Format", HEED_ERROR_FORMAT, "is no checkpoint of heed"},
-    {"\"checkpoint\"", "\"parameters\"", HEED_ERROR_FORMAT, "is no checkpoint of heed"},
+    {"heed.format", "heed.Format", HEED_ERROR_FORMAT, "is not a checkpoint of heed"},
+    {"\"checkpoint\"", "\"parameters\"", HEED_ERROR_FORMAT, "is not a checkpoint of heed"},
     {"\"adamw\"", "\"adamx\"", HEED_ERROR_ARGUMENT,
      "was saved with the optimiser \"adamx\", expected \"adamw\""},
     {"heed.optimiser\"", "heed.Optimiser\"", HEED_ERROR_FORMAT, "metadata \"heed.optimiser\" is missing"},
@@ -270,7 +270,7 @@ static const struct {
     {"optimiser_steps\":\"2", "optimiser_steps\":\"1", HEED_ERROR_FORMAT,
      "2 updates of a parameter, 1 of the optimiser"},
     {"heed.position\":\"2", "heed.position\":\" ", HEED_ERROR_FORMAT, "metadata \"heed.position\" is \" \""},
-    {"random.seed\":\"5", "random.seed\":\"\n", HEED_ERROR_FORMAT, "no valid JSON"},
+    {"random.seed\":\"5", "random.seed\":\"\n", HEED_ERROR_FORMAT, "not valid JSON"},
     {"random.step\"", "random.Step\"", HEED_ERROR_FORMAT, "metadata \"heed.random.step\" is missing"},
     {"random.ordinal\"", "random.Ordinal\"", HEED_ERROR_FORMAT,
      "metadata \"heed.random.ordinal\" is missing"},

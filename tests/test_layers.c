@@ -374,7 +374,7 @@ START_TEST(bad_options) {
     refused(heed_dense_new(ctx, &(heed_dense_options){.in = 1, .out = 1, .reserved = {r}}),
             "dense: reserved words");
     refused(heed_dense_new(ctx, &(heed_dense_options){.in = 1, .out = 1, .activation = (heed_activation)50}),
-            "dense: 50 is no activation");
+            "dense: 50 is not an activation");
     refused(heed_dense_new(
                 ctx, &(heed_dense_options){.in = 1, .out = 1, .weight_init = {(heed_init_kind)99, 0, 0}}),
             "init: kind 99");

@@ -392,9 +392,9 @@ static const struct {
     heed_status status;
     const char *message;
 } wrongs[] = {
-    {wrong_align, HEED_ERROR_ARGUMENT, "mask_causal: 7 is no alignment"},
-    {wrong_window, HEED_ERROR_ARGUMENT, "mask_window: "},
-    {wrong_window_align, HEED_ERROR_ARGUMENT, "mask_window: 7 is no alignment"},
+    {wrong_align, HEED_ERROR_ARGUMENT, "mask_causal: 7 is not an alignment"},
+    {wrong_window, HEED_ERROR_ARGUMENT, "mask_window: left -2, right 0: each must be ≥ 0"},
+    {wrong_window_align, HEED_ERROR_ARGUMENT, "mask_window: 7 is not an alignment"},
     {wrong_band, HEED_ERROR_ARGUMENT, "mask_band: a band from 3 to 1 is empty"},
     {wrong_key_floats, HEED_ERROR_DTYPE, "mask_key_lengths: "},
     {wrong_key_value, HEED_ERROR_ARGUMENT, "attention: key length 8 "},

@@ -68,7 +68,7 @@ heed_mask *heed_mask_of_tensors(const char *where, const struct heed_mask_form *
 
 bool heed_mask_aligned(heed_ctx *ctx, const char *where, heed_align align) {
     if (align == HEED_TOP_LEFT || align == HEED_BOTTOM_RIGHT) return true;
-    heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is no alignment", (int)align);
+    heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is not an alignment", (int)align);
     return false;
 }
 

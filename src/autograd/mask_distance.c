@@ -47,8 +47,9 @@ heed_mask *heed_mask_window(heed_ctx *ctx, int64_t left, int64_t right, heed_ali
     if (!heed_mask_enter(ctx)) return heed_mask_refused();
     heed_mask *mask = NULL;
     if (left < -1 || right < -1)
-        heed_fail(ctx, HEED_ERROR_ARGUMENT, "mask_window", "a window of %lld and %lld keys: not −1 or more",
-                  (long long)left, (long long)right);
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, "mask_window",
+                  "left %lld, right %lld: each must be ≥ 0, or −1 for unlimited", (long long)left,
+                  (long long)right);
     else
         mask = distance_mask(ctx, "mask_window", &form_window, left < 0 ? -HEED_MASK_FAR : -left,
                              right < 0 ? HEED_MASK_FAR : right, align);

@@ -151,7 +151,7 @@ heed_score *heed_score_normalizer(heed_score *score, heed_normalizer kind) {
     if ((int)kind >= HEED_NORMALIZER_SOFTMAX && kind <= HEED_NORMALIZER_RELU)
         score->normalizer = kind;
     else
-        heed_fail(ctx, HEED_ERROR_ARGUMENT, "score_normalizer", "%d is no normaliser", (int)kind);
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, "score_normalizer", "%d is not a normaliser", (int)kind);
     heed_leave(ctx);
     return score;
 }

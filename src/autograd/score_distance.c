@@ -100,7 +100,7 @@ static bool check_t5(heed_ctx *ctx, const char *where, heed_tensor table, const 
     if (!heed_reserved_zero(o->reserved, 4))
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "reserved words of the options are not zero");
     else if (o->align != HEED_TOP_LEFT && o->align != HEED_BOTTOM_RIGHT)
-        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is no alignment", (int)o->align);
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is not an alignment", (int)o->align);
     else if (buckets < least || buckets % 2 != 0 || buckets > INT32_MAX)
         heed_fail(ctx, HEED_ERROR_SHAPE, where, "%s is not [heads, an even number of at least %lld buckets]",
                   heed_named_shape("table", &node->view, text, sizeof text), (long long)least);
@@ -157,7 +157,7 @@ heed_score *heed_score_relative(heed_score *score, heed_tensor table, heed_align
             heed_fail(ctx, HEED_ERROR_SHAPE, where, "%s is not [heads, an odd number]",
                       heed_named_shape("table", v, text, sizeof text));
         else if (align != HEED_TOP_LEFT && align != HEED_BOTTOM_RIGHT)
-            heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is no alignment", (int)align);
+            heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is not an alignment", (int)align);
         else
             return heed_score_append(ctx, score, where, &stage);
     }
@@ -211,7 +211,7 @@ heed_score *heed_score_alibi(heed_score *score, heed_tensor slopes, heed_align a
     const struct heed_score_stage stage = {
         .kind = HEED_STAGE_DISTANCE, .tensor = slopes, .by_distance = alibi_vector, .align = align};
     if (align != HEED_TOP_LEFT && align != HEED_BOTTOM_RIGHT)
-        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is no alignment", (int)align);
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is not an alignment", (int)align);
     else if (heed_is_none(slopes) || heed_score_takes(ctx, where, "slopes", slopes))
         return heed_score_append(ctx, score, where, &stage);
     heed_leave(ctx);

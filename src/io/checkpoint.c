@@ -107,7 +107,7 @@ static heed_status get_text(const heed_file *file, const char *key, const char *
                             struct heed_io_error *error) {
     *value = heed_file_metadata(file, key);
     if (*value) return HEED_OK;
-    return heed_io_fail(error, HEED_ERROR_FORMAT, "is no complete checkpoint: metadata \"%s\" is missing",
+    return heed_io_fail(error, HEED_ERROR_FORMAT, "is not a complete checkpoint: metadata \"%s\" is missing",
                         key);
 }
 
@@ -133,7 +133,7 @@ static heed_status get_number(const heed_file *file, const char *key, uint64_t m
 static heed_status check_format(const heed_file *file, struct heed_io_error *error) {
     const char *format = heed_file_metadata(file, HEED_KEY_FORMAT);
     if (!format || strcmp(format, HEED_FORMAT_CHECKPOINT) != 0) {
-        return heed_io_fail(error, HEED_ERROR_FORMAT, "is no checkpoint of heed");
+        return heed_io_fail(error, HEED_ERROR_FORMAT, "is not a checkpoint of heed");
     }
     uint64_t version;
     const heed_status status = get_number(file, HEED_KEY_VERSION, INT64_MAX, &version, error);

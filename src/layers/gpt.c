@@ -210,7 +210,7 @@ heed_gpt_cache *heed_gpt_cache_new(heed_module *module, int64_t batch, int64_t c
     const struct gpt *gpt = heed_module_self(module, &gpt_class);
     if (heed_failed(ctx)) return &inert_cache;
     if (!gpt) {
-        heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "the module is no GPT");
+        heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "the module is not a GPT");
         return &inert_cache;
     }
     if (!heed_layer_positive(ctx, where, "batch", batch) ||
