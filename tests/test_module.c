@@ -383,6 +383,22 @@ START_TEST(forward_errors) {
 }
 END_TEST
 
+/* Of a path that is too long the error has the last steps. */
+START_TEST(places_of_long_paths) {
+    char name[64], expected[200];
+    memset(name, 'n', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    heed_module *root = own_new(), *last = root;
+    for (int i = 0; i < 3; i++) last = heed_module_child(last, name, own_new());
+    test_ok(ctx);
+    ck_assert(!heed_is_valid(heed_forward(last, heed_zeros(ctx, HEED_F32, HEED_SHAPE(4)))));
+    snprintf(expected, sizeof expected, "%s.%s (Own): mul: ", name, name);
+    ck_assert_msg(strncmp(heed_error(ctx), expected, strlen(expected)) == 0, "%s", heed_error(ctx));
+    heed_error_clear(ctx);
+    heed_module_free(root);
+}
+END_TEST
+
 /* ---- memory ---- */
 
 static void build_and_free(void) {
@@ -416,6 +432,7 @@ int main(void) {
     tcase_add_test(tcase, inert_modules);
     tcase_add_test(tcase, half_made_modules);
     tcase_add_test(tcase, forward_errors);
+    tcase_add_test(tcase, places_of_long_paths);
     tcase_add_test(tcase, memory_returns);
     return test_main(suite);
 }

@@ -86,7 +86,8 @@ HEED_API bool heed_failed(const heed_ctx *ctx);
 HEED_API heed_status heed_error_status(const heed_ctx *ctx);
 
 /** The first error in one line, e.g. `linear: x[8,64,384] does not match w[512,385]`; "" if there is
- *  none. Belongs to the context and lives until the error is cleared. */
+ *  none. Belongs to the context and lives until the error is cleared. Of an error that arose while a module
+ *  ran it begins with the innermost module: `layers.1 (Dense): linear: …`. */
 HEED_API const char *heed_error(const heed_ctx *ctx);
 
 /** Forgets the error, together with the tape and gradients half made. Parameters are untouched. A step that

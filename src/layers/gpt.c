@@ -176,6 +176,7 @@ heed_tensor heed_gpt_forward(heed_module *module, heed_tensor tokens, const heed
     heed_scope_begin(module->ctx);
     heed_tensor x = logits_of(module, gpt, embed(module, gpt, tokens, position), options, weights);
     x = heed_scope_end_two(module->ctx, x, weights);
+    heed_module_ran(module);
     if (options->cache && heed_failed(module->ctx)) heed_gpt_cache_truncate(options->cache, position);
     return x;
 }

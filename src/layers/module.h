@@ -45,6 +45,9 @@ heed_module *heed_inert_module(void);
  * context of x. */
 bool heed_module_ready(heed_module *module, const heed_module_class *type, const char *where, heed_tensor x);
 
+/* After a module ran: an error that arose in it begins with its path and class, the innermost module's. */
+void heed_module_ran(const heed_module *module);
+
 /* What such a function returns when it may not: an inert tensor. */
 heed_tensor heed_module_refused(const heed_module *module, heed_tensor x);
 

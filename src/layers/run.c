@@ -1,6 +1,8 @@
 /* Running modules: the single-input form, and what every typed forward checks first. */
 #include "layers/module.h"
 
+#include <string.h>
+
 /* The context that hears of a refusal: the module's, or the input's for NULL and the static inert module. */
 static heed_ctx *ctx_for(const heed_module *module, heed_tensor x) {
     return module && module->ctx ? module->ctx : heed_ctx_of(x);
@@ -40,6 +42,39 @@ heed_tensor heed_module_refused(const heed_module *module, heed_tensor x) {
     return heed_handle(ctx_for(module, x), NULL);
 }
 
+/* ---- where an error arose ---- */
+
+/* The path from the root, of which `text` holds the end of what is too long. Returns where it begins. */
+static const char *path_of(const heed_module *module, char *text, size_t bytes) {
+    char *at = text + bytes - 1;
+    *at = '\0';
+    for (; module->parent; module = module->parent) {
+        const size_t length = strlen(module->name), dot = *at ? 1 : 0;
+        if (length + dot > (size_t)(at - text)) break;
+        if (dot) *--at = '.';
+        at -= length;
+        memcpy(at, module->name, length);
+    }
+    return at;
+}
+
+static void place_error(heed_ctx *ctx, const heed_module *module) {
+    char path[160], text[sizeof ctx->error];
+    const char *name = path_of(module, path, sizeof path);
+    int n = snprintf(text, sizeof text, *name ? "%s (%.60s): " : "%s%.60s: ", name, module->type->name);
+    if (n < 0) return;
+    snprintf(text + n, sizeof text - (size_t)n, "%s", ctx->error);
+    memcpy(ctx->error, text, sizeof text);
+    ctx->error_placed = true;
+}
+
+void heed_module_ran(const heed_module *module) {
+    heed_ctx *ctx = module->ctx;
+    if (ctx->status == HEED_OK || ctx->error_placed || !heed_enter(ctx)) return;
+    place_error(ctx, module);
+    heed_leave(ctx);
+}
+
 heed_tensor heed_forward(heed_module *module, heed_tensor x) {
     if (module && !module->inert && !module->type->forward) {
         char message[300];
@@ -50,7 +85,9 @@ heed_tensor heed_forward(heed_module *module, heed_tensor x) {
         return heed_module_refused(module, x);
     }
     if (!ready(module, module ? module->type->name : "forward", x)) return heed_module_refused(module, x);
-    return module->type->forward(module, x);
+    const heed_tensor y = module->type->forward(module, x);
+    heed_module_ran(module);
+    return y;
 }
 
 /* ---- training switches ---- */
