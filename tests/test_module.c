@@ -107,8 +107,13 @@ START_TEST(names_and_counts) {
     check_names(root, 3, (const char *[]){"a", "b.w", "b.c.w"});
     ck_assert_int_eq(heed_param_count(root), 4 + 5 + 6);
     heed_module *b = heed_module_find(root, "b");
+    ck_assert_ptr_nonnull(heed_module_find(b, "c"));
+    ck_assert_ptr_eq(heed_module_find(root, "b.c"), heed_module_find(b, "c"));
+    const char *const nowhere[] = {"", ".", "b.", ".b", "b..c", "b.c.", "b.c.w", "b.d", "bb", "b.c.c", "a"};
+    for (size_t i = 0; i < sizeof nowhere / sizeof *nowhere; i++)
+        ck_assert_msg(!heed_module_find(root, nowhere[i]), "a module \"%s\"", nowhere[i]);
+    ck_assert(!heed_module_find(NULL, "b") && !heed_module_find(root, NULL));
     check_names(b, 2, (const char *[]){"w", "c.w"});
-    ck_assert_ptr_null(heed_module_find(root, "b.c"));
     ck_assert_ptr_null(heed_module_find(root, "a"));
     static const char *const missing[] = {"", "b", "b.", ".a", "a.w", "b.c.w.x", "b..w", "x.w"};
     for (size_t i = 0; i < sizeof missing / sizeof *missing; i++)

@@ -333,8 +333,8 @@ START_TEST(null_is_accepted) {
     ck_assert_int_ne(heed_tensors_save(NULL, path, 0, NULL, NULL, 0, NULL), HEED_OK);
     ck_assert_int_ne(heed_params_save(NULL, path), HEED_OK);
     ck_assert_int_ne(heed_params_load(NULL, path), HEED_OK);
-    ck_assert_int_ne(heed_checkpoint_save(path, NULL, NULL, NULL), HEED_OK);
-    ck_assert_int_ne(heed_checkpoint_load(path, NULL, NULL, NULL), HEED_OK);
+    ck_assert_int_ne(heed_checkpoint_save(NULL, NULL, path, NULL), HEED_OK);
+    ck_assert_int_ne(heed_checkpoint_load(NULL, NULL, path, NULL), HEED_OK);
     heed_checkpoint_info_clear(NULL);
 }
 END_TEST

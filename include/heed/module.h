@@ -110,8 +110,8 @@ HEED_API heed_status heed_module_share(heed_module *module, const char *name, he
  *  @return the child; an inert module if it could not be given */
 HEED_API heed_module *heed_module_child(heed_module *module, const char *name, heed_module *child);
 
-/** A child by its name (one step); NULL if there is none. */
-HEED_API heed_module *heed_module_find(const heed_module *module, const char *name);
+/** A module below by its path ("layers.0"); NULL if there is none. */
+HEED_API heed_module *heed_module_find(const heed_module *module, const char *path);
 
 #ifdef __cplusplus
 }

@@ -79,14 +79,14 @@ HEED_API heed_status heed_clip_grad_value(heed_module *module, double max_value)
 /* ---- schedules: pure functions of the step, which counts from 0 ---- */
 
 /** `peak` always. */
-HEED_API double heed_constant(int64_t step, double peak);
+HEED_API double heed_schedule_constant(int64_t step, double peak);
 /** Linear from 0 to peak over `warmup` steps (the first step already gets peak/warmup), then a half cosine
  *  down to 0 at `total` (Loshchilov & Hutter 2017), and 0 from there on. */
-HEED_API double heed_warmup_cosine(int64_t step, int64_t warmup, int64_t total, double peak);
+HEED_API double heed_schedule_warmup_cosine(int64_t step, int64_t warmup, int64_t total, double peak);
 /** The same warm-up, then linear down to 0 at `total`, and 0 from there on. */
-HEED_API double heed_warmup_linear(int64_t step, int64_t warmup, int64_t total, double peak);
+HEED_API double heed_schedule_warmup_linear(int64_t step, int64_t warmup, int64_t total, double peak);
 /** peak · factor^n with n = step / every, rounded down. */
-HEED_API double heed_step_decay(int64_t step, int64_t every, double factor, double peak);
+HEED_API double heed_schedule_step(int64_t step, int64_t every, double factor, double peak);
 
 #ifdef __cplusplus
 }

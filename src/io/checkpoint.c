@@ -86,7 +86,7 @@ static heed_status write_all(struct heed_items *items, const char *path, const s
     return heed_items_write(items, path, sizeof pair / sizeof *pair, pair, error);
 }
 
-heed_status heed_checkpoint_save(const char *path, const heed_module *module, const heed_optim *optim,
+heed_status heed_checkpoint_save(const heed_module *module, const heed_optim *optim, const char *path,
                                  const heed_checkpoint_info *info) {
     heed_ctx *ctx = heed_module_ctx(module);
     struct heed_items items = {.ctx = ctx};
@@ -226,7 +226,7 @@ static heed_status load(struct heed_items *items, const heed_file *file, heed_mo
     return status == HEED_OK ? apply(items, &notes, module, optim, error) : status;
 }
 
-heed_status heed_checkpoint_load(const char *path, heed_module *module, heed_optim *optim,
+heed_status heed_checkpoint_load(heed_module *module, heed_optim *optim, const char *path,
                                  heed_checkpoint_info *info) {
     heed_ctx *ctx = heed_module_ctx(module);
     struct heed_items items = {.ctx = ctx};

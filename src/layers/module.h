@@ -41,6 +41,9 @@ struct heed_module {
 /* The answer of constructors after an error. */
 heed_module *heed_inert_module(void);
 
+/* heed_module_find() of the first `length` bytes of a path. */
+heed_module *heed_module_below(const heed_module *module, const char *path, size_t length);
+
 /* Whether a typed function of class `type` may run `module` on x. Otherwise an error is kept; for NULL in the
  * context of x. */
 bool heed_module_ready(heed_module *module, const heed_module_class *type, const char *where, heed_tensor x);
