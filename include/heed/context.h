@@ -94,7 +94,7 @@ HEED_API const char *heed_error(const heed_ctx *ctx);
  * is running goes on and is still to be ended. */
 HEED_API void heed_error_clear(heed_ctx *ctx);
 
-/** Puts an error of the caller's own into the context (kept if it is the first); returns `status`.
+/** Puts a custom error into the context (kept if it is the first); returns `status`.
  *  For layers and operations outside the library. @param where the operation's name */
 HEED_API heed_status heed_error_set(heed_ctx *ctx, heed_status status, const char *where,
                                     const char *message);
@@ -118,8 +118,8 @@ HEED_API heed_status heed_step_begin(heed_ctx *ctx, unsigned flags);
 HEED_API heed_status heed_step_end(heed_ctx *ctx);
 
 /**
- * Waits until the device has done all it was asked to. Where that runs behind the host, heed_step_end()
- * returns what is known by then, and this what came of it.
+ * Waits until all queued work of the device is done. On a device that runs asynchronously heed_step_end()
+ * reports only errors known by then; this reports all of them.
  * @return the status of the first error kept
  */
 HEED_API heed_status heed_sync(heed_ctx *ctx);

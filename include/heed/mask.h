@@ -156,7 +156,7 @@ typedef struct heed_mask_random_options {
 HEED_API heed_mask *heed_mask_random(heed_ctx *ctx, double keep, uint64_t seed,
                                      const heed_mask_random_options *options);
 
-/* ---- the user's own ---- */
+/* ---- by a function ---- */
 
 /** What is known of a rectangle of cells. NONE and ALL are promises: heed asks no further. */
 typedef enum heed_cover {

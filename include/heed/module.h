@@ -1,6 +1,6 @@
 /**
  * @file module.h
- * @brief The tree of modules: parameters with names, children, and how to write one's own.
+ * @brief The tree of modules: parameters with names, children, and how to write a custom one.
  */
 #ifndef HEED_MODULE_H
 #define HEED_MODULE_H

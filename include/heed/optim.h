@@ -21,7 +21,9 @@ typedef struct heed_sgd_options {
     uint64_t reserved[4]; /**< must be zero */
 } heed_sgd_options;
 
-/** Stochastic gradient descent over all parameters of a module. */
+/** Stochastic gradient descent over all parameters of a module. @param options NULL for the defaults
+ *  @return never NULL: after an error, and of a NULL module, which has no context to tell, an inert
+ * optimiser, of which heed_optim_step() fails */
 HEED_API heed_optim *heed_sgd_new(heed_module *module, const heed_sgd_options *options);
 
 /** Options of heed_adam_new() and heed_adamw_new(). */
@@ -36,11 +38,12 @@ typedef struct heed_adamw_options {
     uint64_t reserved[4]; /**< must be zero */
 } heed_adamw_options;
 
-/** Adam (Kingma & Ba 2015, algorithm 1); weight decay is added to the gradient. */
+/** Adam (Kingma & Ba 2015, algorithm 1); weight decay is added to the gradient. Options and result as of
+ *  heed_sgd_new(). */
 HEED_API heed_optim *heed_adam_new(heed_module *module, const heed_adamw_options *options);
 
 /** AdamW (Loshchilov & Hutter 2019, algorithm 2): decay apart from the gradient, for tensors of rank ≥ 2 only
- *  (matrices and tables, not biases and norms). */
+ *  (matrices and tables, not biases and norms). Options and result as of heed_sgd_new(). */
 HEED_API heed_optim *heed_adamw_new(heed_module *module, const heed_adamw_options *options);
 
 /** Frees the optimiser and its state, not the module. NULL is fine. */
