@@ -25,6 +25,11 @@ HEED_API heed_tensor heed_mul(heed_tensor a, heed_tensor b); /**< a · b */
 HEED_API heed_tensor heed_div(heed_tensor a, heed_tensor b); /**< a / b */
 HEED_API heed_tensor heed_pow(heed_tensor a, heed_tensor b); /**< a to the power b, as C's pow */
 
+/** The larger of a and b; NaN wins, and where they are equal each gets half of the gradient. */
+HEED_API heed_tensor heed_maximum(heed_tensor a, heed_tensor b);
+/** The smaller of a and b; likewise. */
+HEED_API heed_tensor heed_minimum(heed_tensor a, heed_tensor b);
+
 /* ---- comparisons, broadcast, of two tensors of any one dtype: bool, no gradient ---- */
 
 HEED_API heed_tensor heed_equal(heed_tensor a, heed_tensor b);   /**< a = b */
@@ -39,9 +44,14 @@ HEED_API heed_tensor heed_mul_scalar(heed_tensor x, double c); /**< x · c */
 HEED_API heed_tensor heed_div_scalar(heed_tensor x, double c); /**< x / c */
 HEED_API heed_tensor heed_pow_scalar(heed_tensor x, double c); /**< x to the power c */
 
+/** x, at least `low` and at most `high`, of which −INFINITY and INFINITY are no bounds; low ≤ high. NaN
+ * stays. The gradient flows where x is within the bounds or at one of them. */
+HEED_API heed_tensor heed_clamp(heed_tensor x, double low, double high);
+
 /* ---- elementwise, one tensor ---- */
 
 HEED_API heed_tensor heed_neg(heed_tensor x);       /**< −x */
+HEED_API heed_tensor heed_abs(heed_tensor x);       /**< |x|; gradient 0 at 0 */
 HEED_API heed_tensor heed_exp(heed_tensor x);       /**< e to the power x */
 HEED_API heed_tensor heed_log(heed_tensor x);       /**< natural logarithm */
 HEED_API heed_tensor heed_sqrt(heed_tensor x);      /**< square root */
