@@ -21,6 +21,17 @@ install(FILES "${PROJECT_BINARY_DIR}/heedConfig.cmake" "${PROJECT_BINARY_DIR}/he
               "${PROJECT_SOURCE_DIR}/cmake/FindHeedOpenBLAS.cmake" "${PROJECT_SOURCE_DIR}/cmake/FindHeedKitLibraries.cmake"
         DESTINATION "${package_dir}")
 
+# The prefix is found from the place of the .pc file: `cmake --install --prefix` may choose it, and the package may be moved.
+if(IS_ABSOLUTE "${CMAKE_INSTALL_LIBDIR}")
+    set(heed_pc_prefix "${CMAKE_INSTALL_PREFIX}")
+else()
+    file(RELATIVE_PATH heed_pc_up "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
+    string(REGEX REPLACE "/$" "" heed_pc_prefix "\${pcfiledir}/${heed_pc_up}")
+endif()
+set(heed_pc_libdir "\${prefix}")
+set(heed_pc_includedir "\${prefix}")
+cmake_path(APPEND heed_pc_libdir "${CMAKE_INSTALL_LIBDIR}") # an absolute folder stays as it is
+cmake_path(APPEND heed_pc_includedir "${CMAKE_INSTALL_INCLUDEDIR}")
 configure_file("${PROJECT_SOURCE_DIR}/cmake/heed.pc.in" "${PROJECT_BINARY_DIR}/heed.pc" @ONLY)
 configure_file("${PROJECT_SOURCE_DIR}/cmake/heed_kit.pc.in" "${PROJECT_BINARY_DIR}/heed_kit.pc" @ONLY)
 install(FILES "${PROJECT_BINARY_DIR}/heed.pc" "${PROJECT_BINARY_DIR}/heed_kit.pc"

@@ -167,7 +167,7 @@ int main(int argc, char **argv) {
         heed_step_begin(ctx, HEED_TRAIN);
         heed_tensor value = loss_of(ctx, window, step);
         heed_backward(value);
-        heed_optim_step(optim, heed_warmup_cosine(step, 20, steps, 0.1));
+        heed_optim_step(optim, heed_schedule_warmup_cosine(step, 20, steps, 0.1));
         loss = heed_item(value);
         heed_step_end(ctx);
     }

@@ -151,7 +151,7 @@ static double step_on_wave(heed_ctx *ctx, heed_module *network, heed_optim *opti
     heed_tensor loss = heed_mse(output, heed_from(ctx, HEED_F32, HEED_SHAPE(BATCH, 1), y), HEED_REDUCE_MEAN);
     if (optim) {
         heed_backward(loss);
-        heed_optim_step(optim, heed_warmup_cosine(step, 100, steps, 1e-2));
+        heed_optim_step(optim, heed_schedule_warmup_cosine(step, 100, steps, 1e-2));
     }
     double value = heed_item(loss);
     heed_step_end(ctx);

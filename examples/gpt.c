@@ -65,14 +65,14 @@ struct run {
 
 static void save(const struct run *r, int64_t step) {
     heed_history_save(r->history, "loss.csv");
-    heed_checkpoint_save("checkpoint.safetensors", r->gpt, r->optim,
+    heed_checkpoint_save(r->gpt, r->optim, "checkpoint.safetensors",
                          &(heed_checkpoint_info){.position = step, .text = r->what});
 }
 
 /* Reads the checkpoint; returns the step to go on with. */
 static int64_t resume(const struct run *r) {
     heed_checkpoint_info info;
-    heed_status status = heed_checkpoint_load("checkpoint.safetensors", r->gpt, r->optim, &info);
+    heed_status status = heed_checkpoint_load(r->gpt, r->optim, "checkpoint.safetensors", &info);
     if (status == HEED_OK && strcmp(info.text, r->what) != 0) die(2, "checkpoint of another text or model");
     if (status == HEED_OK && access("loss.csv", F_OK) == 0)
         status = heed_history_load(r->history, "loss.csv", info.position + 1);
@@ -92,7 +92,7 @@ static int64_t train(const struct run *r, int64_t first) {
         heed_text_batch(r->text, step, &x, &y);
         heed_tensor loss = heed_cross_entropy(heed_forward(r->gpt, x), y, NULL);
         heed_backward(loss);
-        heed_optim_step(r->optim, heed_warmup_cosine(step, 100, o.steps, 3e-3));
+        heed_optim_step(r->optim, heed_schedule_warmup_cosine(step, 100, o.steps, 3e-3));
         double values[2] = {heed_item(loss), NAN};
         if (heed_step_end(r->ctx) != HEED_OK) break;
         bool validate = (step + 1) % every == 0 || step + 1 == o.steps;
@@ -134,7 +134,7 @@ static void plot_attention(const struct run *r) {
     heed_step_begin(r->ctx, HEED_EVAL);
     heed_gpt_forward(r->gpt, heed_text_tokens(r->ctx, bytes, SENTENCE),
                      &(heed_gpt_call_options){.weights_layer = LAYERS / 2}, &weights);
-    heed_plot_attention("attention.png", weights,
+    heed_plot_attention(weights, "attention.png",
                         &(heed_attention_plot_options){
                             .title = "attention of the middle block", .queries = bytes, .keys = bytes});
     heed_step_end(r->ctx);

@@ -103,7 +103,7 @@ int main(int argc, char **argv) {
         heed_tensor y = heed_from(ctx, HEED_I32, HEED_SHAPE(BATCH, LENGTH), sorted);
         heed_tensor loss = heed_cross_entropy(heed_forward(sorter, x), y, NULL);
         heed_backward(loss);
-        heed_optim_step(optim, heed_warmup_cosine(step, 100, steps, 3e-3));
+        heed_optim_step(optim, heed_schedule_warmup_cosine(step, 100, steps, 3e-3));
         double value = heed_item(loss);
         if (heed_step_end(ctx) != HEED_OK) break;
         heed_progress_step(progress, &(heed_progress_values){.step = step,

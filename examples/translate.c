@@ -130,7 +130,7 @@ static double train_step(heed_ctx *ctx, const struct translator *t, heed_optim *
     heed_tensor memory = encode(t, words, lengths);
     heed_tensor loss = heed_cross_entropy(decode(t, input, memory, lengths), output, NULL);
     heed_backward(loss);
-    heed_optim_step(optim, heed_warmup_cosine(step, 100, steps, 2e-3));
+    heed_optim_step(optim, heed_schedule_warmup_cosine(step, 100, steps, 2e-3));
     double value = heed_item(loss);
     heed_step_end(ctx);
     return value;

@@ -24,9 +24,9 @@ wrong "unknown argument 'word'" --resume word
 wrong 'a value must follow' --text
 wrong "'' is empty" --text ''
 wrong "'' is empty" --steps=
-wrong "'x' is no whole number" --steps x
-wrong "'-1' is no whole number" --seed=-1
-wrong "'1.5' is no whole number" --threads 1.5
+wrong "'x' is not a whole number" --steps x
+wrong "'-1' is not a whole number" --seed=-1
+wrong "'1.5' is not a whole number" --threads 1.5
 wrong 'is too large' --steps 1000000000000000000
 wrong 'takes no value' --resume=1
 wrong "'gpu' is not cpu, ref or cuda" --device gpu

@@ -38,8 +38,8 @@ says() {
 run 2 --bogus && says "unknown argument '--bogus'"
 run 2 word && says "unknown argument 'word'"
 run 2 --steps && says 'a value must follow'
-run 2 --steps x && says "'x' is no whole number"
-run 2 --steps -1 && says 'no whole number'
+run 2 --steps x && says "'x' is not a whole number"
+run 2 --steps -1 && says 'not a whole number'
 run 2 --seed 99999999999999999999 && says 'too large'
 run 2 --help=1 && says 'takes no value'
 run 0 --help && says '--steps N'

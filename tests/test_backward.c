@@ -81,7 +81,7 @@ START_TEST(overwritten_values_are_noticed) {
     ck_assert_int_eq(heed_backward(sum), HEED_OK);
     test_equals(heed_grad(x), 2, (float[]){2, 2}, "gradient of a sum");
     ck_assert_int_ne(heed_write(heed_add(x, x), other, sizeof other), HEED_OK);
-    test_error(ctx, HEED_ERROR_STATE, "write: ", "no leaf");
+    test_error(ctx, HEED_ERROR_STATE, "write: ", "not a leaf");
     heed_step_end(ctx);
     heed_ctx_free(ctx);
 }
@@ -126,7 +126,7 @@ START_TEST(who_gets_a_gradient) {
     ck_assert(!heed_grad(constant).node && !heed_grad(turned_off).node);
     test_ok(ctx);
     ck_assert_int_eq(heed_require_grad(product, true), HEED_ERROR_GRADIENT);
-    test_error(ctx, HEED_ERROR_GRADIENT, "no leaf", "require_grad of a result");
+    test_error(ctx, HEED_ERROR_GRADIENT, "not a leaf", "require_grad of a result");
     heed_step_end(ctx);
 
     heed_step_begin(ctx, HEED_EVAL);

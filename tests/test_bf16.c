@@ -307,7 +307,7 @@ START_TEST(dtypes_that_clash) {
     test_error(ctx, HEED_ERROR_DTYPE, "normal: random numbers are f32 or f64, not bf16", "normal");
     float values[16];
     heed_read(low, values, sizeof values);
-    test_error(ctx, HEED_ERROR_ARGUMENT, "64 bytes given for a bf16 tensor [4,4] of 32", "read");
+    test_error(ctx, HEED_ERROR_ARGUMENT, "read: 64 bytes given; tensor bf16[4,4] has 32", "read");
     heed_ctx_free(ctx);
 }
 END_TEST

@@ -374,7 +374,7 @@ START_TEST(gpt_errors) {
     test_error(ctx, HEED_ERROR_ARGUMENT, "gpt_cache: batch 0", "batch");
     heed_module *dense = heed_dense_new(ctx, &(heed_dense_options){.in = 1, .out = 1});
     heed_gpt_cache_new(dense, 1, 1);
-    test_error(ctx, HEED_ERROR_ARGUMENT, "gpt_cache: the module is no GPT", "no GPT");
+    test_error(ctx, HEED_ERROR_ARGUMENT, "gpt_cache: the module is not a GPT", "no GPT");
     heed_gpt_cache_free(NULL);
     heed_module_free(dense);
     heed_module_free(m);

@@ -76,7 +76,7 @@ static double run_step(struct run *run, bool die) {
     const heed_tensor loss = heed_cross_entropy(heed_forward(run->model, x), y, NULL);
     heed_backward(loss);
     if (die) raise(SIGKILL);
-    heed_optim_step(run->optim, heed_warmup_cosine(run->position, 5, STEPS, 0.01));
+    heed_optim_step(run->optim, heed_schedule_warmup_cosine(run->position, 5, STEPS, 0.01));
     const double value = heed_item(loss);
     run->position++;
     ck_assert_msg(heed_step_end(run->ctx) == HEED_OK, "%s", heed_error(run->ctx));
@@ -84,7 +84,7 @@ static double run_step(struct run *run, bool die) {
 }
 
 static heed_status run_save(const struct run *run, const char *where) {
-    return heed_checkpoint_save(where, run->model, run->optim,
+    return heed_checkpoint_save(run->model, run->optim, where,
                                 &(heed_checkpoint_info){.position = run->position, .text = "half"});
 }
 
@@ -143,7 +143,7 @@ START_TEST(resuming_gives_the_same_bits) {
     struct run run = run_new(device, kind, 8);
     run_step(&run, false); /* what a load must replace completely */
     heed_checkpoint_info info;
-    ck_assert_msg(heed_checkpoint_load(path, run.model, run.optim, &info) == HEED_OK, "%s",
+    ck_assert_msg(heed_checkpoint_load(run.model, run.optim, path, &info) == HEED_OK, "%s",
                   heed_error(run.ctx));
     ck_assert_int_eq(info.position, HALF);
     ck_assert_int_eq(info.optim_steps, HALF);
@@ -169,7 +169,7 @@ START_TEST(gradients_left_over_are_forgotten) {
     heed_backward(heed_sum(heed_forward(run.model, tokens(run.ctx, 0, 0)), HEED_ALL, false));
     ck_assert_int_eq(heed_step_end(run.ctx), HEED_OK);
     ck_assert(!heed_is_none(heed_grad(heed_param_at(run.model, 0, NULL, 0))));
-    ck_assert_int_eq(heed_checkpoint_load(path, run.model, run.optim, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_load(run.model, run.optim, path, NULL), HEED_OK);
     ck_assert(heed_is_none(heed_grad(heed_param_at(run.model, 0, NULL, 0))));
     run_free(&run);
 }
@@ -179,16 +179,16 @@ START_TEST(a_model_without_optimiser) {
     struct run run = run_new("cpu", "adamw", 8);
     heed_checkpoint_info info;
     run_step(&run, false);
-    ck_assert_int_eq(heed_checkpoint_save(path, run.model, NULL, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_save(run.model, NULL, path, NULL), HEED_OK);
     size_t bytes;
     char *before = run_bytes(&run, &bytes);
-    ck_assert_int_eq(heed_checkpoint_load(path, run.model, NULL, &info), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_load(run.model, NULL, path, &info), HEED_OK);
     ck_assert_int_eq(info.position, 0);
     ck_assert_int_eq(info.optim_steps, 0);
     ck_assert_str_eq(info.text, "");
     heed_checkpoint_info_clear(&info);
     check_same_run(&run, before, bytes);
-    ck_assert_int_ne(heed_checkpoint_load(path, run.model, run.optim, &info), HEED_OK);
+    ck_assert_int_ne(heed_checkpoint_load(run.model, run.optim, path, &info), HEED_OK);
     ck_assert_ptr_null(info.text);
     test_error(run.ctx, HEED_ERROR_ARGUMENT, "was saved with the optimiser \"none\", expected \"adamw\"",
                "none");
@@ -196,7 +196,7 @@ START_TEST(a_model_without_optimiser) {
 
     /* The other way round the optimiser in the file is left aside. */
     ck_assert_int_eq(run_save(&run, path), HEED_OK);
-    ck_assert_int_eq(heed_checkpoint_load(path, run.model, NULL, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_load(run.model, NULL, path, NULL), HEED_OK);
     free(before);
     run_free(&run);
 }
@@ -208,7 +208,7 @@ static void check_load_fails(struct run *run, const char *where, heed_status sta
     size_t bytes;
     heed_checkpoint_info info = {.position = 3};
     char *before = run_bytes(run, &bytes);
-    ck_assert_int_eq(heed_checkpoint_load(where, run->model, run->optim, &info), status);
+    ck_assert_int_eq(heed_checkpoint_load(run->model, run->optim, where, &info), status);
     ck_assert_msg(info.position == 0 && info.text == NULL, "%s", message);
     test_error(run->ctx, status, message, message);
     check_same_run(run, before, bytes);
@@ -232,7 +232,7 @@ START_TEST(checkpoints_of_other_models_and_optimisers) {
     check_load_fails(&sgd, path, HEED_ERROR_FORMAT, "is not expected");
     check_load_fails(&run, other, HEED_ERROR_IO, "other.safetensors: cannot open: No such file");
     heed_params_save(run.model, path);
-    check_load_fails(&run, path, HEED_ERROR_FORMAT, "is no checkpoint of heed");
+    check_load_fails(&run, path, HEED_ERROR_FORMAT, "is not a checkpoint of heed");
     test_file_write(path, "junk that is no safetensors file", 32);
     check_load_fails(&run, path, HEED_ERROR_FORMAT, "run.safetensors: header of");
     for (int i = 0; i < 4; i++) run_free(all[i]);
@@ -260,8 +260,8 @@ static const struct {
      "has format version 9, this library reads 1"},
     {"heed.version\":\"1", "heed.version\":\"x", HEED_ERROR_FORMAT, "metadata \"heed.version\" is \"x\""},
     {"heed.version", "heed.Version", HEED_ERROR_FORMAT, "metadata \"heed.version\" is missing"},
-    {"heed.format", "heed.Format", HEED_ERROR_FORMAT, "is no checkpoint of heed"},
-    {"\"checkpoint\"", "\"parameters\"", HEED_ERROR_FORMAT, "is no checkpoint of heed"},
+    {"heed.format", "heed.Format", HEED_ERROR_FORMAT, "is not a checkpoint of heed"},
+    {"\"checkpoint\"", "\"parameters\"", HEED_ERROR_FORMAT, "is not a checkpoint of heed"},
     {"\"adamw\"", "\"adamx\"", HEED_ERROR_ARGUMENT,
      "was saved with the optimiser \"adamx\", expected \"adamw\""},
     {"heed.optimiser\"", "heed.Optimiser\"", HEED_ERROR_FORMAT, "metadata \"heed.optimiser\" is missing"},
@@ -270,7 +270,7 @@ static const struct {
     {"optimiser_steps\":\"2", "optimiser_steps\":\"1", HEED_ERROR_FORMAT,
      "2 updates of a parameter, 1 of the optimiser"},
     {"heed.position\":\"2", "heed.position\":\" ", HEED_ERROR_FORMAT, "metadata \"heed.position\" is \" \""},
-    {"random.seed\":\"5", "random.seed\":\"\n", HEED_ERROR_FORMAT, "no valid JSON"},
+    {"random.seed\":\"5", "random.seed\":\"\n", HEED_ERROR_FORMAT, "not valid JSON"},
     {"random.step\"", "random.Step\"", HEED_ERROR_FORMAT, "metadata \"heed.random.step\" is missing"},
     {"random.ordinal\"", "random.Ordinal\"", HEED_ERROR_FORMAT,
      "metadata \"heed.random.ordinal\" is missing"},
@@ -303,7 +303,7 @@ START_TEST(cut_checkpoints) {
     char *whole = run_bytes(&run, &bytes);
     for (size_t i = 1; i < 40; i++) {
         test_file_write(path, whole, bytes * i / 40);
-        ck_assert_int_ne(heed_checkpoint_load(path, run.model, run.optim, NULL), HEED_OK);
+        ck_assert_int_ne(heed_checkpoint_load(run.model, run.optim, path, NULL), HEED_OK);
         ck_assert_int_eq(heed_error_status(run.ctx), HEED_ERROR_FORMAT);
         heed_error_clear(run.ctx);
     }
@@ -322,7 +322,7 @@ START_TEST(not_within_a_step) {
     for (int i = 0; i < 3; i++) {
         heed_step_begin(run.ctx, HEED_EVAL);
         if (i == 0) run_save(&run, path);
-        if (i == 1) heed_checkpoint_load(path, run.model, run.optim, NULL);
+        if (i == 1) heed_checkpoint_load(run.model, run.optim, path, NULL);
         if (i == 2) heed_params_load(run.model, other);
         ck_assert_int_eq(heed_step_end(run.ctx), HEED_ERROR_STATE);
         test_error(run.ctx, HEED_ERROR_STATE, ".safetensors: models are saved and loaded between steps",
@@ -334,16 +334,16 @@ END_TEST
 
 START_TEST(bad_info_is_refused) {
     struct run run = run_new("cpu", "sgd", 8);
-    heed_checkpoint_save(path, run.model, run.optim, &(heed_checkpoint_info){.position = -1});
+    heed_checkpoint_save(run.model, run.optim, path, &(heed_checkpoint_info){.position = -1});
     test_error(run.ctx, HEED_ERROR_ARGUMENT, "a position of -1 is negative", "position");
-    heed_checkpoint_save(path, run.model, run.optim, &(heed_checkpoint_info){.text = "\xFF"});
+    heed_checkpoint_save(run.model, run.optim, path, &(heed_checkpoint_info){.text = "\xFF"});
     test_error(run.ctx, HEED_ERROR_ARGUMENT, "metadata \"heed.text\" is not UTF-8", "text");
-    heed_checkpoint_save(path, run.model, run.optim, &(heed_checkpoint_info){.reserved = {1}});
+    heed_checkpoint_save(run.model, run.optim, path, &(heed_checkpoint_info){.reserved = {1}});
     test_error(run.ctx, HEED_ERROR_ARGUMENT, "reserved words of the info are not zero", "reserved");
-    heed_checkpoint_save(NULL, run.model, run.optim, NULL);
+    heed_checkpoint_save(run.model, run.optim, NULL, NULL);
     test_error(run.ctx, HEED_ERROR_ARGUMENT, "no path given", "path");
     struct run second = run_new("cpu", "sgd", 8);
-    heed_checkpoint_save(path, run.model, second.optim, NULL);
+    heed_checkpoint_save(run.model, second.optim, path, NULL);
     test_error(run.ctx, HEED_ERROR_CONTEXT, "model and optimiser are of different contexts", "contexts");
     ck_assert_int_eq(test_directory_count(directory), 0);
     run_free(&second);
@@ -358,14 +358,14 @@ START_TEST(the_optimiser_belongs_to_the_model) {
         run.ctx,
         &(heed_gpt_options){.vocabulary = VOCABULARY, .length = LENGTH, .layers = 2, .heads = 2, .width = 8});
     heed_optim *of_a_part = make_optim(heed_module_find(run.model, "tokens"), "adamw");
-    heed_checkpoint_save(path, twin, run.optim, NULL);
+    heed_checkpoint_save(twin, run.optim, path, NULL);
     test_error(run.ctx, HEED_ERROR_ARGUMENT, "the optimiser is of another model", "saving");
     ck_assert_int_eq(test_directory_count(directory), 0);
     run_save(&run, path);
-    heed_checkpoint_load(path, twin, run.optim, NULL);
+    heed_checkpoint_load(twin, run.optim, path, NULL);
     test_error(run.ctx, HEED_ERROR_ARGUMENT, "the optimiser is of another model", "loading");
-    ck_assert_int_eq(heed_checkpoint_save(other, run.model, of_a_part, NULL), HEED_OK);
-    ck_assert_int_eq(heed_checkpoint_load(other, run.model, of_a_part, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_save(run.model, of_a_part, other, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_load(run.model, of_a_part, other, NULL), HEED_OK);
     heed_optim_free(of_a_part);
     heed_module_free(twin);
     run_free(&run);
@@ -437,7 +437,7 @@ START_TEST(parameters_that_do_not_fit) {
         ck_assert_int_eq(heed_params_load(model, path), rows[i].status);
         test_error(ctx, rows[i].status, rows[i].message, rows[i].message);
     }
-    heed_checkpoint_save(path, model, NULL, NULL);
+    heed_checkpoint_save(model, NULL, path, NULL);
     heed_params_load(model, path);
     test_error(ctx, HEED_ERROR_ARGUMENT, "is a checkpoint: heed_checkpoint_load() reads it", "checkpoint");
     heed_params_save(model, other);

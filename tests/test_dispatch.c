@@ -47,7 +47,7 @@ START_TEST(every_slot_ends_in_ref) {
 END_TEST
 
 START_TEST(unknown_devices_and_sets_are_refused) {
-    refused(open_device("tpu", NULL), "no device \"tpu\"; there are \"cpu\" and \"ref\"");
+    refused(open_device("tpu", NULL), "no device \"tpu\": built in are \"cpu\" and \"ref\"");
     refused(open_device("cpu", "sse9"), "HEED_ISA=sse9 is not one of baseline, avx2, avx512");
     heed_ctx *ctx = open_device("cpu", "");
     test_ok(ctx);

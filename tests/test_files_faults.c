@@ -141,7 +141,7 @@ static int open_files(void) {
 static char *model_bytes(size_t *bytes) {
     char name[TEST_PATH_BYTES];
     test_path(directory, "compare", name);
-    ck_assert_int_eq(heed_checkpoint_save(name, model, optim, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_save(model, optim, name, NULL), HEED_OK);
     char *content = test_file_read(name, bytes);
     ck_assert_int_eq(unlink(name), 0);
     return content;
@@ -154,7 +154,7 @@ static bool same(const char *a, size_t a_bytes, const char *b, size_t b_bytes) {
 }
 
 START_TEST(every_call_of_a_save_fails_once) {
-    ck_assert_int_eq(heed_checkpoint_save(path, model, optim, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_save(model, optim, path, NULL), HEED_OK);
     size_t old_bytes, new_bytes, bytes;
     char *old = test_file_read(path, &old_bytes);
     train();
@@ -164,7 +164,7 @@ START_TEST(every_call_of_a_save_fails_once) {
     for (fail_at = 1; fail_at == 1 || calls >= fail_at - 1; fail_at++) {
         calls = 0;
         armed = true;
-        const heed_status status = heed_checkpoint_save(path, model, optim, NULL);
+        const heed_status status = heed_checkpoint_save(model, optim, path, NULL);
         armed = false;
         char *now = test_file_read(path, &bytes);
         const bool written = status == HEED_OK || strstr(heed_error(ctx), "was written") != NULL;
@@ -189,7 +189,7 @@ END_TEST
 /* jansson's own allocations while it parses are left out: heed asks for that memory before (see
  * src/io/header.c). */
 START_TEST(every_call_of_a_load_fails_once) {
-    ck_assert_int_eq(heed_checkpoint_save(path, model, optim, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_save(model, optim, path, NULL), HEED_OK);
     train();
     size_t old_bytes, bytes;
     char *old = model_bytes(&old_bytes);
@@ -198,7 +198,7 @@ START_TEST(every_call_of_a_load_fails_once) {
         heed_checkpoint_info info;
         calls = 0;
         armed = true;
-        const heed_status status = heed_checkpoint_load(path, model, optim, &info);
+        const heed_status status = heed_checkpoint_load(model, optim, path, &info);
         armed = false;
         ck_assert_int_eq(status, heed_error_status(ctx));
         if (calls < fail_at) ck_assert_int_eq(status, HEED_OK);
@@ -220,14 +220,14 @@ START_TEST(transfers_in_portions) {
     size_t whole_bytes, bytes;
     char *whole = model_bytes(&whole_bytes);
     armed = in_portions = true;
-    ck_assert_int_eq(heed_checkpoint_save(path, model, optim, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_save(model, optim, path, NULL), HEED_OK);
     armed = false;
     char *pieces = test_file_read(path, &bytes);
     ck_assert(same(whole, whole_bytes, pieces, bytes));
     free(pieces);
     train();
     armed = true;
-    ck_assert_int_eq(heed_checkpoint_load(path, model, optim, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_load(model, optim, path, NULL), HEED_OK);
     armed = false;
     pieces = model_bytes(&bytes);
     ck_assert(same(whole, whole_bytes, pieces, bytes));

@@ -148,28 +148,28 @@ START_TEST(file_read_gives_all_bytes) {
     char *content = malloc(large);
     for (size_t i = 0; i < large; i++) content[i] = (char)(i * 7 % 251);
     test_file_write(path, content, large);
-    ck_assert_int_eq(heed_file_read(ctx, path, &bytes, &size), HEED_OK);
+    ck_assert_int_eq(heed_bytes_read(ctx, path, &bytes, &size), HEED_OK);
     ck_assert_uint_eq(size, large);
     ck_assert_mem_eq(bytes, content, large);
     ck_assert_int_eq(bytes[large], 0);
     free(bytes);
     free(content);
     test_file_write(path, "", 0);
-    ck_assert_int_eq(heed_file_read(ctx, path, &bytes, &size), HEED_OK);
+    ck_assert_int_eq(heed_bytes_read(ctx, path, &bytes, &size), HEED_OK);
     ck_assert(bytes && size == 0);
     free(bytes);
-    ck_assert_int_eq(heed_file_read(ctx, directory, &bytes, &size), HEED_ERROR_IO);
+    ck_assert_int_eq(heed_bytes_read(ctx, directory, &bytes, &size), HEED_ERROR_IO);
     ck_assert_ptr_null(bytes);
     test_error(ctx, HEED_ERROR_IO, "Is a directory", "a directory");
     unlink(path);
-    ck_assert_int_eq(heed_file_read(ctx, path, &bytes, &size), HEED_ERROR_IO);
+    ck_assert_int_eq(heed_bytes_read(ctx, path, &bytes, &size), HEED_ERROR_IO);
     ck_assert(!bytes && size == 0);
     /* After an error nothing is done. */
     test_file_write(path, "abc", 3);
-    ck_assert_int_eq(heed_file_read(ctx, path, &bytes, &size), HEED_ERROR_IO);
+    ck_assert_int_eq(heed_bytes_read(ctx, path, &bytes, &size), HEED_ERROR_IO);
     ck_assert_ptr_null(bytes);
     test_error(ctx, HEED_ERROR_IO, "No such file", "a missing file");
-    ck_assert_int_eq(heed_file_read(ctx, NULL, &bytes, &size), HEED_ERROR_ARGUMENT);
+    ck_assert_int_eq(heed_bytes_read(ctx, NULL, &bytes, &size), HEED_ERROR_ARGUMENT);
     test_error(ctx, HEED_ERROR_ARGUMENT, "no path", "no path");
     heed_ctx_free(ctx);
     test_directory_remove(directory);
@@ -402,16 +402,16 @@ START_TEST(args_that_are_wrong_are_named) {
         {"--text", "--text: a value must follow"},
         {"--text=", "--text: '' is empty"},
         {"--flag=1", "--flag: '1' is not wanted"},
-        {"--count x", "--count: 'x' is no whole number"},
-        {"--count -1", "--count: '-1' is no whole number"},
-        {"--count 1.5", "--count: '1.5' is no whole number"},
-        {"--count=", "--count: '' is no whole number"},
+        {"--count x", "--count: 'x' is not a whole number"},
+        {"--count -1", "--count: '-1' is not a whole number"},
+        {"--count 1.5", "--count: '1.5' is not a whole number"},
+        {"--count=", "--count: '' is not a whole number"},
         {"--count 9223372036854775808", "is too large"},
         {"--small 2147483648", "is too large"},
-        {"--number x", "--number: 'x' is no number"},
-        {"--number nan", "--number: 'nan' is no number"},
-        {"--number 1e999", "is no number"},
-        {"--number 1x", "is no number"},
+        {"--number x", "--number: 'x' is not a number"},
+        {"--number nan", "--number: 'nan' is not a number"},
+        {"--number 1e999", "is not a number"},
+        {"--number 1x", "is not a number"},
     };
     struct given given;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {

@@ -57,7 +57,7 @@ static heed_status use_all(heed_ctx *ctx, heed_tensor weights) {
     history = heed_history_new(ctx, 1, (const char *[]){"loss"});
     heed_history_load(history, csv, INT64_MAX);
     heed_history_free(history);
-    heed_plot_attention(png, weights, NULL);
+    heed_plot_attention(weights, png, NULL);
     return heed_error_status(ctx);
 }
 

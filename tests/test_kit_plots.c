@@ -184,10 +184,10 @@ START_TEST(attention_maps_show_the_weights) {
     const float weights[2][2][3] = {{{1, 0, 0}, {0, 1, 0}}, {{0, 0, 1}, {0.25f, 0.25f, 0.5f}}};
     heed_tensor t = heed_from(ctx, HEED_F32, TEST_SHAPE(1, 2, 2, 3), weights);
     ck_assert_int_eq(
-        heed_plot_attention(path, t, &(heed_attention_plot_options){.queries = "ab", .keys = "xyz"}),
+        heed_plot_attention(t, path, &(heed_attention_plot_options){.queries = "ab", .keys = "xyz"}),
         HEED_OK);
     struct picture labelled = read_back();
-    ck_assert_int_eq(heed_plot_attention(path, t, NULL), HEED_OK);
+    ck_assert_int_eq(heed_plot_attention(t, path, NULL), HEED_OK);
     struct picture p = read_back();
     ck_assert(labelled.width > p.width && labelled.height > p.height);
     /* Full weight is darkest: one cell of 10 by 10 for every one of three weights. */
@@ -197,13 +197,13 @@ START_TEST(attention_maps_show_the_weights) {
     free(labelled.rgb);
     /* The same as doubles, and through other strides. */
     heed_tensor other = heed_transpose(heed_contiguous(heed_transpose(heed_cast(t, HEED_F64), 2, 3)), 2, 3);
-    ck_assert_int_eq(heed_plot_attention(path, other, NULL), HEED_OK);
+    ck_assert_int_eq(heed_plot_attention(other, path, NULL), HEED_OK);
     p = read_back();
     ck_assert_int_eq(count_colour(&p, 0x230f46), 300);
     free(p.rgb);
     /* No number is red. */
     const float odd[] = {NAN, INFINITY, -5, 7};
-    ck_assert_int_eq(heed_plot_attention(path, heed_from(ctx, HEED_F32, TEST_SHAPE(1, 2, 2), odd), NULL),
+    ck_assert_int_eq(heed_plot_attention(heed_from(ctx, HEED_F32, TEST_SHAPE(1, 2, 2), odd), path, NULL),
                      HEED_OK);
     p = read_back();
     ck_assert(count_colour(&p, 0xd02020) == 200 && count_colour(&p, 0x230f46) == 100);
@@ -220,7 +220,7 @@ START_TEST(attention_maps_of_many_sizes) {
         char label[400] = "";
         memset(label, 'x', sizeof label - 1);
         const heed_attention_plot_options options = {.title = "a title", .queries = label, .keys = label};
-        ck_assert_int_eq(heed_plot_attention(path, t, &options), HEED_OK);
+        ck_assert_int_eq(heed_plot_attention(t, path, &options), HEED_OK);
         free(read_back().rgb);
         heed_free(t);
     }
@@ -232,20 +232,20 @@ START_TEST(attention_of_wrong_shape_is_refused) {
                                        {1, 2, 3, 0}, {1, 1, 4097, 1}, {1, 1, 1, 4097}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         heed_tensor t = heed_zeros(ctx, HEED_F32, 4, wrong[i]);
-        ck_assert_int_eq(heed_plot_attention(path, t, NULL), HEED_ERROR_SHAPE);
+        ck_assert_int_eq(heed_plot_attention(t, path, NULL), HEED_ERROR_SHAPE);
         test_error(ctx, HEED_ERROR_SHAPE, "[heads, queries, keys]", "a shape");
         heed_free(t);
     }
-    heed_plot_attention(path, heed_zeros(ctx, HEED_F32, TEST_SHAPE(3, 3)), NULL);
+    heed_plot_attention(heed_zeros(ctx, HEED_F32, TEST_SHAPE(3, 3)), path, NULL);
     test_error(ctx, HEED_ERROR_SHAPE, "[heads, queries, keys]", "rank 2");
-    heed_plot_attention(path, heed_zeros(ctx, HEED_I32, TEST_SHAPE(1, 3, 3)), NULL);
+    heed_plot_attention(heed_zeros(ctx, HEED_I32, TEST_SHAPE(1, 3, 3)), path, NULL);
     test_error(ctx, HEED_ERROR_SHAPE, "f32 or f64", "integers");
-    heed_plot_attention(path, heed_zeros(ctx, HEED_F32, TEST_SHAPE(100, 2000, 1)), NULL);
+    heed_plot_attention(heed_zeros(ctx, HEED_F32, TEST_SHAPE(100, 2000, 1)), path, NULL);
     test_error(ctx, HEED_ERROR_SHAPE, "do not fit", "too large a picture");
-    heed_plot_attention(path, heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 3, 3)),
+    heed_plot_attention(heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 3, 3)), path,
                         &(heed_attention_plot_options){.reserved = {1}});
     test_error(ctx, HEED_ERROR_ARGUMENT, "reserved", "reserved space");
-    ck_assert_int_ne(heed_plot_attention(path, (heed_tensor){0}, NULL), HEED_OK);
+    ck_assert_int_ne(heed_plot_attention((heed_tensor){0}, path, NULL), HEED_OK);
     ck_assert_int_eq(test_directory_count(directory), 0);
 }
 END_TEST
@@ -269,7 +269,7 @@ START_TEST(a_full_disk_is_an_error_and_keeps_the_old_file) {
     int limited = setrlimit(RLIMIT_FSIZE, &limit);
     for (int i = 0; i < 3; i++) {
         status[i] = i == 0   ? heed_plot_curves(ctx, path, 1, &curve, NULL)
-                    : i == 1 ? heed_plot_attention(path, t, NULL)
+                    : i == 1 ? heed_plot_attention(t, path, NULL)
                              : heed_history_save(history, path);
         snprintf(error[i], sizeof error[i], "%s", heed_error(ctx));
         heed_error_clear(ctx);
@@ -290,7 +290,7 @@ START_TEST(a_full_disk_is_an_error_and_keeps_the_old_file) {
     /* After an error nothing is written. */
     heed_error_set(ctx, HEED_ERROR_ARGUMENT, "test", "on purpose");
     ck_assert_int_eq(heed_plot_curves(ctx, path, 1, &curve, NULL), HEED_ERROR_ARGUMENT);
-    ck_assert_int_eq(heed_plot_attention(path, t, NULL), HEED_ERROR_ARGUMENT);
+    ck_assert_int_eq(heed_plot_attention(t, path, NULL), HEED_ERROR_ARGUMENT);
     content = test_file_read(path, &size);
     ck_assert_str_eq(content, "old");
     free(content);

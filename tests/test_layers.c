@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "layers/module.h"
 
@@ -374,7 +375,7 @@ START_TEST(bad_options) {
     refused(heed_dense_new(ctx, &(heed_dense_options){.in = 1, .out = 1, .reserved = {r}}),
             "dense: reserved words");
     refused(heed_dense_new(ctx, &(heed_dense_options){.in = 1, .out = 1, .activation = (heed_activation)50}),
-            "dense: 50 is no activation");
+            "dense: 50 is not an activation");
     refused(heed_dense_new(
                 ctx, &(heed_dense_options){.in = 1, .out = 1, .weight_init = {(heed_init_kind)99, 0, 0}}),
             "init: kind 99");
@@ -441,7 +442,10 @@ START_TEST(bad_calls) {
                "wrong class");
     ck_assert(!heed_is_valid(heed_mha_forward(mha, none, x, x, NULL, NULL)));
     test_error(ctx, HEED_ERROR_ARGUMENT, "mha: the input is none", "no query");
-    ck_assert(heed_is_none(heed_mha_forward(NULL, x, none, none, NULL, NULL)));
+    weights = x;
+    ck_assert(!heed_is_valid(heed_mha_forward(NULL, x, none, none, NULL, &weights)));
+    ck_assert(!heed_is_valid(weights));
+    test_error(ctx, HEED_ERROR_ARGUMENT, "mha: the module is NULL", "no module");
     ck_assert(!heed_is_valid(heed_forward(mha, input(1, TEST_SHAPE(4, 7)))));
     test_error(ctx, HEED_ERROR_SHAPE, "multi_head_attention", "wrong width");
     ck_assert(!heed_is_valid(heed_mha_forward(mha, x, input(1, TEST_SHAPE(3, 9)), none, NULL, NULL)));
@@ -451,6 +455,37 @@ START_TEST(bad_calls) {
     heed_error_clear(ctx);
     heed_module_free(mha);
     heed_module_free(other);
+}
+END_TEST
+
+/* An error says in which module it arose, and only that. */
+START_TEST(errors_have_a_place) {
+    heed_module *inner = heed_sequential_new(ctx, 2, (heed_module *[]){dense_new(8, 9), dense_new(8, 8)});
+    heed_module *root = heed_sequential_new(ctx, 2, (heed_module *[]){dense_new(8, 8), inner});
+    heed_tensor x = input(1, TEST_SHAPE(1, 8)), w = input(1, TEST_SHAPE(2, 9));
+    heed_forward(root, x);
+    ck_assert_str_eq(heed_error(ctx), "1.1 (Dense): linear: x[1,9] does not match w[8,8]");
+    heed_error_clear(ctx);
+    heed_forward(root, input(1, TEST_SHAPE(1, 7)));
+    ck_assert_str_eq(heed_error(ctx), "0 (Dense): linear: x[1,7] does not match w[8,8]");
+    heed_error_clear(ctx);
+    heed_linear(x, w, none, NULL);
+    ck_assert_str_eq(heed_error(ctx), "linear: x[1,8] does not match w[2,9]");
+    heed_forward(root, x);
+    ck_assert_str_eq(heed_error(ctx), "linear: x[1,8] does not match w[2,9]");
+    heed_error_clear(ctx);
+    heed_module_free(root);
+    heed_module *encoder =
+        heed_encoder_new(ctx, &(heed_transformer_options){.layers = 2, .width = 8, .heads = 2});
+    heed_forward(encoder, input(1, TEST_SHAPE(1, 3, 7)));
+    ck_assert_str_eq(heed_error(ctx),
+                     "layers.0.norm1 (LayerNorm): layer_norm: weight[8] does not match x[1,3,7]");
+    heed_error_clear(ctx);
+    heed_encoder_forward(encoder, input(1, TEST_SHAPE(1, 3, 8)), heed_score_bias(heed_score_new(ctx), x));
+    ck_assert_ptr_nonnull(
+        strstr(heed_error(ctx), "layers.0.attention (MultiHeadAttention): multi_head_attention: bias[1,8]"));
+    heed_error_clear(ctx);
+    heed_module_free(encoder);
 }
 END_TEST
 
@@ -505,6 +540,7 @@ int main(void) {
     tcase_add_test(tcase, bad_options);
     tcase_add_test(tcase, huge_options);
     tcase_add_test(tcase, bad_calls);
+    tcase_add_test(tcase, errors_have_a_place);
     tcase_add_test(tcase, memory_returns);
     tcase_add_test(tcase, every_allocation_fails);
     return test_main(suite);

@@ -362,7 +362,21 @@ NONE_OF(no_patch, heed_mask_patch(NOTHING, NULL))
 NONE_OF(not_nothing, heed_mask_not(heed_mask_dense(NOTHING)))
 NONE_OF(nothing_and, heed_mask_and(heed_mask_dense(NOTHING), heed_mask_causal(ctx, HEED_TOP_LEFT)))
 NONE_OF(and_nothing, heed_mask_and(heed_mask_causal(ctx, HEED_TOP_LEFT), heed_mask_dense(NOTHING)))
+NONE_OF(nothing_or_all, heed_mask_or(NULL, heed_mask_dense(NOTHING)))
+NONE_OF(not_all, heed_mask_not(NULL))
+NONE_OF(no_context, heed_mask_causal(NULL, HEED_TOP_LEFT))
+NONE_OF(no_context_window, heed_mask_window(NULL, 1, 1, HEED_TOP_LEFT))
+NONE_OF(no_context_band, heed_mask_band(NULL, 0, 1, HEED_TOP_LEFT))
+NONE_OF(no_context_random, heed_mask_random(NULL, 0.5, 1, NULL))
+NONE_OF(no_context_predicate, heed_mask_predicate(NULL, NULL))
 NONE_OF(nothing_or, heed_mask_or(heed_mask_dense(heed_cast(NOTHING, HEED_BOOL)), heed_mask_dense(NOTHING)))
+
+/* Also once the error is forgotten. */
+static heed_mask *wrong_failed_before(heed_ctx *ctx) {
+    heed_mask *mask = heed_mask_not(heed_mask_causal(ctx, (heed_align)7));
+    heed_error_clear(ctx);
+    return mask;
+}
 
 WRONG(stale, ended_mask(ctx))
 WRONG(stale_not, heed_mask_not(ended_mask(ctx)))
@@ -378,9 +392,9 @@ static const struct {
     heed_status status;
     const char *message;
 } wrongs[] = {
-    {wrong_align, HEED_ERROR_ARGUMENT, "mask_causal: 7 is no alignment"},
-    {wrong_window, HEED_ERROR_ARGUMENT, "mask_window: "},
-    {wrong_window_align, HEED_ERROR_ARGUMENT, "mask_window: 7 is no alignment"},
+    {wrong_align, HEED_ERROR_ARGUMENT, "mask_causal: 7 is not an alignment"},
+    {wrong_window, HEED_ERROR_ARGUMENT, "mask_window: left -2, right 0: each must be ≥ 0"},
+    {wrong_window_align, HEED_ERROR_ARGUMENT, "mask_window: 7 is not an alignment"},
     {wrong_band, HEED_ERROR_ARGUMENT, "mask_band: a band from 3 to 1 is empty"},
     {wrong_key_floats, HEED_ERROR_DTYPE, "mask_key_lengths: "},
     {wrong_key_value, HEED_ERROR_ARGUMENT, "attention: key length 8 "},
@@ -420,16 +434,25 @@ static const struct {
     {wrong_predicate_reserved, HEED_ERROR_ARGUMENT, "mask_predicate: reserved"},
     {wrong_parts, HEED_ERROR_ARGUMENT, "mask_not: a mask has at most 16 parts"},
     {wrong_tensors, HEED_ERROR_ARGUMENT, "mask_and: a mask has at most 16 parts"},
-    {wrong_no_lengths, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
-    {wrong_no_prefix, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
-    {wrong_no_ids, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
-    {wrong_no_ends, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
-    {wrong_no_blocks, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
-    {wrong_no_patch, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
-    {wrong_not_nothing, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
-    {wrong_nothing_and, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
-    {wrong_and_nothing, HEED_ERROR_ARGUMENT, "mask_and: a mask was made of no tensor"},
-    {wrong_nothing_or, HEED_ERROR_ARGUMENT, "score_mask: a mask was made of no tensor"},
+    {wrong_no_lengths, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_no_prefix, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_no_ids, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_no_ends, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_no_blocks, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_no_patch, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_not_nothing, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_nothing_and, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_and_nothing, HEED_ERROR_ARGUMENT, "mask_and: a mask is the result of a call that failed"},
+    {wrong_nothing_or, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_nothing_or_all, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_not_all, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_no_context, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_no_context_window, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_no_context_band, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_no_context_random, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
+    {wrong_no_context_predicate, HEED_ERROR_ARGUMENT,
+     "score_mask: a mask is the result of a call that failed"},
+    {wrong_failed_before, HEED_ERROR_ARGUMENT, "score_mask: a mask is the result of a call that failed"},
     {wrong_stale, HEED_ERROR_STALE, "score_mask: "},
     {wrong_stale_not, HEED_ERROR_STALE, "mask_not: "},
     {wrong_stale_or, HEED_ERROR_STALE, "mask_or: "},
@@ -455,11 +478,14 @@ END_TEST
 START_TEST(masks_of_two_contexts) {
     heed_ctx *ctx = test_cpu(), *other = test_ref();
     heed_mask *a = heed_mask_causal(ctx, HEED_TOP_LEFT), *b = heed_mask_causal(other, HEED_TOP_LEFT);
-    ck_assert_ptr_null(heed_mask_or(a, b));
+    char text[32];
+    heed_mask_describe(heed_mask_or(a, b), text, sizeof text);
+    ck_assert_str_eq(text, "failed mask");
     test_error(ctx, HEED_ERROR_CONTEXT, "mask_or: ", "or");
     heed_tensor ids = heed_zeros(ctx, HEED_I32, TEST_SHAPE(3)),
                 others = heed_zeros(other, HEED_I32, TEST_SHAPE(3));
-    ck_assert_ptr_null(heed_mask_segments(ids, others));
+    heed_mask_describe(heed_mask_segments(ids, others), text, sizeof text);
+    ck_assert_str_eq(text, "failed mask");
     test_error(ctx, HEED_ERROR_CONTEXT, "mask_segments: ", "segments");
     heed_ctx_free(ctx);
     heed_ctx_free(other);

@@ -107,8 +107,13 @@ START_TEST(names_and_counts) {
     check_names(root, 3, (const char *[]){"a", "b.w", "b.c.w"});
     ck_assert_int_eq(heed_param_count(root), 4 + 5 + 6);
     heed_module *b = heed_module_find(root, "b");
+    ck_assert_ptr_nonnull(heed_module_find(b, "c"));
+    ck_assert_ptr_eq(heed_module_find(root, "b.c"), heed_module_find(b, "c"));
+    const char *const nowhere[] = {"", ".", "b.", ".b", "b..c", "b.c.", "b.c.w", "b.d", "bb", "b.c.c", "a"};
+    for (size_t i = 0; i < sizeof nowhere / sizeof *nowhere; i++)
+        ck_assert_msg(!heed_module_find(root, nowhere[i]), "a module \"%s\"", nowhere[i]);
+    ck_assert(!heed_module_find(NULL, "b") && !heed_module_find(root, NULL));
     check_names(b, 2, (const char *[]){"w", "c.w"});
-    ck_assert_ptr_null(heed_module_find(root, "b.c"));
     ck_assert_ptr_null(heed_module_find(root, "a"));
     static const char *const missing[] = {"", "b", "b.", ".a", "a.w", "b.c.w.x", "b..w", "x.w"};
     for (size_t i = 0; i < sizeof missing / sizeof *missing; i++)
@@ -335,7 +340,9 @@ START_TEST(inert_modules) {
     heed_tensor x = heed_zeros(ctx, HEED_F32, HEED_SHAPE(3));
     ck_assert(!heed_is_valid(heed_forward(module, x)));
     test_error(ctx, HEED_ERROR_STATE, "inert", "forward of an inert module");
-    ck_assert(heed_is_none(heed_forward(NULL, x)));
+    ck_assert(heed_context(heed_forward(NULL, x)) == ctx);
+    test_error(ctx, HEED_ERROR_ARGUMENT, "forward: the module is NULL", "forward of NULL");
+    ck_assert(!heed_is_valid(heed_forward(NULL, (heed_tensor){0})));
     ck_assert_ptr_eq(heed_module_ctx(NULL), heed_inert_ctx());
     ck_assert_str_eq(heed_module_class_name(NULL), "");
     ck_assert_int_eq(heed_param_tensors(NULL), 0);
@@ -366,6 +373,11 @@ START_TEST(forward_errors) {
                "use");
     ck_assert(!heed_is_valid(heed_forward(own, (heed_tensor){0})));
     test_error(ctx, HEED_ERROR_ARGUMENT, "Own: the input is none", "none");
+    heed_scope_begin(ctx);
+    heed_tensor old = heed_zeros(ctx, HEED_F32, HEED_SHAPE(3));
+    heed_scope_end(ctx, (heed_tensor){0});
+    ck_assert(!heed_is_valid(heed_forward(heed_module_find(bare, "typo"), old)));
+    test_error(ctx, HEED_ERROR_ARGUMENT, "forward: the module is NULL", "a stale input of NULL");
     heed_ctx *other = test_ref();
     ck_assert(!heed_is_valid(heed_forward(own, heed_zeros(other, HEED_F32, HEED_SHAPE(3)))));
     ck_assert(!heed_failed(other));
@@ -373,6 +385,22 @@ START_TEST(forward_errors) {
     heed_ctx_free(other);
     heed_module_free(own);
     heed_module_free(bare);
+}
+END_TEST
+
+/* Of a path that is too long the error has the last steps. */
+START_TEST(places_of_long_paths) {
+    char name[64], expected[200];
+    memset(name, 'n', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    heed_module *root = own_new(), *last = root;
+    for (int i = 0; i < 3; i++) last = heed_module_child(last, name, own_new());
+    test_ok(ctx);
+    ck_assert(!heed_is_valid(heed_forward(last, heed_zeros(ctx, HEED_F32, HEED_SHAPE(4)))));
+    snprintf(expected, sizeof expected, "%s.%s (Own): mul: ", name, name);
+    ck_assert_msg(strncmp(heed_error(ctx), expected, strlen(expected)) == 0, "%s", heed_error(ctx));
+    heed_error_clear(ctx);
+    heed_module_free(root);
 }
 END_TEST
 
@@ -409,6 +437,7 @@ int main(void) {
     tcase_add_test(tcase, inert_modules);
     tcase_add_test(tcase, half_made_modules);
     tcase_add_test(tcase, forward_errors);
+    tcase_add_test(tcase, places_of_long_paths);
     tcase_add_test(tcase, memory_returns);
     return test_main(suite);
 }

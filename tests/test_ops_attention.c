@@ -181,7 +181,7 @@ static const struct op_case cases[] = {
 
 static const struct op_wrong wrongs[] = {
     {{"heads do not divide", call_attention, {{N, SIZES(1, 3, 2, 4)}, {N, SIZES(1, 2, 2, 4)}, {N, SIZES(1, 2,
-     2, 4)}}}, HEED_ERROR_SHAPE, "attention: the 3 heads of q are no multiple of the 2 of k"},
+     2, 4)}}}, HEED_ERROR_SHAPE, "attention: q has 3 heads, which is not a multiple of k's 2"},
     {{"widths differ", call_attention, {{N, SIZES(1, 1, 2, 4)}, {N, SIZES(1, 1, 2, 5)}, {N, SIZES(1, 1, 2,
      4)}}}, HEED_ERROR_SHAPE, "attention: "},
     {{"keys and values differ", call_attention, {{N, SIZES(1, 1, 2, 4)}, {N, SIZES(1, 1, 3, 4)}, {N, SIZES(1,

@@ -1,6 +1,8 @@
 /* Elementwise operations: two tensors, a tensor and a number, one tensor. */
 #include "harness_ops.h"
 
+#include <math.h>
+
 #define CALL2(name)                                                                                          \
     static void call_##name(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {            \
         (void)row;                                                                                           \
@@ -21,6 +23,8 @@ CALL2(sub)
 CALL2(mul)
 CALL2(div)
 CALL2(pow)
+CALL2(maximum)
+CALL2(minimum)
 CALL2(equal)
 CALL2(less)
 CALL2(greater)
@@ -30,6 +34,7 @@ CALL_SCALAR(mul_scalar)
 CALL_SCALAR(div_scalar)
 CALL_SCALAR(pow_scalar)
 CALL1(neg)
+CALL1(abs)
 CALL1(exp)
 CALL1(log)
 CALL1(sqrt)
@@ -39,6 +44,19 @@ CALL1(relu)
 CALL1(silu)
 CALL1(gelu)
 CALL1(gelu_tanh)
+
+/* Between −number and number, or with one bound only. */
+static void call_clamp(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
+    out[0] = heed_clamp(in[0], -row->number, row->number);
+}
+
+static void call_clamp_low(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
+    out[0] = heed_clamp(in[0], row->number, INFINITY);
+}
+
+static void call_clamp_high(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
+    out[0] = heed_clamp(in[0], -INFINITY, row->number);
+}
 
 /* x used twice: two contributions to one gradient. */
 static void call_square(const struct op_case *row, const heed_tensor *in, heed_tensor *out) {
@@ -98,6 +116,12 @@ static void call_add_self(const struct op_case *row, const heed_tensor *in, heed
      .no_difference = true, .extreme = true},                                                                \
     {#name " " #c ", large", call_##name, {{a, SIZES(20011)}}, OP_ELEMENTWISE, .number = c, .big = true}
 
+/* Where two are equal, and where one is NaN. */
+#define EXTREMA(name)                                                                                        \
+    {#name ", ties", call_##name, {{OP_TIES, SIZES(4, 9)}, {OP_TIES, SIZES(9)}}, OP_ELEMENTWISE, .no_difference = true},\
+    {#name ", extreme values", call_##name, {{E, SIZES(60)}, {E, SIZES(60, 1)}}, OP_ELEMENTWISE,             \
+     .no_difference = true, .extreme = true}
+
 #define COMPARE(name)                                                                                        \
     {#name, call_##name, {{OP_TIES, SIZES(4, 9)}, {OP_TIES, SIZES(9)}}, OP_EXACT, .no_gradient = true},      \
     {#name ", indices", call_##name, {{OP_INDEX, SIZES(4, 9), .limit = 3}, {OP_INDEX, SIZES(4, 1), .limit = 3}},\
@@ -119,6 +143,10 @@ static const struct op_case cases[] = {
      .no_difference = true, .no_gradient = true, .extreme = true},
     {"pow, extreme values", call_pow, {{E, SIZES(40)}, {E, SIZES(40, 1)}}, OP_ELEMENTWISE,
      .no_difference = true, .no_gradient = true, .extreme = true},
+    PAIRS(maximum, call_maximum, N, N),
+    PAIRS(minimum, call_minimum, N, N),
+    EXTREMA(maximum),
+    EXTREMA(minimum),
     {"mul by itself", call_square, {{N, SIZES(4, 5)}}, OP_ELEMENTWISE},
     {"add to itself twice", call_add_self, {{N, SIZES(4, 5), OP_TRANSPOSED}}, OP_ELEMENTWISE},
     SCALAR(add_scalar, 1.5, N),
@@ -132,7 +160,13 @@ static const struct op_case cases[] = {
     SCALAR(pow_scalar, -1.5, P),
     SCALAR(pow_scalar, 0, A),
     SCALAR(pow_scalar, 1, N),
+    SCALAR(clamp, 0.7, N),
+    SCALAR(clamp, INFINITY, N),
+    SCALAR(clamp_low, 0.1, N),
+    SCALAR(clamp_high, -0.4, N),
+    {"clamp, at its bounds", call_clamp, {{OP_TIES, SIZES(41)}}, OP_ELEMENTWISE, .number = 1, .no_difference = true},
     ONE(neg, N),
+    ONE(abs, A),
     ONE(exp, N),
     ONE(log, P),
     ONE(sqrt, P),
@@ -159,6 +193,10 @@ static const struct op_wrong wrongs[] = {
     {{"less, dtypes clash", call_less, {{N, SIZES(3)}, {OP_INDEX, SIZES(3), .limit = 9}}}, HEED_ERROR_DTYPE,
      "less: "},
     {{"equal, shapes clash", call_equal, {{N, SIZES(3)}, {N, SIZES(2)}}}, HEED_ERROR_SHAPE, "equal: "},
+    {{"clamp, low above high", call_clamp, {{N, SIZES(3)}}, .number = -1}, HEED_ERROR_ARGUMENT, "clamp: low and high"},
+    {{"clamp, NaN", call_clamp_low, {{N, SIZES(3)}}, .number = NAN}, HEED_ERROR_ARGUMENT, "clamp: low and high"},
+    {{"clamp of integers", call_clamp, {{OP_INDEX, SIZES(3), .limit = 9}}, .number = 1}, HEED_ERROR_DTYPE, "clamp: "},
+    {{"maximum, shapes clash", call_maximum, {{N, SIZES(2, 3)}, {N, SIZES(2, 4)}}}, HEED_ERROR_SHAPE, "maximum: "},
     {{"exp of integers", call_exp, {{OP_INDEX, SIZES(3), .limit = 9}}}, HEED_ERROR_DTYPE, "exp: "},
     {{"relu of bool", call_relu, {{OP_MASK, SIZES(3)}}}, HEED_ERROR_DTYPE, "relu: "},
     {{"add_scalar to integers", call_add_scalar, {{OP_INDEX, SIZES(3), .limit = 9}}}, HEED_ERROR_DTYPE,

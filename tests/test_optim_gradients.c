@@ -89,8 +89,11 @@ START_TEST(accumulation) {
     optim_backward(0, 1.5, false);
     heed_optim_step(optim, 0.1);
     ck_assert(heed_is_none(heed_grad(optim_weight)));
-    heed_optim_step(optim, 0.1); /* nothing is left to apply */
-    ck_assert_int_eq(heed_step_end(optim_ctx), HEED_OK);
+    ck_assert_int_eq(heed_optim_step(optim, 0.1), HEED_ERROR_GRADIENT); /* nothing is left to apply */
+    ck_assert_int_eq(heed_optim_steps(optim), 1);
+    test_error(optim_ctx, HEED_ERROR_GRADIENT,
+               "sgd: no parameter has a gradient; was heed_backward() called?", "a second update");
+    heed_step_end(optim_ctx);
     double w[OPTIM_COUNT], b[OPTIM_COLUMNS] = {1, 1, 1, 1};
     for (int i = 0; i < OPTIM_COUNT; i++) w[i] = 1 - 0.2 * optim_gradient(0, i);
     optim_check(optim_weight, OPTIM_COUNT, w, "weight");

@@ -29,14 +29,17 @@ START_TEST(names) {
                                         "sim/",
                                         ":1",
                                         "a_name_that_is_longer_than_any_backend_has"};
-    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) refused(wrong[i], "is no device");
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) refused(wrong[i], "is not a name of a device");
     refused("abacus", "libheed_abacus.so");
-    refused("abacus:3", "no device \"abacus:3\"; there are \"cpu\" and \"ref\"");
+    refused("abacus:3",
+            "ctx_new: no device \"abacus:3\": built in are \"cpu\" and \"ref\"; libheed_abacus.so could "
+            "not be opened (");
+    refused("abacus", "); see HEED_BACKEND_PATH");
 }
 END_TEST
 
 START_TEST(files) {
-    refused("empty", "is no backend of heed");
+    refused("empty", "is not a backend of heed");
     refused("old", "of another version");
     refused("sim:2", "there are 2 of them, and no number 2");
     setenv("HEED_BACKEND_PATH", "/nonexistent", 1);

@@ -366,7 +366,7 @@ static double run_step(struct run *run) {
     const heed_tensor loss = heed_cross_entropy(heed_forward(run->gpt, x), y, NULL);
     run->after = heed_memory(ctx).in_use;
     heed_backward(loss);
-    heed_optim_step(run->optim, heed_warmup_cosine(run->step++, 10, STEPS, 3e-3));
+    heed_optim_step(run->optim, heed_schedule_warmup_cosine(run->step++, 10, STEPS, 3e-3));
     const double value = heed_item(loss);
     ck_assert_msg(heed_step_end(ctx) == HEED_OK, "%s", heed_error(ctx));
     return value;
@@ -434,14 +434,14 @@ START_TEST(checkpoints_hold_f32) {
     test_path(directory, "run.safetensors", path);
     struct run low = run_new(&(struct test_device){"cpu", NULL, 1}, HEED_BF16);
     for (int i = 0; i < 3; i++) run_step(&low);
-    ck_assert_int_eq(heed_checkpoint_save(path, low.gpt, low.optim, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_save(low.gpt, low.optim, path, NULL), HEED_OK);
     heed_file *file = heed_file_open(low.ctx, path);
     heed_file_entry entry;
     for (int64_t i = 0; heed_file_info(file, i, &entry); i++)
         ck_assert_msg(strcmp(entry.dtype_name, "BF16") != 0, "%s is bf16", entry.name);
     heed_file_free(file);
     struct run wide = run_new(&(struct test_device){"cpu", NULL, 1}, HEED_F32);
-    ck_assert_int_eq(heed_checkpoint_load(path, wide.gpt, wide.optim, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_load(wide.gpt, wide.optim, path, NULL), HEED_OK);
     const heed_tensor a = heed_param_find(low.gpt, "tokens.weight"),
                       b = heed_param_find(wide.gpt, "tokens.weight");
     ck_assert(same_bits(a, b) && !is_rounded(a));

@@ -161,6 +161,7 @@ START_TEST(unary_values) {
         double x, y;
     } rows[] = {
         {HEED_UNARY_NEG, 2, -2},
+        {HEED_UNARY_ABS, -2, 2},
         {HEED_UNARY_EXP, 1, 2.718281828459045},
         {HEED_UNARY_LOG, 10, 2.302585092994046},
         {HEED_UNARY_SQRT, 2, 1.4142135623730951},
@@ -176,6 +177,10 @@ START_TEST(unary_values) {
         {HEED_UNARY_ADD_SCALAR, 1, 3.5},
         {HEED_UNARY_MUL_SCALAR, 2, 5},
         {HEED_UNARY_POW_SCALAR, 4, 32},
+        {HEED_UNARY_MAX_SCALAR, -3, 2.5},
+        {HEED_UNARY_MAX_SCALAR, 3, 3},
+        {HEED_UNARY_MIN_SCALAR, -3, -3},
+        {HEED_UNARY_MIN_SCALAR, 3, 2.5},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         double x = rows[i].x, y;
@@ -188,7 +193,7 @@ END_TEST
 
 START_TEST(binary_values) {
     double a[2] = {6, -2}, b[2] = {2, 3}, y[2];
-    static const double expected[][2] = {{8, 1}, {4, -5}, {12, -6}, {3, -2 / 3.}, {36, -8}};
+    static const double expected[][2] = {{8, 1}, {4, -5}, {12, -6}, {3, -2 / 3.}, {36, -8}, {6, 3}, {2, -2}};
     for (int op = 0; op < HEED_BINARY_EQUAL; op++) {
         forward(
             HEED_PRIMITIVE_BINARY,

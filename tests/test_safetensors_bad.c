@@ -39,13 +39,13 @@ static const struct {
     {"", 0, "header does not begin with '{'"},
     {"[]", 0, "header does not begin with '{'"},
     {" {}", 0, "header does not begin with '{'"},
-    {"{", 0, "header is no valid JSON at byte 1"},
-    {"{}x", 0, "header is no valid JSON"},
-    {"{}{}", 0, "header is no valid JSON"},
-    {"{'a':1}", 0, "header is no valid JSON"},
-    {"{\"a\\u0000b\":1}", 0, "header is no valid JSON"},
-    {"{\"\xFF\":1}", 0, "header is no valid JSON"},
-    {"{\"\\ud800\":1}", 0, "header is no valid JSON"},
+    {"{", 0, "header is not valid JSON at byte 1"},
+    {"{}x", 0, "header is not valid JSON"},
+    {"{}{}", 0, "header is not valid JSON"},
+    {"{'a':1}", 0, "header is not valid JSON"},
+    {"{\"a\\u0000b\":1}", 0, "header is not valid JSON"},
+    {"{\"\xFF\":1}", 0, "header is not valid JSON"},
+    {"{\"\\ud800\":1}", 0, "header is not valid JSON"},
     {"{" T("a", "\"F32\"", "[1]", "[0,4]") "," T("a", "\"F32\"", "[1]", "[0,4]") "}", 4,
      "duplicate object key"},
     {"{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
@@ -127,7 +127,7 @@ START_TEST(deep_nesting_is_refused) {
     test_file_write(path, file, bytes);
     free(file);
     ck_assert_ptr_null(heed_file_open(ctx, path));
-    test_error(ctx, HEED_ERROR_FORMAT, "header is no valid JSON", "nesting");
+    test_error(ctx, HEED_ERROR_FORMAT, "header is not valid JSON", "nesting");
 }
 END_TEST
 

@@ -340,6 +340,23 @@ START_TEST(unsound_rules) {
 }
 END_TEST
 
+/* What failed, or was never there, is not plain attention. */
+START_TEST(scores_that_failed) {
+    heed_ctx *ctx = test_cpu(), *broken = heed_ctx_new(&(heed_ctx_options){.device = "none"});
+    heed_tensor q = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 1, 2, 2));
+    heed_score *const scores[] = {heed_score_new(NULL), heed_score_new(broken), heed_score_scale(NULL, 2),
+                                  heed_score_mask(NULL, heed_mask_causal(ctx, HEED_TOP_LEFT)),
+                                  heed_score_alibi(NULL, (heed_tensor){0}, HEED_TOP_LEFT)};
+    for (size_t i = 0; i < sizeof scores / sizeof *scores; i++) {
+        ck_assert(!heed_is_valid(heed_attention(q, q, q, scores[i], NULL, NULL)));
+        test_error(ctx, HEED_ERROR_ARGUMENT, "attention: the score is the result of a call that failed",
+                   "failed score");
+    }
+    heed_ctx_free(broken);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("values of scores");
     TCase *tests = test_case(suite, "values and edges");
@@ -353,5 +370,6 @@ int main(void) {
     tcase_add_test(tests, explained);
     tcase_add_loop_test(tests, memory_is_linear, 0, 2);
     tcase_add_test(tests, unsound_rules);
+    tcase_add_test(tests, scores_that_failed);
     return test_main(suite);
 }

@@ -332,7 +332,7 @@ START_TEST(bad_options) {
             "kv_heads 3 does not divide heads 2");
     refused(heed_encoder_layer_new(
                 ctx, &(heed_transformer_options){.width = 8, .heads = 2, .norm = (heed_norm_kind)7}),
-            "7 is no kind of norm");
+            "7 is not a kind of norm");
     refused(heed_positions_new(ctx, &(heed_positions_options){.width = 8}), "positions: length 0");
     refused(heed_positions_new(ctx, &(heed_positions_options){.width = 8, .length = 1, .reserved = {1}}),
             "positions: reserved");

@@ -3,8 +3,8 @@
  * @brief Attention: softmax(score(q·kᵀ)) · v, composed from parts.
  *
  * Scores, like masks (mask.h), belong to the innermost scope of their context (outside a step: to the
- * context), so that expressions nest. Using one after its scope ended is an error, which is noticed for as
- * long as no newer one has taken its place: make them anew in each step.
+ * context), so that expressions nest. Using one after its scope has ended is an error. It is detected only
+ * until a newer mask or score reuses its memory, so do not keep the pointer across steps.
  */
 #ifndef HEED_ATTENTION_H
 #define HEED_ATTENTION_H
@@ -87,15 +87,15 @@ HEED_API heed_tensor heed_attention_weights(heed_tensor q, heed_tensor k, heed_t
  * @return [heads, queries of all, value_width]
  *
  * The sequences are a batch, of which each entry has its own lengths. What counts positions (causal masks,
- * windows, biases by distance, intervals and trees, a function of one's own) counts within a sequence, and so
+ * windows, biases by distance, intervals and trees, a predicate) counts within a sequence, and so
  * does HEED_BOTTOM_RIGHT; dropout and random masks are those of a batch, at [sequence, head, query, key] by
  * places within the sequence.
  * - Tensors with a number per sequence, or with blocks or a patch of cells, are broadcast to [sequences..]:
  *   heed_mask_key_lengths(), query_lengths(), prefix(), blocks(), block_lists(), patch(). Blocks are as many
  * as the longest sequence needs.
  * - Tensors with a number per query, key or cell have those of all sequences and no batch dimension:
- *   heed_mask_segments(), key_intervals(), tree(), dense(), heed_score_bias(), parameters of one's own
- * stages. A bias or dense mask that is large in both is read only where query and key are of one sequence.
+ *   heed_mask_segments(), key_intervals(), tree(), dense(), heed_score_bias(), parameters of custom
+ *   stages. A bias or dense mask that is large in both is read only where query and key are of one sequence.
  *
  * There are no weights to ask for: their rows would have different lengths.
  */

@@ -1,6 +1,6 @@
 /**
  * @file autograd.h
- * @brief Backward, gradients, and operations of one's own.
+ * @brief Backward, gradients, and custom operations.
  */
 #ifndef HEED_AUTOGRAD_H
 #define HEED_AUTOGRAD_H
@@ -42,7 +42,7 @@ HEED_API heed_tensor heed_grad(heed_tensor leaf);
 /** Forgets the gradient of a leaf: the next backward writes instead of adding. */
 HEED_API void heed_grad_clear(heed_tensor leaf);
 
-/* ---- an operation of one's own ---- */
+/* ---- a custom operation ---- */
 
 /** A tensor as raw memory: element (i, j, …) is at data[i·stride[0] + j·stride[1] + …]. */
 typedef struct heed_raw {

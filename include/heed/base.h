@@ -60,7 +60,7 @@ typedef enum heed_status {
 /** The type of a tensor's elements. Zero is f32, the default everywhere. */
 typedef enum heed_dtype {
     HEED_F32 = 0,  /**< IEEE binary32 */
-    HEED_F64 = 1,  /**< IEEE binary64; every operation runs on the reference kernels */
+    HEED_F64 = 1,  /**< IEEE binary64; on the device "cpu" every operation runs on the reference kernels */
     HEED_BF16 = 2, /**< bfloat16, the upper half of an f32: 8 bits of precision, f32's range */
     HEED_I32 = 3,  /**< 32-bit signed integers: class indices, lengths */
     HEED_BOOL = 4  /**< one byte, 0 or 1; in masks 1 says "may attend" */

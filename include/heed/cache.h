@@ -41,8 +41,9 @@ HEED_API void heed_cache_free(heed_cache *cache);
  *
  * @param k [batch, kv_heads, length, width] @param v [batch, kv_heads, length, value_width]
  * @param[out] k_all,v_all views of the cache in the innermost scope, [batch, kv_heads, all, …], inert after
- * an error. To be used before the next append: they show none of its rows, but with a window it may move what
- *        they show. A backward that needs one after a later append is refused
+ *        an error. Use the views before the next append: they do not include rows appended later, and with a
+ *        window the append may overwrite what they show. A backward that needs them after a later append is
+ *        refused
  * @return HEED_ERROR_STATE beyond the capacity, and where gradients would be recorded (use HEED_EVAL, or
  *         heed_detach() what is appended). The cache is then as it was.
  */

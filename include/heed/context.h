@@ -5,6 +5,9 @@
  * Errors are values that flow. An operation that fails returns an inert tensor, the context keeps
  * the *first* error, and every later operation of that context does nothing, so that a program asks
  * once, at the end of a step. No function of the library aborts, exits or prints.
+ *
+ * An operation all of whose tensors are none has no context to tell: its error is kept by the context of the
+ * first tensor that its result meets, and lost if it meets none.
  */
 #ifndef HEED_CONTEXT_H
 #define HEED_CONTEXT_H
@@ -24,7 +27,9 @@ typedef struct heed_allocator {
 
 /** Options of heed_ctx_new(). Zero is the default of each. */
 typedef struct heed_ctx_options {
-    const char *device;       /**< "cpu" (default) or "ref", the plain specification */
+    const char *device;       /**< "cpu" (default); "ref", the plain specification; "cuda" or "cuda:1", a GPU:
+                                   backend NAME is libheed_NAME.so, sought in $HEED_BACKEND_PATH if that is
+                                   set, else beside libheed and where the system looks */
     uint64_t seed;            /**< of all random numbers */
     int threads;              /**< 0: as many as the process may use; at most 256 */
     heed_allocator allocator; /**< default: malloc and free */
@@ -57,8 +62,8 @@ typedef struct heed_ctx_options {
  * - heed_read() of a bf16 tensor gives f32 where that many bytes are asked for; heed_custom_op() is given
  *   f32; caches are bf16 unless they are f64.
  *
- * A gradient has the dtype of its tensor. heed_explain() tells the precision. Devices "cpu" and "ref" have
- * it; with others it is HEED_ERROR_UNSUPPORTED until they have.
+ * A gradient has the dtype of its tensor. heed_explain() tells the precision. The devices "cpu", "ref" and
+ * "cuda" have it; on a backend without it it is HEED_ERROR_UNSUPPORTED.
  */
 
 /**
@@ -81,14 +86,15 @@ HEED_API bool heed_failed(const heed_ctx *ctx);
 HEED_API heed_status heed_error_status(const heed_ctx *ctx);
 
 /** The first error in one line, e.g. `linear: x[8,64,384] does not match w[512,385]`; "" if there is
- *  none. Belongs to the context and lives until the error is cleared. */
+ *  none. Belongs to the context and lives until the error is cleared. Of an error that arose while a module
+ *  ran it begins with the innermost module: `layers.1 (Dense): linear: …`. */
 HEED_API const char *heed_error(const heed_ctx *ctx);
 
 /** Forgets the error, together with the tape and gradients half made. Parameters are untouched. A step that
  * is running goes on and is still to be ended. */
 HEED_API void heed_error_clear(heed_ctx *ctx);
 
-/** Puts an error of the caller's own into the context (kept if it is the first); returns `status`.
+/** Puts a custom error into the context (kept if it is the first); returns `status`.
  *  For layers and operations outside the library. @param where the operation's name */
 HEED_API heed_status heed_error_set(heed_ctx *ctx, heed_status status, const char *where,
                                     const char *message);
@@ -112,8 +118,8 @@ HEED_API heed_status heed_step_begin(heed_ctx *ctx, unsigned flags);
 HEED_API heed_status heed_step_end(heed_ctx *ctx);
 
 /**
- * Waits until the device has done all it was asked to. Where that runs behind the host, heed_step_end()
- * returns what is known by then, and this what came of it.
+ * Waits until all queued work of the device is done. On a device that runs asynchronously heed_step_end()
+ * reports only errors known by then; this reports all of them.
  * @return the status of the first error kept
  */
 HEED_API heed_status heed_sync(heed_ctx *ctx);

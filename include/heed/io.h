@@ -58,8 +58,8 @@ typedef struct heed_checkpoint_info {
  * @param optim of this module; NULL: without
  * @param info NULL: position 0, no text
  */
-HEED_API heed_status heed_checkpoint_save(const char *path, const heed_module *module,
-                                          const heed_optim *optim, const heed_checkpoint_info *info);
+HEED_API heed_status heed_checkpoint_save(const heed_module *module, const heed_optim *optim,
+                                          const char *path, const heed_checkpoint_info *info);
 
 /**
  * Reads a checkpoint back. Parameters are checked as in heed_params_load(); the optimiser must be of the kind
@@ -69,7 +69,7 @@ HEED_API heed_status heed_checkpoint_save(const char *path, const heed_module *m
  * @param optim NULL: parameters, random state and info only
  * @param[out] info NULL: not wanted. Overwritten without looking at what it held; zero after an error
  */
-HEED_API heed_status heed_checkpoint_load(const char *path, heed_module *module, heed_optim *optim,
+HEED_API heed_status heed_checkpoint_load(heed_module *module, heed_optim *optim, const char *path,
                                           heed_checkpoint_info *info);
 
 /** Frees what a load put into the struct and zeroes it. NULL and a zero struct are fine. */
@@ -84,7 +84,7 @@ typedef struct heed_metadata {
 } heed_metadata;
 
 /**
- * Writes tensors (f32, f64, i32, bool; of any strides) into a safetensors file, as safely as
+ * Writes tensors (of any dtype and strides) into a safetensors file, as safely as
  * heed_checkpoint_save(). The same tensors and metadata give the same bytes in whatever order they come:
  * wide elements before narrow ones, then by name, every tensor at a multiple of its element size.
  * A path that is a device or a pipe is written directly.

@@ -56,7 +56,7 @@ HEED_API int64_t heed_sample(const float *logits, int64_t count, double unit,
 /** Reads a whole file. @param[out] bytes ends in a 0 that does not count; to be given to free(); NULL after
  * an error
  *  @param[out] size of the file @return the status; an empty file is no error */
-HEED_API heed_status heed_file_read(heed_ctx *ctx, const char *path, char **bytes, size_t *size);
+HEED_API heed_status heed_bytes_read(heed_ctx *ctx, const char *path, char **bytes, size_t *size);
 
 /** A text as a data set of bytes: its beginning trains, its tail is held out. */
 typedef struct heed_text heed_text;
@@ -225,7 +225,7 @@ typedef struct heed_attention_plot_options {
  *  @param weights f32 or f64 [heads, queries, keys], or with leading dimensions of size 1; 0 … 1 is shown,
  *         by square root, so that small weights are visible. At least 1 and at most 4096 queries and keys
  *  @param options NULL for the defaults; labels must be as long as there are queries and keys */
-HEED_API heed_status heed_plot_attention(const char *path, heed_tensor weights,
+HEED_API heed_status heed_plot_attention(heed_tensor weights, const char *path,
                                          const heed_attention_plot_options *options);
 
 /* ---- options on a command line ---- */

@@ -4,10 +4,10 @@
  *
  * A mask is a small immutable object, made by one call and joined by heed_mask_and(), heed_mask_or() and
  * heed_mask_not(). It belongs to the innermost scope of its context (outside a step: to the context), so
- * that expressions nest. Using one after its scope ended is an error, which is noticed for as long as no
- * newer mask or score has taken its place: don't keep the pointer. A function whose arguments are wrong
- * returns NULL and leaves the error in the context. (heed_tensor){0} has no context; a mask made of it is an
- * error where it is used.
+ * that expressions nest. Using one after its scope has ended is an error. It is detected only until a newer
+ * mask or score reuses its memory, so do not keep the pointer across steps. A function whose arguments are
+ * wrong leaves the error in the context, if it has one, and returns a mask that is an error where it is used;
+ * NULL, which stands for "all allowed", is returned by heed_mask_and() and heed_mask_or() of NULL only.
  *
  * Nothing of a mask has the size [queries × keys], except where the caller gives it: kernels ask for a tile
  * at a time, leave out the work of tiles where nothing is visible, and the tests of those where everything
@@ -156,7 +156,7 @@ typedef struct heed_mask_random_options {
 HEED_API heed_mask *heed_mask_random(heed_ctx *ctx, double keep, uint64_t seed,
                                      const heed_mask_random_options *options);
 
-/* ---- the user's own ---- */
+/* ---- by a function ---- */
 
 /** What is known of a rectangle of cells. NONE and ALL are promises: heed asks no further. */
 typedef enum heed_cover {
@@ -201,7 +201,7 @@ HEED_API heed_mask *heed_mask_and(heed_mask *a, heed_mask *b);
 /** Where one allows or both do. @param a,b NULL stands for "all allowed": then so is the result, NULL */
 HEED_API heed_mask *heed_mask_or(heed_mask *a, heed_mask *b);
 
-/** Where `a` does not allow. @param a must be a mask: NULL, which says that making one failed, stays NULL */
+/** Where `a` does not allow. Of NULL it is a mask that is an error where it is used. */
 HEED_API heed_mask *heed_mask_not(heed_mask *a);
 
 /** A mask in words ("causal ∧ window(256, 0)"), as snprintf does. NULL is "all". */

@@ -1,6 +1,6 @@
 /**
  * @file module.h
- * @brief The tree of modules: parameters with names, children, and how to write one's own.
+ * @brief The tree of modules: parameters with names, children, and how to write a custom one.
  */
 #ifndef HEED_MODULE_H
 #define HEED_MODULE_H
@@ -14,7 +14,7 @@ extern "C" {
 /* ---- using modules ---- */
 
 /** The output of a module with one input and one output; a clear error for classes with more.
- *  A NULL module gives a none tensor. */
+ *  A NULL module is an error of x's context, as it is for the typed functions (heed_mha_forward() …). */
 HEED_API heed_tensor heed_forward(heed_module *module, heed_tensor x);
 
 /** Frees a module, its parameters and its children. Only for a module that no other owns (HEED_ERROR_STATE).
@@ -110,8 +110,8 @@ HEED_API heed_status heed_module_share(heed_module *module, const char *name, he
  *  @return the child; an inert module if it could not be given */
 HEED_API heed_module *heed_module_child(heed_module *module, const char *name, heed_module *child);
 
-/** A child by its name (one step); NULL if there is none. */
-HEED_API heed_module *heed_module_find(const heed_module *module, const char *name);
+/** A module below by its path ("layers.0"); NULL if there is none. */
+HEED_API heed_module *heed_module_find(const heed_module *module, const char *path);
 
 #ifdef __cplusplus
 }

@@ -25,7 +25,12 @@ HEED_API heed_tensor heed_mul(heed_tensor a, heed_tensor b); /**< a · b */
 HEED_API heed_tensor heed_div(heed_tensor a, heed_tensor b); /**< a / b */
 HEED_API heed_tensor heed_pow(heed_tensor a, heed_tensor b); /**< a to the power b, as C's pow */
 
-/* ---- comparisons, broadcast: bool, no gradient; i32 too ---- */
+/** The larger of a and b; NaN wins, and where they are equal each gets half of the gradient. */
+HEED_API heed_tensor heed_maximum(heed_tensor a, heed_tensor b);
+/** The smaller of a and b; likewise. */
+HEED_API heed_tensor heed_minimum(heed_tensor a, heed_tensor b);
+
+/* ---- comparisons, broadcast, of two tensors of any one dtype: bool, no gradient ---- */
 
 HEED_API heed_tensor heed_equal(heed_tensor a, heed_tensor b);   /**< a = b */
 HEED_API heed_tensor heed_less(heed_tensor a, heed_tensor b);    /**< a < b */
@@ -39,9 +44,14 @@ HEED_API heed_tensor heed_mul_scalar(heed_tensor x, double c); /**< x · c */
 HEED_API heed_tensor heed_div_scalar(heed_tensor x, double c); /**< x / c */
 HEED_API heed_tensor heed_pow_scalar(heed_tensor x, double c); /**< x to the power c */
 
+/** x, at least `low` and at most `high`, of which −INFINITY and INFINITY are no bounds; low ≤ high. NaN
+ * stays. The gradient flows where x is within the bounds or at one of them. */
+HEED_API heed_tensor heed_clamp(heed_tensor x, double low, double high);
+
 /* ---- elementwise, one tensor ---- */
 
 HEED_API heed_tensor heed_neg(heed_tensor x);       /**< −x */
+HEED_API heed_tensor heed_abs(heed_tensor x);       /**< |x|; gradient 0 at 0 */
 HEED_API heed_tensor heed_exp(heed_tensor x);       /**< e to the power x */
 HEED_API heed_tensor heed_log(heed_tensor x);       /**< natural logarithm */
 HEED_API heed_tensor heed_sqrt(heed_tensor x);      /**< square root */
@@ -52,11 +62,12 @@ HEED_API heed_tensor heed_silu(heed_tensor x);      /**< x · sigmoid(x) */
 HEED_API heed_tensor heed_gelu(heed_tensor x);      /**< x · Φ(x) by erf (Hendrycks & Gimpel 2016) */
 HEED_API heed_tensor heed_gelu_tanh(heed_tensor x); /**< its tanh approximation, same paper */
 
-/** Where `mask` (bool, broadcast to x) is true, `value`; elsewhere x. No gradient flows where filled,
- *  even from NaN. */
+/** Where `mask` (bool, broadcast to x) is true, `value`; elsewhere x (f32, f64 or bf16). No gradient flows
+ *  where filled, even from NaN. */
 HEED_API heed_tensor heed_masked_fill(heed_tensor x, heed_tensor mask, double value);
 
-/** condition (bool) ? a : b, all broadcast. The branch not taken gets gradient 0, never NaN. */
+/** condition (bool) ? a : b, all broadcast; a and b are f32, f64 or bf16. The branch not taken gets gradient
+ * 0, never NaN. */
 HEED_API heed_tensor heed_where(heed_tensor condition, heed_tensor a, heed_tensor b);
 
 /* ---- reductions over `count` dimensions (HEED_DIMS(…); HEED_ALL for all) ---- */
@@ -67,14 +78,15 @@ HEED_API heed_tensor heed_sum(heed_tensor x, int count, const int *dims, bool ke
 HEED_API heed_tensor heed_mean(heed_tensor x, int count, const int *dims, bool keep);
 /** Maximum; NaN wins; the gradient is divided evenly among equal maxima. Nothing to reduce is an error. */
 HEED_API heed_tensor heed_max(heed_tensor x, int count, const int *dims, bool keep);
-/** The first index of the maximum along `dim`, i32, that dimension dropped. No gradient. */
+/** The first index of the maximum along `dim`, i32, that dimension dropped. Of i32 too, not of bool. No
+ *  gradient. */
 HEED_API heed_tensor heed_argmax(heed_tensor x, int dim);
 
 /* ---- rows ---- */
 
 /** e^xᵢ / Σⱼ e^xⱼ along `dim`, computed with the maximum subtracted. A row of −∞ only gives 0. */
 HEED_API heed_tensor heed_softmax(heed_tensor x, int dim);
-/** xᵢ − log Σⱼ e^xⱼ along `dim`. */
+/** xᵢ − log Σⱼ e^xⱼ along `dim`. A row of −∞ only gives −∞, with gradient 0. */
 HEED_API heed_tensor heed_log_softmax(heed_tensor x, int dim);
 
 /**
@@ -168,19 +180,21 @@ HEED_API heed_tensor heed_linear(heed_tensor x, heed_tensor w, heed_tensor bias,
 
 /* ---- joining, cutting, choosing ---- */
 
-/** Tensors joined along an existing dimension; all other sizes equal. count ≥ 1. */
+/** Tensors of any one dtype joined along an existing dimension; all other sizes equal. count ≥ 1. */
 HEED_API heed_tensor heed_cat(int count, const heed_tensor *tensors, int dim);
-/** Tensors of one shape joined along a new dimension. count ≥ 1. */
+/** Tensors of one shape and any one dtype joined along a new dimension. count ≥ 1. */
 HEED_API heed_tensor heed_stack(int count, const heed_tensor *tensors, int dim);
 /** Cuts `dim` into `count` views of the given sizes, whose sum must be the whole.
  *  @param[out] parts count handles; all inert after an error */
 HEED_API heed_status heed_split(heed_tensor x, int dim, int count, const int64_t *sizes, heed_tensor *parts);
-/** y[.., i, ..] = x[.., index[.., i, ..], ..] along `dim`, as PyTorch's gather. @param index i32 of x's
+/** y[.., i, ..] = x[.., index[.., i, ..], ..] along `dim`, as PyTorch's gather. @param x f32, f64 or bf16
+ *  @param index i32 of x's
  *  rank, in every other dimension not larger than x; an index out of range is an error */
 HEED_API heed_tensor heed_gather(heed_tensor x, int dim, heed_tensor index);
-/** Slices of `dim` by their numbers. @param index i32 [n] */
+/** Slices of `dim` by their numbers. @param x f32, f64 or bf16 @param index i32 [n] */
 HEED_API heed_tensor heed_index_select(heed_tensor x, int dim, heed_tensor index);
-/** Rows of a table. @param table [rows, width]  @param index i32 of any shape  @return [index.., width] */
+/** Rows of a table. @param table [rows, width], f32, f64 or bf16  @param index i32 of any shape  @return
+ * [index.., width] */
 HEED_API heed_tensor heed_embedding(heed_tensor table, heed_tensor index);
 
 /* ---- chance ---- */
@@ -200,10 +214,10 @@ typedef enum heed_reduction {
 /** Options of heed_cross_entropy(). */
 typedef struct heed_cross_entropy_options {
     heed_reduction reduction; /**< default mean */
-    bool has_ignore;          /**< whether ignore_index counts; otherwise −100 is ignored, as in PyTorch */
-    int32_t ignore_index;     /**< rows with this target count nothing */
-    double label_smoothing;   /**< in [0, 1] (Szegedy et al. 2016) */
-    uint64_t reserved[4];     /**< must be zero */
+    bool has_ignore; /**< use ignore_index below; if false, targets of −100 are ignored, as in PyTorch */
+    int32_t ignore_index;   /**< rows with this target do not contribute */
+    double label_smoothing; /**< in [0, 1] (Szegedy et al. 2016) */
+    uint64_t reserved[4];   /**< must be zero */
 } heed_cross_entropy_options;
 
 /** −log softmax(logits)[target], in nats. @param logits [.., classes]  @param target i32 [..]

@@ -21,7 +21,9 @@ typedef struct heed_sgd_options {
     uint64_t reserved[4]; /**< must be zero */
 } heed_sgd_options;
 
-/** Stochastic gradient descent over all parameters of a module. */
+/** Stochastic gradient descent over all parameters of a module. @param options NULL for the defaults
+ *  @return never NULL: after an error, and of a NULL module, which has no context to tell, an inert
+ * optimiser, of which heed_optim_step() fails */
 HEED_API heed_optim *heed_sgd_new(heed_module *module, const heed_sgd_options *options);
 
 /** Options of heed_adam_new() and heed_adamw_new(). */
@@ -36,11 +38,12 @@ typedef struct heed_adamw_options {
     uint64_t reserved[4]; /**< must be zero */
 } heed_adamw_options;
 
-/** Adam (Kingma & Ba 2015, algorithm 1); weight decay is added to the gradient. */
+/** Adam (Kingma & Ba 2015, algorithm 1); weight decay is added to the gradient. Options and result as of
+ *  heed_sgd_new(). */
 HEED_API heed_optim *heed_adam_new(heed_module *module, const heed_adamw_options *options);
 
 /** AdamW (Loshchilov & Hutter 2019, algorithm 2): decay apart from the gradient, for tensors of rank ≥ 2 only
- *  (matrices and tables, not biases and norms). */
+ *  (matrices and tables, not biases and norms). Options and result as of heed_sgd_new(). */
 HEED_API heed_optim *heed_adamw_new(heed_module *module, const heed_adamw_options *options);
 
 /** Frees the optimiser and its state, not the module. NULL is fine. */
@@ -56,7 +59,8 @@ HEED_API heed_status heed_optim_group(heed_optim *optim, const char *pattern, do
  * One update with learning rate `rate` from the gradients that backward left, which it consumes.
  * Does nothing after an error. A gradient norm that is not finite is HEED_ERROR_NUMERIC, with the step (the
  * number of updates before it, so counting from 0) and the first bad parameter named; no weight is touched
- * then, and the gradients are forgotten. Parameters without gradient and frozen ones are left alone.
+ * then, and the gradients are forgotten. Parameters without gradient and frozen ones are left alone;
+ * if no parameter has one it is HEED_ERROR_GRADIENT.
  * On a device that runs behind the host, that error comes when the host next waits for it (heed_sync(), or
  * reading an element); no weight has changed since that step, and the number of steps is its again. So it is
  * with a loss that is not finite, and with bad indices.
@@ -79,14 +83,14 @@ HEED_API heed_status heed_clip_grad_value(heed_module *module, double max_value)
 /* ---- schedules: pure functions of the step, which counts from 0 ---- */
 
 /** `peak` always. */
-HEED_API double heed_constant(int64_t step, double peak);
+HEED_API double heed_schedule_constant(int64_t step, double peak);
 /** Linear from 0 to peak over `warmup` steps (the first step already gets peak/warmup), then a half cosine
  *  down to 0 at `total` (Loshchilov & Hutter 2017), and 0 from there on. */
-HEED_API double heed_warmup_cosine(int64_t step, int64_t warmup, int64_t total, double peak);
+HEED_API double heed_schedule_warmup_cosine(int64_t step, int64_t warmup, int64_t total, double peak);
 /** The same warm-up, then linear down to 0 at `total`, and 0 from there on. */
-HEED_API double heed_warmup_linear(int64_t step, int64_t warmup, int64_t total, double peak);
+HEED_API double heed_schedule_warmup_linear(int64_t step, int64_t warmup, int64_t total, double peak);
 /** peak · factor^n with n = step / every, rounded down. */
-HEED_API double heed_step_decay(int64_t step, int64_t every, double factor, double peak);
+HEED_API double heed_schedule_step(int64_t step, int64_t every, double factor, double peak);
 
 #ifdef __cplusplus
 }

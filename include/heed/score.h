@@ -10,8 +10,10 @@
  * kernel, forward and backward, in memory linear in the lengths (but for a bias that is quadratic itself).
  *
  * Every function here returns its score, so that calls nest, and reports errors through the score's context.
- * A score belongs to the innermost scope of its context (outside a step: to the context). Tensors given to a
- * score must be alive when it is used, and have the dtype of q.
+ * Where heed_score_new() fails, and where a function here is given NULL, the result is a score that is an
+ * error where it is used. A score belongs to the innermost scope of its context (outside a step: to the
+ * context). Tensors given to a score must be alive when it is used, and have the dtype of q; where that is
+ * bf16, f32 is taken too.
  */
 #ifndef HEED_SCORE_H
 #define HEED_SCORE_H
@@ -60,9 +62,10 @@ HEED_API heed_score *heed_score_t5(heed_score *score, heed_tensor table, const h
  *  heed_score_t5() @param align where queries are among the keys, if the lengths differ */
 HEED_API heed_score *heed_score_relative(heed_score *score, heed_tensor table, heed_align align);
 
-/** Adds a stage: s − slope[head] · |key − query|, attention with linear biases (Press et al. 2022). @param
- *  slopes [heads], gradients flow to it; none: the paper's, 2^(−8·i/n) for a power of two n of heads, and for
- *  other numbers those of the next smaller power followed by every other one of the next larger
+/** Adds a stage: s − slope[head] · |key − query|, attention with linear biases (Press et al. 2022).
+ *  @param slopes [heads], receives gradients; none: the slopes of the paper, 2^(−8i/n), i = 1 … n, if the
+ *  number n of heads is a power of two; otherwise those for the next smaller power, then every other one of
+ *  the next larger.
  *  @param align where queries are among the keys, if the lengths differ */
 HEED_API heed_score *heed_score_alibi(heed_score *score, heed_tensor slopes, heed_align align);
 
@@ -84,7 +87,7 @@ HEED_API heed_score *heed_score_normalizer(heed_score *score, heed_normalizer ki
  *  softmax; one per score. */
 HEED_API heed_score *heed_score_sink(heed_score *score, heed_tensor sink);
 
-/* ---- a stage of one's own ---- */
+/* ---- a custom stage ---- */
 
 enum { HEED_STAGE_MAX_PARAMS = 4, HEED_STAGE_MAX_AUX = 4 };
 
@@ -138,7 +141,7 @@ typedef struct heed_tile_f64 {
 } heed_tile_f64;
 
 /**
- * A stage of one's own: a function of each score, its place, and parameters.
+ * A custom stage: a function of each score, its place, and parameters.
  *
  * The functions are called for tiles of any size up to 64 columns, from several threads at once; backward
  * calls forward again on the same scores. So they must depend on what the tile gives and on nothing else, and
@@ -176,7 +179,7 @@ typedef struct heed_stage_rule {
     uint64_t reserved[3]; /**< must be zero */
 } heed_stage_rule;
 
-/** Adds a stage of one's own. @param rule must live until the step ends; so must its name
+/** Adds a custom stage. @param rule must live until the step ends; so must its name
  *  @param params rule->n_params tensors @param n_params their number
  *  @param user handed to the functions; must live until the step ends
  *  Gradients of the parameters are gathered in private memory and summed in a fixed order: the same bits for

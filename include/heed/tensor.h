@@ -49,7 +49,7 @@ HEED_API bool heed_is_valid(heed_tensor t);
 /** The number of dimensions; −1 for a tensor that is not valid. */
 HEED_API int heed_rank(heed_tensor t);
 
-/** The size of one dimension; −1 for a tensor that is not valid or a dimension it has not. */
+/** The size of one dimension; −1 for a tensor that is not valid or a dimension out of range. */
 HEED_API int64_t heed_size(heed_tensor t, int dim);
 
 /** The number of elements; −1 for a tensor that is not valid. */
@@ -63,7 +63,8 @@ HEED_API bool heed_is_contiguous(heed_tensor t);
 
 /* ---- C memory ---- */
 
-/** Copies all elements out, row-major, in the tensor's dtype. @param bytes must be count × element size */
+/** Copies all elements out, row-major, in the tensor's dtype. @param bytes must be count × element size; in
+ *  mixed precision a bf16 tensor is read as f32 where that many bytes are given */
 HEED_API heed_status heed_read(heed_tensor t, void *data, size_t bytes);
 
 /**
@@ -76,7 +77,7 @@ HEED_API heed_status heed_write(heed_tensor t, const void *data, size_t bytes);
 /** The value of a tensor of one element, any dtype; NaN (and an error) for others. */
 HEED_API double heed_item(heed_tensor t);
 
-/** One element by its indices, one per dimension; NaN (and an error) for wrong ones. */
+/** One element by its indices, one per dimension; NaN (and an error) if out of range. */
 HEED_API double heed_at(heed_tensor t, int rank, const int64_t *index);
 
 /* ---- keeping ---- */

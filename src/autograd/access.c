@@ -47,9 +47,8 @@ static bool check_bytes(struct heed_call *c, const struct heed_view *v, const vo
     size_t needed = (size_t)heed_view_count(v) * heed_dtype_bytes(v->dtype);
     char text[96];
     if (bytes != needed)
-        return heed_call_fail(c, HEED_ERROR_ARGUMENT, "%zu bytes given for a %s tensor %s of %zu", bytes,
-                              heed_dtype_name(v->dtype), heed_shape_text(v->rank, v->size, text, sizeof text),
-                              needed);
+        return heed_call_fail(c, HEED_ERROR_ARGUMENT, "%zu bytes given; tensor %s has %zu", bytes,
+                              heed_named_shape(heed_dtype_name(v->dtype), v, text, sizeof text), needed);
     if (!data && needed) return heed_call_fail(c, HEED_ERROR_ARGUMENT, "no memory given");
     return true;
 }
@@ -91,7 +90,7 @@ double heed_item(heed_tensor t) {
         if (!heed_has(&v))
             heed_call_fail(&c, HEED_ERROR_ARGUMENT, "no tensor given");
         else if (heed_view_count(&v) != 1)
-            heed_call_fail(&c, HEED_ERROR_SHAPE, "%s has not one element",
+            heed_call_fail(&c, HEED_ERROR_SHAPE, "%s must have exactly one element",
                            heed_named_shape("tensor", &v, text, sizeof text));
         else
             value = heed_elements_load(&c.ctx->exec, &v, 0);
@@ -147,7 +146,8 @@ heed_status heed_write(heed_tensor t, const void *data, size_t bytes) {
     if (!node) {
         heed_call_fail(&c, HEED_ERROR_ARGUMENT, "no tensor given");
     } else if (node->producer) {
-        heed_call_fail(&c, HEED_ERROR_STATE, "the tensor is no leaf: %s made it", node->producer->op->name);
+        heed_call_fail(&c, HEED_ERROR_STATE, "the tensor is not a leaf: %s made it",
+                       node->producer->op->name);
     } else if (heed_view_repeats(&v)) {
         heed_call_fail(&c, HEED_ERROR_ARGUMENT, "the tensor repeats elements: write to what it looks at");
     } else if (check_bytes(&c, &v, data, bytes) && bytes) {

@@ -51,7 +51,7 @@ static struct heed_view choose(struct heed_call *c, const char *name, const int6
     struct heed_view list = {0};
     if (!from || !c->ok) return list;
     if (count < 0) {
-        heed_call_fail(c, HEED_ERROR_ARGUMENT, "%lld is no number of chosen %s", (long long)count, name);
+        heed_call_fail(c, HEED_ERROR_ARGUMENT, "%lld is not a number of chosen %s", (long long)count, name);
         return list;
     }
     struct heed_view host;
@@ -190,7 +190,7 @@ bool heed_attention_check(heed_ctx *ctx, const heed_tensor qkv[3], const heed_at
         if (!join_batch(problem, v[i], rank - 3)) return no_match(ctx, where, "q", v[0], names[i], v[i]);
     if (q[2] != k[2]) return no_match(ctx, where, "q", v[0], "k", v[1]);
     if (k[0] == 0 ? q[0] != 0 : q[0] % k[0] != 0) {
-        heed_fail(ctx, HEED_ERROR_SHAPE, where, "the %lld heads of q are no multiple of the %lld of k",
+        heed_fail(ctx, HEED_ERROR_SHAPE, where, "q has %lld heads, which is not a multiple of k's %lld",
                   (long long)q[0], (long long)k[0]);
         return false;
     }

@@ -377,7 +377,8 @@ static heed_status seed(heed_ctx *ctx, struct heed_node *node, const heed_backwa
             return heed_fail(ctx, HEED_ERROR_DTYPE, where, "the gradient is %s, the output %s",
                              heed_dtype_name(gradient->view.dtype), heed_dtype_name(node->view.dtype));
     } else if (heed_view_count(&node->view) != 1) {
-        return heed_fail(ctx, HEED_ERROR_SHAPE, where, "%s has not one element: give its gradient",
+        return heed_fail(ctx, HEED_ERROR_SHAPE, where,
+                         "%s must have exactly one element, or be given its gradient",
                          heed_named_shape("output", &node->view, one, sizeof one));
     }
     if (gradient) {

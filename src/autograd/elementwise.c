@@ -1,6 +1,8 @@
 /* Elementwise operations of one, two and three tensors. */
 #include "autograd/tape.h"
 
+#include <math.h>
+
 /* ---- one tensor ---- */
 
 static heed_status unary_backward(struct heed_backward *b) {
@@ -38,6 +40,7 @@ static heed_tensor unary(const struct heed_op *op, enum heed_unary kind, heed_te
     }
 
 DEFINE_UNARY(neg, NEG)
+DEFINE_UNARY(abs, ABS)
 DEFINE_UNARY(exp, EXP)
 DEFINE_UNARY(log, LOG)
 DEFINE_UNARY(sqrt, SQRT)
@@ -52,6 +55,19 @@ DEFINE_SCALAR(sub_scalar, ADD_SCALAR, -c)
 DEFINE_SCALAR(mul_scalar, MUL_SCALAR, c)
 DEFINE_SCALAR(div_scalar, MUL_SCALAR, 1.0 / c)
 DEFINE_SCALAR(pow_scalar, POW_SCALAR, c)
+
+/* A bound that is infinite is none. */
+heed_tensor heed_clamp(heed_tensor x, double low, double high) {
+    static const struct heed_op op = {"clamp", HEED_FOLLOWS, unary_backward, NULL};
+    if (!(low <= high)) {
+        heed_ctx *ctx = heed_ctx_of(x);
+        heed_error_set(ctx, HEED_ERROR_ARGUMENT, op.name, "low and high are not two numbers with low ≤ high");
+        return heed_handle(ctx, NULL);
+    }
+    if (heed_dtype_of(x) != HEED_F64) low = (float)low, high = (float)high; /* what kernels compare with */
+    if (low > -INFINITY) x = unary(&op, HEED_UNARY_MAX_SCALAR, x, low);
+    return high < INFINITY || low == -INFINITY ? unary(&op, HEED_UNARY_MIN_SCALAR, x, high) : x;
+}
 
 /* ---- two tensors ---- */
 
@@ -103,7 +119,7 @@ static void save_factors(struct heed_call *c, const struct heed_binary_args *arg
     const enum heed_binary kind = args->op;
     bool want_a = c->input[0]->producer || c->input[0]->flags & HEED_NODE_WANTS_GRAD;
     bool want_b = c->input[1]->producer || c->input[1]->flags & HEED_NODE_WANTS_GRAD;
-    bool both = kind == HEED_BINARY_POW;
+    bool both = heed_binary_needs_both(kind);
     if (kind == HEED_BINARY_MUL || kind == HEED_BINARY_DIV || both) {
         if (want_b || both) heed_call_save_view(c, &args->a);
         if (want_a || kind != HEED_BINARY_MUL) heed_call_save_view(c, &args->b);
@@ -144,6 +160,8 @@ DEFINE_BINARY(sub, SUB, sum_backward, NULL)
 DEFINE_BINARY(mul, MUL, binary_backward, NULL)
 DEFINE_BINARY(div, DIV, binary_backward, NULL)
 DEFINE_BINARY(pow, POW, binary_backward, NULL)
+DEFINE_BINARY(maximum, MAXIMUM, binary_backward, NULL)
+DEFINE_BINARY(minimum, MINIMUM, binary_backward, NULL)
 DEFINE_BINARY(equal, EQUAL, NULL, "a comparison is constant almost everywhere")
 DEFINE_BINARY(less, LESS, NULL, "a comparison is constant almost everywhere")
 DEFINE_BINARY(greater, GREATER, NULL, "a comparison is constant almost everywhere")

@@ -12,7 +12,7 @@ heed_status heed_require_grad(heed_tensor leaf, bool wanted) {
         heed_fail(ctx, HEED_ERROR_ARGUMENT, "require_grad",
                   "the tensor is the result of an operation that failed");
     } else if (node->producer) {
-        heed_fail(ctx, HEED_ERROR_GRADIENT, "require_grad", "the tensor is no leaf: %s made it",
+        heed_fail(ctx, HEED_ERROR_GRADIENT, "require_grad", "the tensor is not a leaf: %s made it",
                   node->producer->op->name);
     } else if (!heed_is_float(node->view.dtype)) {
         heed_fail(ctx, HEED_ERROR_DTYPE, "require_grad", "%s tensors have no gradient",

@@ -174,7 +174,7 @@ static bool check_options(struct heed_call *c, const heed_linear_options *option
     if (!heed_reserved_zero(options->reserved, 4))
         return heed_call_fail(c, HEED_ERROR_ARGUMENT, "reserved words of the options are not zero");
     if ((unsigned)options->activation > HEED_ACTIVATION_SIGMOID)
-        return heed_call_fail(c, HEED_ERROR_ARGUMENT, "%d is no activation", (int)options->activation);
+        return heed_call_fail(c, HEED_ERROR_ARGUMENT, "%d is not an activation", (int)options->activation);
     return true;
 }
 

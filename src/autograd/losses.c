@@ -27,7 +27,7 @@ static bool check_cross_entropy(struct heed_call *c, const heed_cross_entropy_op
     if (!heed_reserved_zero(o->reserved, 4))
         return heed_call_fail(c, HEED_ERROR_ARGUMENT, "reserved words of the options are not zero");
     if ((unsigned)o->reduction > HEED_REDUCE_SUM)
-        return heed_call_fail(c, HEED_ERROR_ARGUMENT, "%d is no reduction", (int)o->reduction);
+        return heed_call_fail(c, HEED_ERROR_ARGUMENT, "%d is not a reduction", (int)o->reduction);
     if (!(o->label_smoothing >= 0.0 && o->label_smoothing <= 1.0))
         return heed_call_fail(c, HEED_ERROR_ARGUMENT, "label smoothing %g is not in 0 to 1",
                               o->label_smoothing);
@@ -86,7 +86,7 @@ static heed_tensor pair_loss(const struct heed_op *op, heed_tensor x, heed_tenso
                        heed_named_shape("x", &args.x, one, sizeof one),
                        heed_named_shape("target", &args.t, two, sizeof two));
     if (c.ok && (unsigned)reduction > HEED_REDUCE_SUM)
-        heed_call_fail(&c, HEED_ERROR_ARGUMENT, "%d is no reduction", (int)reduction);
+        heed_call_fail(&c, HEED_ERROR_ARGUMENT, "%d is not a reduction", (int)reduction);
     args.y = heed_call_output(&c, heed_precise_dtype(args.x.dtype), 0, NULL);
     heed_call_save(&c, &args.x);
     heed_call_save(&c, &args.t);

@@ -13,15 +13,20 @@ bool heed_mask_enter(heed_ctx *ctx) {
     return ctx && !ctx->broken && heed_enter(ctx);
 }
 
-static heed_mask mask_of_nothing; /* dead, without context; never written to */
+static heed_mask refused; /* dead, without context; never written to */
 
-heed_mask *heed_mask_refused(heed_ctx *ctx) {
-    return ctx->is_static_inert ? &mask_of_nothing : NULL;
+heed_mask *heed_mask_refused(void) {
+    return &refused;
+}
+
+heed_mask *heed_mask_made(heed_ctx *ctx, heed_mask *mask) {
+    heed_leave(ctx);
+    return mask ? mask : &refused;
 }
 
 void heed_mask_fail_dead(heed_ctx *ctx, const char *where, const heed_mask *mask) {
-    if (mask == &mask_of_nothing)
-        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "a mask was made of no tensor");
+    if (mask == &refused)
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "a mask is the result of a call that failed");
     else
         heed_fail(ctx, HEED_ERROR_STALE, where, "a mask is used after its scope ended");
 }
@@ -52,19 +57,18 @@ static bool check_tensor(heed_ctx *ctx, const char *where, heed_tensor t, heed_d
 heed_mask *heed_mask_of_tensors(const char *where, const struct heed_mask_form *form,
                                 const heed_tensor *tensor, const int64_t *number) {
     heed_ctx *ctx = heed_ctx_of(tensor[0]);
-    if (!heed_mask_enter(ctx)) return heed_mask_refused(ctx);
+    if (!heed_mask_enter(ctx)) return heed_mask_refused();
     bool ok = true;
     for (int i = 0; ok && i < form->tensors; i++) ok = check_tensor(ctx, where, tensor[i], form->dtype);
     heed_mask *mask = ok ? heed_mask_new(ctx, form) : NULL;
     for (int i = 0; mask && i < form->tensors; i++) mask->tensor[i] = tensor[i];
     for (int i = 0; mask && number && i < HEED_MASK_NUMBERS; i++) mask->bound.number[i] = number[i];
-    heed_leave(ctx);
-    return mask;
+    return heed_mask_made(ctx, mask);
 }
 
 bool heed_mask_aligned(heed_ctx *ctx, const char *where, heed_align align) {
     if (align == HEED_TOP_LEFT || align == HEED_BOTTOM_RIGHT) return true;
-    heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is no alignment", (int)align);
+    heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is not an alignment", (int)align);
     return false;
 }
 
@@ -99,11 +103,10 @@ static heed_mask *join(heed_ctx *ctx, const char *where, const struct heed_mask_
 
 static heed_mask *join_two(const char *where, const struct heed_mask_form *form, heed_mask *a, heed_mask *b) {
     heed_ctx *ctx = a->base.ctx;
-    if (a == &mask_of_nothing) return a;
-    if (!heed_mask_enter(ctx)) return NULL;
+    if (a == &refused) return a;
+    if (!heed_mask_enter(ctx)) return heed_mask_refused();
     heed_mask *mask = join(ctx, where, form, a, b);
-    heed_leave(ctx);
-    return mask;
+    return heed_mask_made(ctx, mask);
 }
 
 static void describe_two(struct heed_mask_text *text, const heed_mask *mask, const char *word) {
@@ -134,9 +137,10 @@ heed_mask *heed_mask_and(heed_mask *a, heed_mask *b) {
 }
 
 heed_mask *heed_mask_or(heed_mask *a, heed_mask *b) {
-    return a && b ? join_two("mask_or", &form_or, a, b) : NULL;
+    if (a && b) return join_two("mask_or", &form_or, a, b);
+    return a == &refused || b == &refused ? &refused : NULL;
 }
 
 heed_mask *heed_mask_not(heed_mask *a) {
-    return a ? join_two("mask_not", &form_not, a, NULL) : NULL;
+    return a ? join_two("mask_not", &form_not, a, NULL) : &refused;
 }

@@ -59,20 +59,20 @@ struct heed_mask {
  */
 bool heed_mask_enter(heed_ctx *ctx);
 
-/* The answer of a function that makes a mask of tensors where heed_mask_enter() is false. Of no tensor there
- * is no context that could keep an error, and NULL would mean "all allowed": it is a mask that no score
- * takes.
- */
-heed_mask *heed_mask_refused(heed_ctx *ctx);
+/* The answer where no mask could be made, since NULL means "all allowed": one that no score takes. */
+heed_mask *heed_mask_refused(void);
 
-/* Reports a mask that can't be used: ended, or one of heed_mask_refused(). */
+/* Leaves the context; returns the mask, or for NULL that answer. */
+heed_mask *heed_mask_made(heed_ctx *ctx, heed_mask *mask);
+
+/* Reports a mask that can't be used: ended, or heed_mask_refused(). */
 void heed_mask_fail_dead(heed_ctx *ctx, const char *where, const heed_mask *mask);
 
 /* A mask of this form; NULL after an error. */
 heed_mask *heed_mask_new(heed_ctx *ctx, const struct heed_mask_form *form);
 
 /* A mask of this form with its tensors, whose dtype is checked; its context is that of the first tensor.
- * number NULL: all 0. */
+ * number NULL: all 0. Never NULL. */
 heed_mask *heed_mask_of_tensors(const char *where, const struct heed_mask_form *form,
                                 const heed_tensor *tensor, const int64_t *number);
 

@@ -20,7 +20,7 @@ static void describe_blocks(struct heed_mask_text *text, const heed_mask *mask) 
 static heed_mask *block_mask(const char *where, const struct heed_mask_form *form, heed_tensor t,
                              int64_t query_block, int64_t key_block) {
     heed_ctx *ctx = heed_ctx_of(t);
-    if (!heed_mask_enter(ctx)) return heed_mask_refused(ctx);
+    if (!heed_mask_enter(ctx)) return heed_mask_refused();
     heed_mask *mask = NULL;
     if (query_block < 1 || key_block < 1)
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "a block of %lld queries and %lld keys",
@@ -31,8 +31,7 @@ static heed_mask *block_mask(const char *where, const struct heed_mask_form *for
             (const int64_t[HEED_MASK_NUMBERS]){
                 [HEED_BLOCK_QUERIES] = query_block < HEED_MASK_FAR ? query_block : HEED_MASK_FAR,
                 [HEED_BLOCK_KEYS] = key_block < HEED_MASK_FAR ? key_block : HEED_MASK_FAR});
-    heed_leave(ctx);
-    return mask;
+    return heed_mask_made(ctx, mask);
 }
 
 /* ---- a grid ---- */

@@ -57,7 +57,7 @@ heed_mask *heed_mask_patch(heed_tensor allowed, const heed_mask_patch_options *o
     static const heed_mask_patch_options none;
     const heed_mask_patch_options *o = options ? options : &none;
     heed_ctx *ctx = heed_ctx_of(allowed);
-    if (!heed_mask_enter(ctx)) return heed_mask_refused(ctx);
+    if (!heed_mask_enter(ctx)) return heed_mask_refused();
     heed_mask *mask = NULL;
     if (check_reserved(ctx, where, o->reserved) && check_offset(ctx, where, o->query) &&
         check_offset(ctx, where, o->key))
@@ -66,8 +66,7 @@ heed_mask *heed_mask_patch(heed_tensor allowed, const heed_mask_patch_options *o
             (const int64_t[HEED_MASK_NUMBERS]){[HEED_PATCH_QUERY] = o->query,
                                                [HEED_PATCH_KEY] = o->key,
                                                [HEED_PATCH_OUTSIDE] = o->visible_outside});
-    heed_leave(ctx);
-    return mask;
+    return heed_mask_made(ctx, mask);
 }
 
 /* ---- random ---- */
@@ -94,7 +93,7 @@ heed_mask *heed_mask_random(heed_ctx *ctx, double keep, uint64_t seed,
     static const char where[] = "mask_random";
     static const heed_mask_random_options none;
     const heed_mask_random_options *o = options ? options : &none;
-    if (!heed_mask_enter(ctx)) return NULL;
+    if (!heed_mask_enter(ctx)) return heed_mask_refused();
     heed_mask *mask = NULL;
     if (!(keep >= 0.0 && keep <= 1.0))
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "probability %g is not in [0, 1]", keep);
@@ -106,8 +105,7 @@ heed_mask *heed_mask_random(heed_ctx *ctx, double keep, uint64_t seed,
         mask->bound.number[HEED_RANDOM_BATCH_LINES] = !o->same_for_batch;
         mask->bound.number[HEED_RANDOM_HEAD_LINES] = !o->same_for_heads;
     }
-    heed_leave(ctx);
-    return mask;
+    return heed_mask_made(ctx, mask);
 }
 
 /* ---- the user's ---- */
@@ -159,7 +157,7 @@ static const struct heed_mask_form form_called = {.kind = &heed_mask_kind_dense,
 
 heed_mask *heed_mask_predicate(heed_ctx *ctx, const heed_mask_predicate_options *options) {
     static const char where[] = "mask_predicate";
-    if (!heed_mask_enter(ctx)) return NULL;
+    if (!heed_mask_enter(ctx)) return heed_mask_refused();
     heed_mask *mask = NULL;
     if (!options || !options->test)
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "no test function given");
@@ -170,6 +168,5 @@ heed_mask *heed_mask_predicate(heed_ctx *ctx, const heed_mask_predicate_options 
         mask->bound.predicate.name = NULL; /* the caller's string may end before the mask */
         snprintf(mask->name, sizeof mask->name, "%s", options->name ? options->name : "predicate");
     }
-    heed_leave(ctx);
-    return mask;
+    return heed_mask_made(ctx, mask);
 }

@@ -100,13 +100,12 @@ static const struct heed_mask_form form_tree = {.kind = &heed_mask_kind_tree,
 heed_mask *heed_mask_tree(heed_tensor ends, int64_t prefix) {
     static const char where[] = "mask_tree";
     heed_ctx *ctx = heed_ctx_of(ends);
-    if (!heed_mask_enter(ctx)) return heed_mask_refused(ctx);
+    if (!heed_mask_enter(ctx)) return heed_mask_refused();
     heed_mask *mask = NULL;
     if (prefix < 0 || prefix > HEED_MASK_FAR)
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%lld keys before the tree", (long long)prefix);
     else
         mask = heed_mask_of_tensors(where, &form_tree, &ends,
                                     (const int64_t[HEED_MASK_NUMBERS]){[HEED_TREE_PREFIX] = prefix});
-    heed_leave(ctx);
-    return mask;
+    return heed_mask_made(ctx, mask);
 }

@@ -40,7 +40,7 @@ size_t heed_mask_describe(const heed_mask *mask, char *text, size_t size) {
     if (!mask)
         heed_mask_say(&t, "all");
     else if (!heed_object_is(mask, HEED_OBJECT_MASK))
-        heed_mask_say(&t, "ended mask");
+        heed_mask_say(&t, mask == heed_mask_refused() ? "failed mask" : "ended mask");
     else
         say(&t, mask);
     return t.used;

@@ -38,33 +38,31 @@ static heed_mask *distance_mask(heed_ctx *ctx, const char *where, const struct h
 }
 
 heed_mask *heed_mask_causal(heed_ctx *ctx, heed_align align) {
-    if (!heed_mask_enter(ctx)) return NULL;
+    if (!heed_mask_enter(ctx)) return heed_mask_refused();
     heed_mask *mask = distance_mask(ctx, "mask_causal", &form_causal, -HEED_MASK_FAR, 0, align);
-    heed_leave(ctx);
-    return mask;
+    return heed_mask_made(ctx, mask);
 }
 
 heed_mask *heed_mask_window(heed_ctx *ctx, int64_t left, int64_t right, heed_align align) {
-    if (!heed_mask_enter(ctx)) return NULL;
+    if (!heed_mask_enter(ctx)) return heed_mask_refused();
     heed_mask *mask = NULL;
     if (left < -1 || right < -1)
-        heed_fail(ctx, HEED_ERROR_ARGUMENT, "mask_window", "a window of %lld and %lld keys: not −1 or more",
-                  (long long)left, (long long)right);
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, "mask_window",
+                  "left %lld, right %lld: each must be ≥ 0, or −1 for unlimited", (long long)left,
+                  (long long)right);
     else
         mask = distance_mask(ctx, "mask_window", &form_window, left < 0 ? -HEED_MASK_FAR : -left,
                              right < 0 ? HEED_MASK_FAR : right, align);
-    heed_leave(ctx);
-    return mask;
+    return heed_mask_made(ctx, mask);
 }
 
 heed_mask *heed_mask_band(heed_ctx *ctx, int64_t low, int64_t high, heed_align align) {
-    if (!heed_mask_enter(ctx)) return NULL;
+    if (!heed_mask_enter(ctx)) return heed_mask_refused();
     heed_mask *mask = NULL;
     if (low > high)
         heed_fail(ctx, HEED_ERROR_ARGUMENT, "mask_band", "a band from %lld to %lld is empty", (long long)low,
                   (long long)high);
     else
         mask = distance_mask(ctx, "mask_band", &form_band, low, high, align);
-    heed_leave(ctx);
-    return mask;
+    return heed_mask_made(ctx, mask);
 }

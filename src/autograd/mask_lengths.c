@@ -68,11 +68,10 @@ static const struct heed_mask_form form_prefix = {.kind = &heed_mask_kind_prefix
 heed_mask *heed_mask_prefix(heed_tensor prefix, heed_align align) {
     static const char where[] = "mask_prefix";
     heed_ctx *ctx = heed_ctx_of(prefix);
-    if (!heed_mask_enter(ctx)) return heed_mask_refused(ctx);
+    if (!heed_mask_enter(ctx)) return heed_mask_refused();
     const int64_t number[HEED_MASK_NUMBERS] = {[HEED_DISTANCE_ALIGN] = align};
     heed_mask *mask = NULL;
     if (heed_mask_aligned(ctx, where, align))
         mask = heed_mask_of_tensors(where, &form_prefix, &prefix, number);
-    heed_leave(ctx);
-    return mask;
+    return heed_mask_made(ctx, mask);
 }

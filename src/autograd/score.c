@@ -9,29 +9,38 @@ static void score_destroy(struct heed_object *object) {
     heed_object_drop(((heed_score *)object)->mask);
 }
 
+/* What could not be made: dead, without context, never written to. NULL would be plain attention. */
+static heed_score refused;
+
 heed_score *heed_score_new(heed_ctx *ctx) {
-    if (!ctx || ctx->broken || !heed_enter(ctx)) return NULL;
+    if (!ctx || ctx->broken || !heed_enter(ctx)) return &refused;
     heed_score *score = NULL;
     if (ctx->status == HEED_OK) score = heed_object_new(ctx, HEED_OBJECT_SCORE, sizeof *score, score_destroy);
     heed_leave(ctx);
-    return score;
+    return score ? score : &refused;
 }
 
-/* A score that could not be made is NULL and has had its error. */
-heed_ctx *heed_score_enter(const heed_score *score, const char *where) {
-    if (!score) return NULL;
-    heed_ctx *ctx = score->base.ctx;
-    if (!heed_enter(ctx)) return NULL;
-    if (ctx->status == HEED_OK) {
-        if (heed_object_is(score, HEED_OBJECT_SCORE)) return ctx;
+void heed_score_fail_dead(heed_ctx *ctx, const char *where, const heed_score *score) {
+    if (score == &refused)
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "the score is the result of a call that failed");
+    else
         heed_fail(ctx, HEED_ERROR_STALE, where, "a score is used after its scope ended");
+}
+
+heed_ctx *heed_score_enter(heed_score **score, const char *where) {
+    if (!*score) *score = &refused;
+    heed_ctx *ctx = (*score)->base.ctx;
+    if (!ctx || !heed_enter(ctx)) return NULL;
+    if (ctx->status == HEED_OK) {
+        if (heed_object_is(*score, HEED_OBJECT_SCORE)) return ctx;
+        heed_score_fail_dead(ctx, where, *score);
     }
     heed_leave(ctx);
     return NULL;
 }
 
 heed_score *heed_score_scale(heed_score *score, double scale) {
-    heed_ctx *ctx = heed_score_enter(score, "score_scale");
+    heed_ctx *ctx = heed_score_enter(&score, "score_scale");
     if (!ctx) return score;
     if (isfinite(scale)) {
         score->has_scale = true;
@@ -68,7 +77,7 @@ heed_score *heed_score_append(heed_ctx *ctx, heed_score *score, const char *wher
 
 heed_score *heed_score_bias(heed_score *score, heed_tensor bias) {
     static const char where[] = "score_bias";
-    heed_ctx *ctx = heed_score_enter(score, where);
+    heed_ctx *ctx = heed_score_enter(&score, where);
     if (!ctx) return score;
     if (heed_score_takes(ctx, where, "bias", bias)) {
         const struct heed_score_stage stage = {.kind = HEED_STAGE_BIAS, .tensor = bias};
@@ -80,7 +89,7 @@ heed_score *heed_score_bias(heed_score *score, heed_tensor bias) {
 
 heed_score *heed_score_softcap(heed_score *score, double cap) {
     static const char where[] = "score_softcap";
-    heed_ctx *ctx = heed_score_enter(score, where);
+    heed_ctx *ctx = heed_score_enter(&score, where);
     if (!ctx) return score;
     /* Both the cap and its reciprocal must be f32 numbers. */
     if (cap >= 1e-30 && cap <= 1e30) {
@@ -114,7 +123,7 @@ static bool rule_is_sound(heed_ctx *ctx, const char *where, const heed_stage_rul
 heed_score *heed_score_custom(heed_score *score, const heed_stage_rule *rule, const heed_tensor *params,
                               int n_params, void *user) {
     static const char where[] = "score_custom";
-    heed_ctx *ctx = heed_score_enter(score, where);
+    heed_ctx *ctx = heed_score_enter(&score, where);
     if (!ctx) return score;
     bool sound = rule_is_sound(ctx, where, rule, n_params);
     if (sound && score->params + n_params > HEED_MAX_STAGE_PARAMS) {
@@ -137,19 +146,19 @@ heed_score *heed_score_custom(heed_score *score, const heed_stage_rule *rule, co
 /* ---- normaliser, sink, mask ---- */
 
 heed_score *heed_score_normalizer(heed_score *score, heed_normalizer kind) {
-    heed_ctx *ctx = heed_score_enter(score, "score_normalizer");
+    heed_ctx *ctx = heed_score_enter(&score, "score_normalizer");
     if (!ctx) return score;
     if ((int)kind >= HEED_NORMALIZER_SOFTMAX && kind <= HEED_NORMALIZER_RELU)
         score->normalizer = kind;
     else
-        heed_fail(ctx, HEED_ERROR_ARGUMENT, "score_normalizer", "%d is no normaliser", (int)kind);
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, "score_normalizer", "%d is not a normaliser", (int)kind);
     heed_leave(ctx);
     return score;
 }
 
 heed_score *heed_score_sink(heed_score *score, heed_tensor sink) {
     static const char where[] = "score_sink";
-    heed_ctx *ctx = heed_score_enter(score, where);
+    heed_ctx *ctx = heed_score_enter(&score, where);
     if (!ctx) return score;
     if (!heed_is_none(score->sink))
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "the score has a sink already");
@@ -160,7 +169,7 @@ heed_score *heed_score_sink(heed_score *score, heed_tensor sink) {
 }
 
 heed_score *heed_score_mask(heed_score *score, heed_mask *mask) {
-    heed_ctx *ctx = heed_score_enter(score, "score_mask");
+    heed_ctx *ctx = heed_score_enter(&score, "score_mask");
     if (!ctx) return score;
     heed_mask *joined = score->mask ? heed_mask_and(score->mask, mask) : mask;
     if (joined && !heed_object_is(joined, HEED_OBJECT_MASK)) {

@@ -36,8 +36,12 @@ struct heed_score {
     heed_mask *mask; /* counted reference, may be NULL */
 };
 
-/* The score's context, entered, if the score is alive; NULL otherwise. */
-heed_ctx *heed_score_enter(const heed_score *score, const char *where);
+/* The score's context, entered, if the score is alive; NULL otherwise. Of NULL it makes a score that no
+ * attention takes: what was to be added to it must not be lost. */
+heed_ctx *heed_score_enter(heed_score **score, const char *where);
+
+/* Reports a score that can't be used: ended, or one that could not be made. */
+void heed_score_fail_dead(heed_ctx *ctx, const char *where, const heed_score *score);
 
 /* Whether a tensor may become part of a score of this context; reports why not. `name` is for the message. */
 bool heed_score_takes(heed_ctx *ctx, const char *where, const char *name, heed_tensor t);

@@ -70,6 +70,22 @@ static bool prepare_distance(struct heed_prepare *p, const struct heed_score_sta
     return heed_prepare_broadcast(p, "table", heed_unsqueeze(vector, 1), 1, heed_size(vector, 1));
 }
 
+/* What a scope asks of the sizes of its parameter, in words. */
+static const char *scope_words(heed_param_scope scope, int64_t heads, char *text, size_t bytes) {
+    switch (scope) {
+    case HEED_PER_CALL:
+        return "HEED_PER_CALL needs [n]";
+    case HEED_PER_HEAD:
+        snprintf(text, bytes, "HEED_PER_HEAD needs [%lld or 1, n]", (long long)heads);
+        return text;
+    case HEED_PER_QUERY:
+        return "HEED_PER_QUERY needs 1 or more sizes, broadcast to [batch.., heads, queries]";
+    case HEED_PER_KEY:
+        return "HEED_PER_KEY needs 1 or more sizes, broadcast to [batch.., heads, keys]";
+    }
+    return "there is no such scope";
+}
+
 static bool prepare_param(struct heed_prepare *p, const struct heed_score_stage *stage, int i) {
     static const char name[] = "parameter";
     const heed_tensor t = p->out->score->param[stage->param + i];
@@ -82,8 +98,10 @@ static bool prepare_param(struct heed_prepare *p, const struct heed_score_stage 
     const bool of_heads = scope != HEED_PER_HEAD || rank != 2 || node->view.size[0] == 1 ||
                           node->view.size[0] == p->problem->heads;
     if (!of_heads || (vector ? rank != least : rank < least || rank > heed_row_batches(p->problem) + 2)) {
-        heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where, "%s of the stage %s does not match its scope",
-                  heed_named_shape(name, &node->view, text, sizeof text), heed_stage_name(stage->rule));
+        char words[64];
+        heed_fail(p->ctx, HEED_ERROR_SHAPE, p->where, "parameter %d %s of the stage %s: %s", i,
+                  heed_shape_text(rank, node->view.size, text, sizeof text), heed_stage_name(stage->rule),
+                  scope_words(scope, p->problem->heads, words, sizeof words));
         return false;
     }
     switch (scope) {
@@ -96,7 +114,7 @@ static bool prepare_param(struct heed_prepare *p, const struct heed_score_stage 
     case HEED_PER_KEY:
         return heed_prepare_broadcast(p, name, heed_unsqueeze(t, rank - 1), 1, p->problem->keys);
     }
-    heed_fail(p->ctx, HEED_ERROR_ARGUMENT, p->where, "%d is no scope of a parameter", (int)scope);
+    heed_fail(p->ctx, HEED_ERROR_ARGUMENT, p->where, "%d is not a scope of a parameter", (int)scope);
     return false;
 }
 
@@ -140,12 +158,12 @@ bool heed_score_prepare(heed_ctx *ctx, const char *where, const heed_score *scor
     prepared->score = score;
     prepared->tensors = prepared->masks = 0;
     if (!score) return true;
-    if (score->base.ctx != ctx) {
+    if (score->base.ctx && score->base.ctx != ctx) {
         heed_fail(ctx, HEED_ERROR_CONTEXT, where, "the score belongs to another context");
         return false;
     }
     if (!heed_object_is(score, HEED_OBJECT_SCORE)) {
-        heed_fail(ctx, HEED_ERROR_STALE, where, "a score is used after its scope ended");
+        heed_score_fail_dead(ctx, where, score);
         return false;
     }
     for (int i = 0; i < score->stages; i++)

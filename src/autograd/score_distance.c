@@ -100,7 +100,7 @@ static bool check_t5(heed_ctx *ctx, const char *where, heed_tensor table, const 
     if (!heed_reserved_zero(o->reserved, 4))
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "reserved words of the options are not zero");
     else if (o->align != HEED_TOP_LEFT && o->align != HEED_BOTTOM_RIGHT)
-        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is no alignment", (int)o->align);
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is not an alignment", (int)o->align);
     else if (buckets < least || buckets % 2 != 0 || buckets > INT32_MAX)
         heed_fail(ctx, HEED_ERROR_SHAPE, where, "%s is not [heads, an even number of at least %lld buckets]",
                   heed_named_shape("table", &node->view, text, sizeof text), (long long)least);
@@ -117,7 +117,7 @@ heed_score *heed_score_t5(heed_score *score, heed_tensor table, const heed_t5_op
     static const char where[] = "score_t5";
     static const heed_t5_options defaults;
     const heed_t5_options *o = options ? options : &defaults;
-    heed_ctx *ctx = heed_score_enter(score, where);
+    heed_ctx *ctx = heed_score_enter(&score, where);
     if (!ctx) return score;
     const int64_t max_distance = o->max_distance ? o->max_distance : 128;
     if (heed_score_takes(ctx, where, "table", table) && check_t5(ctx, where, table, o, max_distance)) {
@@ -146,7 +146,7 @@ static heed_tensor relative_vector(const struct heed_prepare *p, const struct he
 
 heed_score *heed_score_relative(heed_score *score, heed_tensor table, heed_align align) {
     static const char where[] = "score_relative";
-    heed_ctx *ctx = heed_score_enter(score, where);
+    heed_ctx *ctx = heed_score_enter(&score, where);
     if (!ctx) return score;
     char text[128];
     if (heed_score_takes(ctx, where, "table", table)) {
@@ -157,7 +157,7 @@ heed_score *heed_score_relative(heed_score *score, heed_tensor table, heed_align
             heed_fail(ctx, HEED_ERROR_SHAPE, where, "%s is not [heads, an odd number]",
                       heed_named_shape("table", v, text, sizeof text));
         else if (align != HEED_TOP_LEFT && align != HEED_BOTTOM_RIGHT)
-            heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is no alignment", (int)align);
+            heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is not an alignment", (int)align);
         else
             return heed_score_append(ctx, score, where, &stage);
     }
@@ -206,12 +206,12 @@ static heed_tensor alibi_vector(const struct heed_prepare *p, const struct heed_
 
 heed_score *heed_score_alibi(heed_score *score, heed_tensor slopes, heed_align align) {
     static const char where[] = "score_alibi";
-    heed_ctx *ctx = heed_score_enter(score, where);
+    heed_ctx *ctx = heed_score_enter(&score, where);
     if (!ctx) return score;
     const struct heed_score_stage stage = {
         .kind = HEED_STAGE_DISTANCE, .tensor = slopes, .by_distance = alibi_vector, .align = align};
     if (align != HEED_TOP_LEFT && align != HEED_BOTTOM_RIGHT)
-        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is no alignment", (int)align);
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is not an alignment", (int)align);
     else if (heed_is_none(slopes) || heed_score_takes(ctx, where, "slopes", slopes))
         return heed_score_append(ctx, score, where, &stage);
     heed_leave(ctx);

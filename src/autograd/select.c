@@ -190,7 +190,7 @@ heed_tensor heed_index_select(heed_tensor x, int dim, heed_tensor index) {
     struct heed_view vi = heed_call_view(&c, 1);
     args.dim = heed_call_dim(&c, dim, args.x.rank);
     if (c.ok && vi.rank != 1)
-        heed_call_fail(&c, HEED_ERROR_SHAPE, "%s is no vector",
+        heed_call_fail(&c, HEED_ERROR_SHAPE, "%s is not a vector",
                        heed_named_shape("index", &vi, text, sizeof text));
     if (!c.ok) return heed_call_end(&c);
     struct heed_view shape = args.x;

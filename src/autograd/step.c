@@ -54,6 +54,7 @@ void heed_error_clear(heed_ctx *ctx) {
         heed_tape_clear(ctx);
         heed_tape_settle_gradients(ctx, true);
         ctx->error[0] = '\0';
+        ctx->error_placed = false;
         ctx->status = HEED_OK;
     }
     heed_leave(ctx);

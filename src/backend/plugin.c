@@ -10,7 +10,7 @@
 #include "backend/composite/mha.h"
 #include "tensor/internal.h"
 
-#define OPENED_BY "heed_ctx_new"
+#define OPENED_BY "ctx_new"
 
 enum { NAME_BYTES = 24, PATH_BYTES = 4096 };
 
@@ -84,17 +84,19 @@ heed_status heed_plugin_find(struct heed_exec *exec, const char *device, const s
     char name[NAME_BYTES], why[300] = "";
     if (!parse(device, name, ordinal))
         return heed_fail(exec->ctx, HEED_ERROR_DEVICE, OPENED_BY,
-                         "\"%.40s\" is no device; there are \"cpu\" and \"ref\"", device);
+                         "\"%.40s\" is not a name of a device; built in are \"cpu\" and \"ref\"", device);
     void *library = open_library(name, why, sizeof why);
     if (!library)
         return heed_fail(exec->ctx, HEED_ERROR_DEVICE, OPENED_BY,
-                         "no device \"%.40s\"; there are \"cpu\" and \"ref\" (%.200s)", device, why);
+                         "no device \"%.40s\": built in are \"cpu\" and \"ref\"; libheed_%s.so could not be "
+                         "opened (%.200s); see HEED_BACKEND_PATH",
+                         device, name, why);
     heed_plugin_entry *entry;
     void *symbol = dlsym(library, HEED_PLUGIN_ENTRY);
     memcpy(&entry, &symbol, sizeof entry); /* ISO C knows no way from data to functions */
     if (!symbol)
         return heed_fail(exec->ctx, HEED_ERROR_DEVICE, OPENED_BY,
-                         "device \"%.40s\": libheed_%s.so is no backend of heed", device, name);
+                         "device \"%.40s\": libheed_%s.so is not a backend of heed", device, name);
     *backend = entry(&services);
     if (*backend) return HEED_OK;
     return heed_fail(exec->ctx, HEED_ERROR_DEVICE, OPENED_BY,

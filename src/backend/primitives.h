@@ -90,6 +90,7 @@ struct heed_random_args {
 
 enum heed_unary {
     HEED_UNARY_NEG,
+    HEED_UNARY_ABS,
     HEED_UNARY_EXP,
     HEED_UNARY_LOG,
     HEED_UNARY_SQRT,
@@ -102,6 +103,8 @@ enum heed_unary {
     HEED_UNARY_ADD_SCALAR, /* x + c */
     HEED_UNARY_MUL_SCALAR, /* x · c */
     HEED_UNARY_POW_SCALAR, /* x ^ c */
+    HEED_UNARY_MAX_SCALAR, /* the larger of x and c; c is a number, and NaN in x stays */
+    HEED_UNARY_MIN_SCALAR, /* the smaller; likewise */
     HEED_UNARIES
 };
 
@@ -121,20 +124,27 @@ enum heed_binary {
     HEED_BINARY_MUL,
     HEED_BINARY_DIV,
     HEED_BINARY_POW,
-    HEED_BINARY_EQUAL, /* from here on y is bool, inputs may be i32 or bool, and there is no backward */
+    HEED_BINARY_MAXIMUM, /* NaN wins; equal ones halve the gradient */
+    HEED_BINARY_MINIMUM, /* likewise */
+    HEED_BINARY_EQUAL,   /* from here on y is bool, inputs may be i32 or bool, and there is no backward */
     HEED_BINARY_LESS,
     HEED_BINARY_GREATER,
     HEED_BINARIES
 };
 
 /* y = a op b. a and b are expanded to y's shape; y is contiguous. da and db are expanded likewise: a stride
- * of 0 sums. Backward has a and b for MUL, DIV, POW. (ADD's and SUB's da and db may overlap nothing.) */
+ * of 0 sums. Backward has a and b from MUL on. (ADD's and SUB's da and db may overlap nothing.) */
 struct heed_binary_args {
     enum heed_binary op;
     struct heed_view a, b, y;
     struct heed_view dy;
     struct heed_grad_view da, db;
 };
+
+/* Whether either gradient is made of both a and b. */
+static inline bool heed_binary_needs_both(enum heed_binary op) {
+    return op >= HEED_BINARY_POW && op < HEED_BINARY_EQUAL;
+}
 
 /* y = condition ? a : b, all expanded to y's shape; condition bool; y contiguous. Backward has condition. */
 struct heed_where_args {

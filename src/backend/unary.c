@@ -16,6 +16,9 @@ unsigned heed_unary_needs(enum heed_unary op) {
     case HEED_UNARY_GELU_TANH:
     case HEED_UNARY_SILU:
     case HEED_UNARY_POW_SCALAR:
+    case HEED_UNARY_ABS:
+    case HEED_UNARY_MAX_SCALAR:
+    case HEED_UNARY_MIN_SCALAR:
         return HEED_NEEDS_X;
     case HEED_UNARY_NEG:
     case HEED_UNARY_ADD_SCALAR:
@@ -73,6 +76,8 @@ double heed_unary_value(enum heed_unary op, double c, double x) {
     switch (op) {
     case HEED_UNARY_NEG:
         return -x;
+    case HEED_UNARY_ABS:
+        return fabs(x);
     case HEED_UNARY_EXP:
         return exp(x);
     case HEED_UNARY_LOG:
@@ -97,6 +102,10 @@ double heed_unary_value(enum heed_unary op, double c, double x) {
         return x * c;
     case HEED_UNARY_POW_SCALAR:
         return pow(x, c);
+    case HEED_UNARY_MAX_SCALAR:
+        return x < c ? c : x;
+    case HEED_UNARY_MIN_SCALAR:
+        return x > c ? c : x;
     case HEED_UNARIES:
         break;
     }
@@ -107,6 +116,8 @@ double heed_unary_gradient(enum heed_unary op, double c, double x, double y, dou
     switch (op) {
     case HEED_UNARY_NEG:
         return -dy;
+    case HEED_UNARY_ABS:
+        return x < 0 ? -dy : x == 0 ? 0 : dy;
     case HEED_UNARY_EXP:
         return dy * y;
     case HEED_UNARY_LOG:
@@ -133,6 +144,10 @@ double heed_unary_gradient(enum heed_unary op, double c, double x, double y, dou
         return dy * c;
     case HEED_UNARY_POW_SCALAR:
         return c == 0 ? 0 : dy * c * pow(x, c - 1);
+    case HEED_UNARY_MAX_SCALAR:
+        return x < c ? 0 : dy;
+    case HEED_UNARY_MIN_SCALAR:
+        return x > c ? 0 : dy;
     case HEED_UNARIES:
         break;
     }

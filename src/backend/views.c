@@ -46,10 +46,10 @@ static void visit_unary(const struct visitor *v, struct heed_unary_args *a) {
 }
 
 static void visit_binary(const struct visitor *v, struct heed_binary_args *a) {
-    const bool da = wanted(&a->da), db = wanted(&a->db), pow = a->op == HEED_BINARY_POW;
+    const bool da = wanted(&a->da), db = wanted(&a->db), both = heed_binary_needs_both(a->op);
     const bool factors = a->op == HEED_BINARY_MUL || a->op == HEED_BINARY_DIV;
-    input(v, &a->a, pow || (factors && db));
-    input(v, &a->b, pow || a->op == HEED_BINARY_DIV || (factors && da));
+    input(v, &a->a, both || (factors && db));
+    input(v, &a->b, both || a->op == HEED_BINARY_DIV || (factors && da));
     output(v, &a->y, false);
     arrives(v, &a->dy);
     gradient(v, &a->da);

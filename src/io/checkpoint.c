@@ -86,7 +86,7 @@ static heed_status write_all(struct heed_items *items, const char *path, const s
     return heed_items_write(items, path, sizeof pair / sizeof *pair, pair, error);
 }
 
-heed_status heed_checkpoint_save(const char *path, const heed_module *module, const heed_optim *optim,
+heed_status heed_checkpoint_save(const heed_module *module, const heed_optim *optim, const char *path,
                                  const heed_checkpoint_info *info) {
     heed_ctx *ctx = heed_module_ctx(module);
     struct heed_items items = {.ctx = ctx};
@@ -107,7 +107,7 @@ static heed_status get_text(const heed_file *file, const char *key, const char *
                             struct heed_io_error *error) {
     *value = heed_file_metadata(file, key);
     if (*value) return HEED_OK;
-    return heed_io_fail(error, HEED_ERROR_FORMAT, "is no complete checkpoint: metadata \"%s\" is missing",
+    return heed_io_fail(error, HEED_ERROR_FORMAT, "is not a complete checkpoint: metadata \"%s\" is missing",
                         key);
 }
 
@@ -133,7 +133,7 @@ static heed_status get_number(const heed_file *file, const char *key, uint64_t m
 static heed_status check_format(const heed_file *file, struct heed_io_error *error) {
     const char *format = heed_file_metadata(file, HEED_KEY_FORMAT);
     if (!format || strcmp(format, HEED_FORMAT_CHECKPOINT) != 0) {
-        return heed_io_fail(error, HEED_ERROR_FORMAT, "is no checkpoint of heed");
+        return heed_io_fail(error, HEED_ERROR_FORMAT, "is not a checkpoint of heed");
     }
     uint64_t version;
     const heed_status status = get_number(file, HEED_KEY_VERSION, INT64_MAX, &version, error);
@@ -226,7 +226,7 @@ static heed_status load(struct heed_items *items, const heed_file *file, heed_mo
     return status == HEED_OK ? apply(items, &notes, module, optim, error) : status;
 }
 
-heed_status heed_checkpoint_load(const char *path, heed_module *module, heed_optim *optim,
+heed_status heed_checkpoint_load(heed_module *module, heed_optim *optim, const char *path,
                                  heed_checkpoint_info *info) {
     heed_ctx *ctx = heed_module_ctx(module);
     struct heed_items items = {.ctx = ctx};

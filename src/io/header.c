@@ -251,7 +251,7 @@ static heed_status parse_json(const char *text, size_t bytes, json_t **root, str
     *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &json);
     if (*root) return HEED_OK;
     if (json_error_code(&json) == json_error_out_of_memory) return out_of_memory(error);
-    return heed_io_fail(error, HEED_ERROR_FORMAT, "header is no valid JSON at byte %d: %s", json.position,
+    return heed_io_fail(error, HEED_ERROR_FORMAT, "header is not valid JSON at byte %d: %s", json.position,
                         json.text);
 }
 

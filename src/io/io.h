@@ -54,7 +54,8 @@ const char *heed_io_quote(const char *name, char *text);
 #define HEED_SIZES_BYTES 192
 const char *heed_io_sizes(int rank, const int64_t *size, char *text);
 
-/* product(size) · bits / 8. False if it overflows int64 or is no whole number of bytes; sizes must be ≥ 0. */
+/* product(size) · bits / 8. False if it overflows int64 or is not a whole number of bytes; sizes must be ≥ 0.
+ */
 bool heed_io_bytes(int rank, const int64_t *size, int bits, int64_t *bytes);
 
 /* malloc for `count` elements; NULL if there is no memory or the size overflows. Never NULL for count 0. */

@@ -22,7 +22,7 @@ static heed_status take_count(struct complaint c, const heed_arg *arg, const cha
     char *end;
     errno = 0;
     long long number = strtoll(value, &end, 10);
-    if (value[0] < '0' || value[0] > '9' || *end) return wrong(c, arg->name, value, "is no whole number");
+    if (value[0] < '0' || value[0] > '9' || *end) return wrong(c, arg->name, value, "is not a whole number");
     if (errno == ERANGE || number > most) return wrong(c, arg->name, value, "is too large");
     *count = number;
     return HEED_OK;
@@ -38,7 +38,7 @@ static heed_status take_int(struct complaint c, const heed_arg *arg, const char 
 static heed_status take_number(struct complaint c, const heed_arg *arg, const char *value) {
     char *end;
     double number = strtod(value, &end);
-    if (end == value || *end || !isfinite(number)) return wrong(c, arg->name, value, "is no number");
+    if (end == value || *end || !isfinite(number)) return wrong(c, arg->name, value, "is not a number");
     *(double *)arg->target = number;
     return HEED_OK;
 }

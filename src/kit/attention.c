@@ -123,7 +123,7 @@ static double *read_weights(heed_ctx *ctx, heed_tensor weights, const struct gri
     return values;
 }
 
-heed_status heed_plot_attention(const char *path, heed_tensor weights,
+heed_status heed_plot_attention(heed_tensor weights, const char *path,
                                 const heed_attention_plot_options *options) {
     const heed_attention_plot_options o = options ? *options : (heed_attention_plot_options){0};
     heed_ctx *ctx = heed_context(weights);

@@ -28,7 +28,7 @@ static heed_status read_all(FILE *file, char **bytes, size_t *size, struct heed_
     return ferror(file) ? heed_io_fail_errno(error, "cannot be read") : HEED_OK;
 }
 
-heed_status heed_file_read(heed_ctx *ctx, const char *path, char **bytes, size_t *size) {
+heed_status heed_bytes_read(heed_ctx *ctx, const char *path, char **bytes, size_t *size) {
     *bytes = NULL;
     *size = 0;
     if (heed_failed(ctx)) return heed_error_status(ctx);

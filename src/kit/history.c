@@ -168,7 +168,7 @@ heed_status heed_history_load(heed_history *history, const char *path, int64_t b
                              path);
     char *bytes;
     size_t size;
-    heed_status status = heed_file_read(history->ctx, path, &bytes, &size);
+    heed_status status = heed_bytes_read(history->ctx, path, &bytes, &size);
     if (status == HEED_OK) status = read_rows(history, path, bytes, before);
     if (status != HEED_OK) history->rows = 0;
     free(bytes);

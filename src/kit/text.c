@@ -72,7 +72,7 @@ heed_text *heed_text_open(heed_ctx *ctx, const char *path, const heed_text_optio
     if (heed_failed(ctx) || !options_fit(ctx, options)) return NULL;
     char *bytes;
     size_t size;
-    if (heed_file_read(ctx, path, &bytes, &size) != HEED_OK) return NULL;
+    if (heed_bytes_read(ctx, path, &bytes, &size) != HEED_OK) return NULL;
     return text_new(ctx, path, bytes, size, options);
 }
 

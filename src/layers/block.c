@@ -3,7 +3,7 @@
 
 static bool norm_kind_is_known(heed_ctx *ctx, const char *where, heed_norm_kind kind) {
     return kind == HEED_NORM_LAYER || kind == HEED_NORM_RMS ||
-           heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is no kind of norm", (int)kind);
+           heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is not a kind of norm", (int)kind);
 }
 
 bool heed_block_plan_from(heed_ctx *ctx, const char *where, const heed_transformer_options *options,

@@ -52,7 +52,9 @@ static struct heed_residual run_layer(heed_module *module, struct heed_residual 
     struct heed_residual s =
         heed_part_attend(&layer->attention, in, heed_part_norm(cross), HEED_NONE, NULL, score, NULL);
     s = heed_part_attend(cross, s, heed_part_norm(last), memory, NULL, cross_score, NULL);
-    return heed_residual_end(module->ctx, heed_part_apply(last, s, next), NULL);
+    s = heed_residual_end(module->ctx, heed_part_apply(last, s, next), NULL);
+    heed_module_ran(module);
+    return s;
 }
 
 heed_tensor heed_decoder_layer_forward(heed_module *module, heed_tensor x, heed_tensor memory,
@@ -100,5 +102,7 @@ heed_tensor heed_decoder_forward(heed_module *module, heed_tensor x, heed_tensor
         heed_residual_replace(module->ctx, stream, y);
         stream = y;
     }
-    return heed_scope_end(module->ctx, heed_residual_normed(stream, decoder->norm));
+    const heed_tensor y = heed_scope_end(module->ctx, heed_residual_normed(stream, decoder->norm));
+    heed_module_ran(module);
+    return y;
 }

@@ -44,7 +44,10 @@ struct heed_residual heed_encoder_layer_run(heed_module *module, struct heed_res
     heed_scope_begin(module->ctx);
     const struct heed_residual attended = heed_part_attend(
         &layer->attention, in, heed_part_norm(&layer->feed_forward), HEED_NONE, cache, score, weights);
-    return heed_residual_end(module->ctx, heed_part_apply(&layer->feed_forward, attended, next), weights);
+    const struct heed_residual y =
+        heed_residual_end(module->ctx, heed_part_apply(&layer->feed_forward, attended, next), weights);
+    heed_module_ran(module);
+    return y;
 }
 
 heed_tensor heed_encoder_layer_forward(heed_module *layer, heed_tensor x, const heed_score *score) {
@@ -93,5 +96,7 @@ heed_tensor heed_encoder_forward(heed_module *module, heed_tensor x, const heed_
         heed_residual_replace(module->ctx, stream, y);
         stream = y;
     }
-    return heed_scope_end(module->ctx, heed_residual_normed(stream, encoder->norm));
+    const heed_tensor y = heed_scope_end(module->ctx, heed_residual_normed(stream, encoder->norm));
+    heed_module_ran(module);
+    return y;
 }

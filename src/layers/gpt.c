@@ -176,6 +176,7 @@ heed_tensor heed_gpt_forward(heed_module *module, heed_tensor tokens, const heed
     heed_scope_begin(module->ctx);
     heed_tensor x = logits_of(module, gpt, embed(module, gpt, tokens, position), options, weights);
     x = heed_scope_end_two(module->ctx, x, weights);
+    heed_module_ran(module);
     if (options->cache && heed_failed(module->ctx)) heed_gpt_cache_truncate(options->cache, position);
     return x;
 }
@@ -210,7 +211,7 @@ heed_gpt_cache *heed_gpt_cache_new(heed_module *module, int64_t batch, int64_t c
     const struct gpt *gpt = heed_module_self(module, &gpt_class);
     if (heed_failed(ctx)) return &inert_cache;
     if (!gpt) {
-        heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "the module is no GPT");
+        heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "the module is not a GPT");
         return &inert_cache;
     }
     if (!heed_layer_positive(ctx, where, "batch", batch) ||

@@ -48,7 +48,7 @@ bool heed_layer_divides(heed_ctx *ctx, const char *where, const char *name, int6
 bool heed_layer_activation(heed_ctx *ctx, const char *where, heed_activation activation) {
     int number = (int)activation;
     return (number >= HEED_ACTIVATION_NONE && number <= HEED_ACTIVATION_SIGMOID) ||
-           heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is no activation", number);
+           heed_layer_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is not an activation", number);
 }
 
 /* ---- memory ---- */

@@ -211,9 +211,12 @@ heed_tensor heed_mha_run(heed_module *module, heed_tensor query, heed_tensor key
         adjoin_gradients(module->ctx, (heed_tensor[]){w->q_bias, w->k_bias, w->v_bias});
         heed_leave(module->ctx);
     }
-    if (cache || mha->rotary || mha->q_norm)
-        return heed_mha_in_parts(module->ctx, mha, (heed_tensor[]){query, key, value}, cache, score, weights);
-    return heed_multi_head_attention(query, key, value, w, score, &mha->options, weights);
+    const heed_tensor y =
+        cache || mha->rotary || mha->q_norm
+            ? heed_mha_in_parts(module->ctx, mha, (heed_tensor[]){query, key, value}, cache, score, weights)
+            : heed_multi_head_attention(query, key, value, w, score, &mha->options, weights);
+    heed_module_ran(module);
+    return y;
 }
 
 heed_tensor heed_mha_forward(heed_module *module, heed_tensor query, heed_tensor key, heed_tensor value,

@@ -26,11 +26,26 @@ void *heed_module_self(const heed_module *module, const heed_module_class *modul
     return module && module->type == module_class ? module->self : NULL;
 }
 
-heed_module *heed_module_find(const heed_module *module, const char *name) {
-    if (!module || !name) return NULL;
+static heed_module *child_named(const heed_module *module, const char *name, size_t length) {
     for (heed_module *child = module->first; child; child = child->sibling)
-        if (!strcmp(child->name, name)) return child;
+        if (strlen(child->name) == length && !memcmp(child->name, name, length)) return child;
     return NULL;
+}
+
+heed_module *heed_module_below(const heed_module *module, const char *path, size_t length) {
+    const char *const end = path + length;
+    heed_module *found = NULL;
+    for (; module; module = found) {
+        const char *dot = memchr(path, '.', (size_t)(end - path));
+        found = child_named(module, path, (size_t)((dot ? dot : end) - path));
+        if (!dot) break;
+        path = dot + 1;
+    }
+    return found;
+}
+
+heed_module *heed_module_find(const heed_module *module, const char *path) {
+    return module && path ? heed_module_below(module, path, strlen(path)) : NULL;
 }
 
 /* ---- making ---- */

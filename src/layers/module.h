@@ -41,11 +41,17 @@ struct heed_module {
 /* The answer of constructors after an error. */
 heed_module *heed_inert_module(void);
 
-/* Whether a typed function of class `type` may run `module` on x. Otherwise an error is kept, except for
- * NULL. */
+/* heed_module_find() of the first `length` bytes of a path. */
+heed_module *heed_module_below(const heed_module *module, const char *path, size_t length);
+
+/* Whether a typed function of class `type` may run `module` on x. Otherwise an error is kept; for NULL in the
+ * context of x. */
 bool heed_module_ready(heed_module *module, const heed_module_class *type, const char *where, heed_tensor x);
 
-/* What such a function returns when it may not: none for NULL, else an inert tensor. */
+/* After a module ran: an error that arose in it begins with its path and class, the innermost module's. */
+void heed_module_ran(const heed_module *module);
+
+/* What such a function returns when it may not: an inert tensor. */
 heed_tensor heed_module_refused(const heed_module *module, heed_tensor x);
 
 /* Where the elements of a parameter lie in a storage that several share. storage NULL: in one of its own. */

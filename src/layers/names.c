@@ -102,14 +102,9 @@ heed_tensor heed_param_at(const heed_module *module, int64_t i, char *name, size
 
 /* Goes down the path, so that a shared parameter is found under each of its names. */
 heed_tensor heed_param_find(const heed_module *module, const char *name) {
-    const char *dot;
-    while (module && name && (dot = strchr(name, '.'))) {
-        char step[HEED_STEP_BYTES];
-        size_t length = (size_t)(dot - name);
-        if (length >= sizeof step) return (heed_tensor){0};
-        memcpy(step, name, length);
-        step[length] = '\0';
-        module = heed_module_find(module, step);
+    const char *dot = module && name ? strrchr(name, '.') : NULL;
+    if (dot) {
+        module = heed_module_below(module, name, (size_t)(dot - name));
         name = dot + 1;
     }
     for (const struct heed_param *p = module && name ? module->params : NULL; p; p = p->next)

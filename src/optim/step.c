@@ -119,6 +119,11 @@ static bool update(heed_optim *optim, int64_t first, int64_t items) {
 static void step(heed_optim *optim, double rate) {
     if (!params_live(optim)) return;
     int64_t items = gather(optim, rate);
+    if (items == 0) {
+        heed_fail(optim->ctx, HEED_ERROR_GRADIENT, heed_optim_kind(optim),
+                  "no parameter has a gradient; was heed_backward() called?");
+        return;
+    }
     bool going = find_norm(optim, items);
     for (int64_t first = 0, count; going && first < items; first += count) {
         count = same_updates_first(optim, first, items);

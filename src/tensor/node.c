@@ -161,7 +161,7 @@ static bool shape_bytes(heed_ctx *ctx, const char *where, struct heed_view *view
     }
     size_t element = heed_dtype_bytes(view->dtype);
     if (!element) {
-        heed_fail(ctx, HEED_ERROR_DTYPE, where, "%d is no dtype", (int)view->dtype);
+        heed_fail(ctx, HEED_ERROR_DTYPE, where, "%d is not a dtype", (int)view->dtype);
         return false;
     }
     for (int d = 0; d < view->rank; d++) {

@@ -19,8 +19,8 @@ if command -v pkg-config >/dev/null; then
     export PKG_CONFIG_PATH
     # shellcheck disable=SC2046 # several words are meant
     "$cc" -std=c11 "$here/main.c" -o "$work/by_pkg_config" \
-        $(pkg-config --define-variable=prefix="$work/heed" --cflags --libs heed_kit heed)
-    LD_LIBRARY_PATH=$(pkg-config --define-variable=prefix="$work/heed" --variable=libdir heed) "$work/by_pkg_config"
+        $(pkg-config --cflags --libs heed_kit heed)
+    LD_LIBRARY_PATH=$(pkg-config --variable=libdir heed) "$work/by_pkg_config"
 fi
 
 # Nothing but heed's own names is exported.

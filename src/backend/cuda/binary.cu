@@ -1,6 +1,6 @@
-/* y = a op b, and the gradients of sums, products, quotients and powers. Memory traffic in f32: 12 bytes an
- * element forward, 9 for comparisons, less what repeats; backward for each gradient 8 bytes (sums), 12 or 16.
- * In bf16 half of that, but for comparisons. */
+/* y = a op b, and the gradients of sums, products, quotients, powers, maxima and minima. Memory traffic in
+ * f32: 12 bytes an element forward, 9 for comparisons, less what repeats; backward for each gradient 8 bytes
+ * (sums), 12 or 16. In bf16 half of that, but for comparisons. */
 #include "backend/cuda/fold.cuh"
 
 /* ---- terms ---- */
@@ -21,6 +21,10 @@ template <typename T, typename M> struct binary_value {
             return x * y;
         case HEED_BINARY_DIV:
             return x / y;
+        case HEED_BINARY_MAXIMUM:
+            return x < y || y != y ? y : x;
+        case HEED_BINARY_MINIMUM:
+            return y < x || y != y ? y : x;
         default:
             return pow(x, y);
         }
@@ -56,6 +60,11 @@ template <typename T> struct compared {
 /* The views of both gradients; a and b are there only where the operation's gradient reads them. */
 enum { DY, A, B, GRADIENT_VIEWS };
 
+/* What of g belongs to x, the gradient of the larger of x and y. */
+template <typename T> __device__ T share_of_larger(T g, T x, T y) {
+    return x < y ? (T)0 : x == y ? g / 2 : g;
+}
+
 template <typename T, typename M> struct gradient_a {
     typedef T result;
     enum { VIEWS = GRADIENT_VIEWS };
@@ -70,6 +79,10 @@ template <typename T, typename M> struct gradient_a {
             return g / y;
         case HEED_BINARY_POW:
             return y == 0 ? (T)0 : g * y * pow(x, y - 1);
+        case HEED_BINARY_MAXIMUM:
+            return share_of_larger(g, x, y);
+        case HEED_BINARY_MINIMUM:
+            return share_of_larger(g, y, x);
         default:
             return g;
         }
@@ -78,7 +91,7 @@ template <typename T, typename M> struct gradient_a {
     template <int N> __device__ void operator()(const cuda_spot<N> &spot, T (&da)[N]) const {
         T x[N] = {}, y[N] = {};
         cuda_load(dy, spot, DY, da);
-        if (op == HEED_BINARY_POW) cuda_load(a, spot, A, x);
+        if (op >= HEED_BINARY_POW) cuda_load(a, spot, A, x);
         if (op >= HEED_BINARY_MUL) cuda_load(b, spot, B, y);
 #pragma unroll
         for (int j = 0; j < N; j++) da[j] = value(da[j], x[j], y[j]);
@@ -101,6 +114,10 @@ template <typename T, typename M> struct gradient_b {
             return -g * (x / y) / y;
         case HEED_BINARY_POW:
             return x == 0 && y >= 0 ? (T)0 : g * pow(x, y) * log(x);
+        case HEED_BINARY_MAXIMUM:
+            return share_of_larger(g, y, x);
+        case HEED_BINARY_MINIMUM:
+            return share_of_larger(g, x, y);
         default:
             return g;
         }

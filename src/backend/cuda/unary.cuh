@@ -92,6 +92,7 @@ template <typename T> __device__ inline T cuda_power(T x, T exponent) {
 /* clang-format off */
 #define CUDA_UNARY_LIST(X)                                                                                   \
     X(NEG,        -x,                                            -dy)                                        \
+    X(ABS,        fabs(x),                                       x < 0 ? -dy : x == 0 ? (T)0 : dy)           \
     X(EXP,        exp(x),                                        dy * y)                                     \
     X(LOG,        log(x),                                        dy / x)                                     \
     X(SQRT,       sqrt(x),                                       dy / (2 * y))                               \
@@ -103,7 +104,9 @@ template <typename T> __device__ inline T cuda_power(T x, T exponent) {
     X(SILU,       x * cuda_sigmoid(x),                           dy * cuda_silu_slope(x))                    \
     X(ADD_SCALAR, x + c,                                         dy)                                         \
     X(MUL_SCALAR, x * c,                                         dy * c)                                     \
-    X(POW_SCALAR, cuda_power(x, c),                              c == 0 ? (T)0 : dy * c * cuda_power(x, c - 1))
+    X(POW_SCALAR, cuda_power(x, c),                              c == 0 ? (T)0 : dy * c * cuda_power(x, c - 1))\
+    X(MAX_SCALAR, x < c ? c : x,                                 x < c ? (T)0 : dy)                          \
+    X(MIN_SCALAR, x > c ? c : x,                                 x > c ? (T)0 : dy)
 /* clang-format on */
 
 /* Each x becomes op(x, c); of HEED_UNARIES, which is no operation, it stays. One choice for all of them, so

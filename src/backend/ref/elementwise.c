@@ -52,6 +52,10 @@ static double binary_value(const void *p, const int64_t *at) {
         return a / b;
     case HEED_BINARY_POW:
         return pow(a, b);
+    case HEED_BINARY_MAXIMUM:
+        return a < b || b != b ? b : a;
+    case HEED_BINARY_MINIMUM:
+        return b < a || b != b ? b : a;
     case HEED_BINARY_EQUAL:
         return a == b;
     case HEED_BINARY_LESS:
@@ -71,6 +75,11 @@ static heed_status binary_forward(struct heed_exec *exec, const void *p, void *s
     return HEED_OK;
 }
 
+/* What of dy belongs to x, the gradient of the larger of x and y. */
+static double share_of_larger(double dy, double x, double y) {
+    return x < y ? 0 : x == y ? dy / 2 : dy;
+}
+
 static double binary_da(const void *p, const int64_t *at) {
     const struct heed_binary_args *args = p;
     double dy = heed_ref_get(&args->dy, at);
@@ -78,8 +87,11 @@ static double binary_da(const void *p, const int64_t *at) {
     double b = heed_ref_get(&args->b, at);
     if (args->op == HEED_BINARY_MUL) return dy * b;
     if (args->op == HEED_BINARY_DIV) return dy / b;
+    double a = heed_ref_get(&args->a, at);
+    if (args->op == HEED_BINARY_MAXIMUM) return share_of_larger(dy, a, b);
+    if (args->op == HEED_BINARY_MINIMUM) return share_of_larger(dy, b, a);
     if (b == 0) return 0;
-    return dy * b * pow(heed_ref_get(&args->a, at), b - 1);
+    return dy * b * pow(a, b - 1);
 }
 
 static double binary_db(const void *p, const int64_t *at) {
@@ -91,6 +103,8 @@ static double binary_db(const void *p, const int64_t *at) {
     if (args->op == HEED_BINARY_MUL) return dy * a;
     double b = heed_ref_get(&args->b, at);
     if (args->op == HEED_BINARY_DIV) return -dy * (a / b) / b;
+    if (args->op == HEED_BINARY_MAXIMUM) return share_of_larger(dy, b, a);
+    if (args->op == HEED_BINARY_MINIMUM) return share_of_larger(dy, a, b);
     if (a == 0 && b >= 0) return 0;
     return dy * pow(a, b) * log(a);
 }

@@ -27,7 +27,7 @@ static heed_status out_of_range(struct heed_exec *exec, const struct heed_gather
                               (long long)chosen(args, at), place, args->dim);
     }
     return heed_exec_fail(exec, HEED_ERROR_ARGUMENT, HEED_PRIMITIVE_GATHER,
-                          "index %lld at %s is not in 0 … %lld", (long long)chosen(args, at), place,
+                          "index %lld at %s is not in 0 to %lld", (long long)chosen(args, at), place,
                           (long long)size - 1);
 }
 

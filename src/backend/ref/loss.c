@@ -77,7 +77,7 @@ static heed_status cross_entropy_forward(struct heed_exec *exec, const void *p, 
         int64_t target = target_of(args, row);
         if (target < 0 || target >= classes) {
             return heed_exec_fail(exec, HEED_ERROR_ARGUMENT, HEED_PRIMITIVE_CROSS_ENTROPY,
-                                  "target %lld of row %lld is not in 0 … %lld", (long long)target,
+                                  "target %lld of row %lld is not in 0 to %lld", (long long)target,
                                   (long long)row, (long long)classes - 1);
         }
         sum += row_loss(args, row);

@@ -18,6 +18,8 @@ MAP_2(difference, a - b)
 MAP_2(product, a *b)
 MAP_2(quotient, a / b)
 MAP_2(power, vf_power(a, b))
+MAP_2(maximum, vf_select(vm_or(vm_less(a, b), vm_not(vm_equal(b, b))), b, a))
+MAP_2(minimum, vf_select(vm_or(vm_less(b, a), vm_not(vm_equal(b, b))), b, a))
 
 /* Of dy = a, and a = b, b = c. */
 MAP_1(negative, -a)
@@ -26,6 +28,8 @@ MAP_3(product_db, a *b)
 MAP_3(quotient_da, a / c)
 MAP_3(quotient_db, -a *(b / c) / c)
 MAP_3(power_da, a *vf_power_slope(b, c))
+MAP_3(larger_a, vf_where(vm_not(vm_less(b, c)), vf_select(vm_equal(b, c), a *vf_set(0.5f), a)))
+MAP_3(larger_b, vf_where(vm_not(vm_less(c, b)), vf_select(vm_equal(b, c), a *vf_set(0.5f), a)))
 MAP_3(power_db, a *vf_power_growth(b, c))
 
 /* ---- comparisons ---- */
@@ -119,6 +123,8 @@ const struct heed_binary_vectors HEED_VECTOR_NAME(heed_binary_vectors) = {
             [HEED_BINARY_MUL] = product,
             [HEED_BINARY_DIV] = quotient,
             [HEED_BINARY_POW] = power,
+            [HEED_BINARY_MAXIMUM] = maximum,
+            [HEED_BINARY_MINIMUM] = minimum,
             [HEED_BINARY_EQUAL] = equal,
             [HEED_BINARY_LESS] = less,
             [HEED_BINARY_GREATER] = greater,
@@ -134,6 +140,8 @@ const struct heed_binary_vectors HEED_VECTOR_NAME(heed_binary_vectors) = {
             [HEED_BINARY_MUL] = product_da,
             [HEED_BINARY_DIV] = quotient_da,
             [HEED_BINARY_POW] = power_da,
+            [HEED_BINARY_MAXIMUM] = larger_a,
+            [HEED_BINARY_MINIMUM] = larger_b,
         },
     .backward_b =
         {
@@ -141,6 +149,8 @@ const struct heed_binary_vectors HEED_VECTOR_NAME(heed_binary_vectors) = {
             [HEED_BINARY_MUL] = product_db,
             [HEED_BINARY_DIV] = quotient_db,
             [HEED_BINARY_POW] = power_db,
+            [HEED_BINARY_MAXIMUM] = larger_b,
+            [HEED_BINARY_MINIMUM] = larger_a,
         },
     .choose = choose,
     .keep = keep,

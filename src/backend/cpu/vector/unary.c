@@ -15,6 +15,7 @@ static inline vf power(vf x, vf c) {
 
 /* Of x = a. */
 MAP_1(neg, -a)
+MAP_1(absolute, vf_abs(a))
 MAP_1(exponential, vf_exp(a))
 MAP_1(logarithm, vf_log(a))
 MAP_1(square_root, vf_sqrt(a))
@@ -27,8 +28,11 @@ MAP_1(silu, vf_silu(a))
 MAP_1(add_scalar, a + k)
 MAP_1(mul_scalar, a *k)
 MAP_1(pow_scalar, power(a, k))
+MAP_1(max_scalar, vf_select(vm_less(a, k), k, a))
+MAP_1(min_scalar, vf_select(vm_less(k, a), k, a))
 
 /* Of dy = a and y or x = b. */
+MAP_2(absolute_back, vf_where(vm_not(vm_equal(b, vf_set(0.0f))), vf_select(vm_less(b, vf_set(0.0f)), -a, a)))
 MAP_2(exponential_back, a *b)
 MAP_2(logarithm_back, a / b)
 MAP_2(square_root_back, a / (b + b))
@@ -39,6 +43,8 @@ MAP_2(gelu_back, a *vf_gelu_slope(b))
 MAP_2(gelu_tanh_back, a *vf_gelu_tanh_slope(b))
 MAP_2(silu_back, a *vf_silu_slope(b))
 MAP_2(pow_scalar_back, k[0] == 0.0f ? vf_set(0.0f) : a * k * power(b, k - vf_set(1.0f)))
+MAP_2(max_scalar_back, vf_where(vm_not(vm_less(b, k)), a))
+MAP_2(min_scalar_back, vf_where(vm_not(vm_less(k, b)), a))
 
 static void identity(const void *self, int64_t n, const void *const *in, const int *step, void *out) {
     const float one = 1.0f;
@@ -50,6 +56,7 @@ const struct heed_unary_vectors HEED_VECTOR_NAME(heed_unary_vectors) = {
     .forward =
         {
             [HEED_UNARY_NEG] = neg,
+            [HEED_UNARY_ABS] = absolute,
             [HEED_UNARY_EXP] = exponential,
             [HEED_UNARY_LOG] = logarithm,
             [HEED_UNARY_SQRT] = square_root,
@@ -62,10 +69,13 @@ const struct heed_unary_vectors HEED_VECTOR_NAME(heed_unary_vectors) = {
             [HEED_UNARY_ADD_SCALAR] = add_scalar,
             [HEED_UNARY_MUL_SCALAR] = mul_scalar,
             [HEED_UNARY_POW_SCALAR] = pow_scalar,
+            [HEED_UNARY_MAX_SCALAR] = max_scalar,
+            [HEED_UNARY_MIN_SCALAR] = min_scalar,
         },
     .backward =
         {
             [HEED_UNARY_NEG] = neg,
+            [HEED_UNARY_ABS] = absolute_back,
             [HEED_UNARY_EXP] = exponential_back,
             [HEED_UNARY_LOG] = logarithm_back,
             [HEED_UNARY_SQRT] = square_root_back,
@@ -78,5 +88,7 @@ const struct heed_unary_vectors HEED_VECTOR_NAME(heed_unary_vectors) = {
             [HEED_UNARY_ADD_SCALAR] = identity,
             [HEED_UNARY_MUL_SCALAR] = mul_scalar,
             [HEED_UNARY_POW_SCALAR] = pow_scalar_back,
+            [HEED_UNARY_MAX_SCALAR] = max_scalar_back,
+            [HEED_UNARY_MIN_SCALAR] = min_scalar_back,
         },
 };
