@@ -26,7 +26,9 @@ struct bench_case {
     int64_t size[4];
     int what_else; /* flags of a family of cases */
     int64_t batch, vocabulary;
-    double bytes; /* that a run reads and writes at least, where memory is what limits it; 0: not said */
+    double bytes; /* that a run in f32 reads and writes at least, where memory may limit it; 0: not said */
+    double (*operations)(const struct bench_case *row); /* additions and multiplications of a run's products;
+                                                           NULL: not said */
 };
 
 /* The case of that number, from 0 on, or of that name; NULL beyond. */
@@ -38,5 +40,14 @@ const struct bench_case *bench_case_named(const char *name);
 size_t bench_memory_now(void);
 size_t bench_memory_peak(void);
 void bench_memory_reset_peak(void);
+
+/* What a device gives at most, in a second; 0: not known. */
+struct bench_peaks {
+    double bytes, operations; /* of its memory; of f32, outside of tensor cores */
+    const char *source;       /* "driver", "data sheet", or "" */
+};
+
+/* Of a CUDA device that is open, by heed's name for it and its maker's; of others nothing is known. */
+struct bench_peaks bench_peaks_of(const char *device, const char *name);
 
 #endif

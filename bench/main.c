@@ -28,9 +28,12 @@ static const char usage[] =
     "  --seconds S  how long to repeat each case (default 2)\n"
     "  --device NAME  cpu (the default), ref, cuda, …\n"
     "  --precision P  bf16: mixed precision\n"
-    "  --json       one JSON object per line; bytes: that a run moves at least, where the\n"
-    "               case says it\n"
-    "  --explain    behind each case what heed_explain() says: which kernels ran, and why not others\n";
+    "  --json       one JSON object per line\n"
+    "  --explain    behind each case what heed_explain() says: which kernels ran, and why not others\n"
+    "\n"
+    "GB/s: by the bytes that a run in f32 moves at least. GFLOP/s: by the additions and multiplications of\n"
+    "its products. Both where the case says them, and on a GPU in percent of its memory's peak and of\n"
+    "that of f32 outside of tensor cores.\n";
 
 struct arguments {
     const char *name; /* of a case; NULL: all */
@@ -46,6 +49,13 @@ struct timing {
     double min_ms, median_ms;
     int runs;
     size_t peak_bytes;
+};
+
+/* What a run does, in a second and at most; 0: not known. */
+struct rates {
+    double bytes, operations; /* of a run */
+    double gb, gflop;         /* in a second of the median */
+    struct bench_peaks peaks;
 };
 
 static double now_ms(void) {
@@ -121,15 +131,51 @@ static void print_explained(const heed_ctx *ctx) {
     free(text);
 }
 
+/* The bytes of a case are those of f32, and so is what a device gives. */
+static struct rates rates_of(const struct arguments *a, const struct bench *b, const struct timing *t) {
+    const struct bench_case *row = b->row;
+    struct rates r = {.peaks = {.source = ""}};
+    char name[128], key[80];
+    snprintf(key, sizeof key, "%s%s ", a->device, strchr(a->device, ':') ? "" : ":0");
+    explained(b->ctx, key, name, sizeof name);
+    if (row->operations) r.operations = row->operations(row);
+    if (a->precision == HEED_F32) {
+        r.bytes = row->bytes;
+        r.peaks = bench_peaks_of(a->device, name);
+    }
+    if (t->median_ms > 0) {
+        r.gb = r.bytes / t->median_ms * 1e-6;
+        r.gflop = r.operations / t->median_ms * 1e-6;
+    }
+    return r;
+}
+
+/* A rate and its share of a peak; nothing where they are not known. */
+static void print_rate(double rate, double peak) {
+    if (rate > 0)
+        printf(" %10.1f", rate);
+    else
+        printf(" %10s", "");
+    if (rate > 0 && peak > 0)
+        printf(" %4.0f %%", 100 * rate / peak);
+    else
+        printf(" %6s", "");
+}
+
 static void print_heading(const struct arguments *a) {
     if (!a->json && !a->headless)
-        printf("%-28s %10s %10s %6s %10s\n", "case", "min ms", "median ms", "runs", "peak MiB");
+        printf("%-28s %10s %10s %6s %10s %10s %6s %10s %6s\n", "case", "min ms", "median ms", "runs",
+               "peak MiB", "GB/s", "", "GFLOP/s", "");
 }
 
 static void print_timing(const struct arguments *a, const struct bench *b, const struct timing *t) {
+    const struct rates r = rates_of(a, b, t);
     if (!a->json) {
-        printf("%-28s %10.3f %10.3f %6d %10.1f\n", b->row->name, t->min_ms, t->median_ms, t->runs,
+        printf("%-28s %10.3f %10.3f %6d %10.1f", b->row->name, t->min_ms, t->median_ms, t->runs,
                (double)t->peak_bytes / 1048576);
+        print_rate(r.gb, r.peaks.bytes * 1e-9);
+        print_rate(r.gflop, r.peaks.operations * 1e-9);
+        putchar('\n');
         return;
     }
     char isa[64], blas[128], threads[16];
@@ -138,9 +184,12 @@ static void print_timing(const struct arguments *a, const struct bench *b, const
     explained(b->ctx, "threads ", threads, sizeof threads);
     printf("{\"case\": \"%s\", \"min_ms\": %.6f, \"median_ms\": %.6f, \"runs\": %d, \"peak_bytes\": %zu, "
            "\"threads\": %s, \"isa\": \"%s\", \"blas\": \"%s\", \"compiler\": \"%s\", "
-           "\"device\": \"%s\", \"precision\": \"%s\", \"bytes\": %.0f, \"fallbacks\": %llu}\n",
+           "\"device\": \"%s\", \"precision\": \"%s\", \"bytes\": %.0f, \"operations\": %.0f, "
+           "\"gb_per_s\": %.3f, \"gflop_per_s\": %.3f, \"peak_gb_per_s\": %.1f, \"peak_gflop_per_s\": %.1f, "
+           "\"peak_source\": \"%s\", \"fallbacks\": %llu}\n",
            b->row->name, t->min_ms, t->median_ms, t->runs, t->peak_bytes, threads[0] ? threads : "0", isa,
-           blas, COMPILER, a->device, heed_dtype_name(a->precision), b->row->bytes,
+           blas, COMPILER, a->device, heed_dtype_name(a->precision), r.bytes, r.operations, r.gb, r.gflop,
+           r.peaks.bytes * 1e-9, r.peaks.operations * 1e-9, r.peaks.source,
            (unsigned long long)heed_fallbacks(b->ctx));
 }
 

@@ -45,8 +45,11 @@ grep -q '^gpt_mini_step ' "$work/out" || fail 'list'
 run --case softmax_seed --seconds 0 --threads 2
 [ "$(wc -l <"$work/out")" -eq 2 ] || fail 'a heading and a row'
 run --case softmax_seed --seconds 0 --threads 2 --json
-for key in '"case": "softmax_seed"' '"min_ms": ' '"median_ms": ' '"runs": ' '"peak_bytes": ' '"threads": 2,' '"blas": "OpenBLAS'; do
+for key in '"case": "softmax_seed"' '"min_ms": ' '"median_ms": ' '"runs": ' '"peak_bytes": ' '"threads": 2,' '"blas": "OpenBLAS' '"bytes": 2097152,' \
+    '"gb_per_s": [0-9]*\.[0-9]*[1-9]' '"peak_gb_per_s": 0.0,'; do
     grep -q -e "$key" "$work/out" || fail "no $key"
 done
+run --case sgemm_256 --seconds 0 --threads 2 --json
+grep -q '"operations": 33554432, .*"gflop_per_s": [0-9]*\.[0-9]*[1-9]' "$work/out" || fail 'no operations'
 "$bench" --list >/dev/full 2>"$work/err"
 [ $? -eq 1 ] || fail 'a full disk'

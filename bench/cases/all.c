@@ -23,6 +23,11 @@ const struct bench_case *bench_case_named(const char *name) {
     return NULL;
 }
 
+double bench_attention_operations(double cells, double width, bool backward) {
+    enum { FORWARD = 2, BACKWARD = 5 }; /* products */
+    return 2 * cells * width * (FORWARD + (backward ? BACKWARD : 0));
+}
+
 heed_tensor bench_normal(struct bench *b, int rank, const int64_t *size) {
     return heed_normal(b->ctx, HEED_F32, rank, size, 0, 1);
 }

@@ -40,6 +40,15 @@ static void attention_run(struct bench *b) {
     heed_step_end(b->ctx);
 }
 
+/* Of a random mask all cells: kernels must look at each. */
+static double attention_operations(const struct bench_case *row) {
+    const double n = (double)row->size[2], most = row->what_else & WINDOW ? WINDOW_KEYS : n;
+    const double seen =
+        row->what_else & (CAUSAL | WINDOW) ? most * (n - most) + most * (most + 1) / 2 : n * n;
+    return bench_attention_operations((double)row->size[0] * (double)row->size[1] * seen,
+                                      (double)row->size[3], row->what_else & BACKWARD);
+}
+
 /* One query of each head to what a cache holds: size = heads, key/value heads, keys, width. */
 static void decode_setup(struct bench *b) {
     const int64_t *s = b->row->size;
@@ -53,8 +62,13 @@ static void decode_run(struct bench *b) {
     heed_step_end(b->ctx);
 }
 
+static double decode_operations(const struct bench_case *row) {
+    return bench_attention_operations((double)row->size[0] * (double)row->size[2], (double)row->size[3],
+                                      false);
+}
+
 #define CASE(name, what, flags, ...)                                                                         \
-    { name, what, attention_setup, attention_run, __VA_ARGS__, flags }
+    { name, what, attention_setup, attention_run, __VA_ARGS__, flags, .operations = attention_operations }
 
 const struct bench_case bench_attention_cases[] = {
     CASE("attn_b8h12s128d64_fwd", "attention, batch 8, 12 heads, length 128, width 64", 0, {8, 12, 128, 64}),
@@ -80,6 +94,7 @@ const struct bench_case bench_attention_cases[] = {
      decode_setup,
      decode_run,
      {32, 8, 4096, 128},
-     0},
+     .bytes = (2.0 * 8 * 4096 + 2 * 32) * 128 * 4,
+     .operations = decode_operations},
     {0},
 };

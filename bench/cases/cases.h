@@ -10,4 +10,8 @@ extern const struct bench_case bench_product_cases[], bench_mha_cases[], bench_a
 /* A tensor of normal random numbers. */
 heed_tensor bench_normal(struct bench *b, int rank, const int64_t *size);
 
+/* Of attention over so many cells of scores that a query may see: q·kᵀ and ·v; with gradients those of the
+ * four factors and the scores again, as the papers of FlashAttention count. */
+double bench_attention_operations(double cells, double width, bool backward);
+
 #endif

@@ -34,12 +34,22 @@ static void gpt_step(struct bench *b) {
     heed_step_end(b->ctx);
 }
 
+/* Twelve matrices of width² in a layer and the one that makes logits, three times with backward; attention is
+ * causal. */
+static double gpt_operations(const struct bench_case *row) {
+    const double layers = (double)row->size[0], width = (double)row->size[2], length = (double)row->size[3],
+                 batch = (double)row->batch, vocabulary = (double)row->vocabulary;
+    return 3 * 2 * batch * length * (layers * 12 * width * width + width * vocabulary) +
+           layers * bench_attention_operations(batch * length * (length + 1) / 2, width, true);
+}
+
 const struct bench_case bench_gpt_cases[] = {
     {"gpt_nano_step",
      "GPT of 4 layers, 4 heads, width 128, length 64, batch 12: a training step",
      gpt_setup,
      gpt_step,
      {4, 4, 128, 64},
+     .operations = gpt_operations,
      .batch = 12,
      .vocabulary = 65},
     {"gpt_mini_step",
@@ -47,6 +57,7 @@ const struct bench_case bench_gpt_cases[] = {
      gpt_setup,
      gpt_step,
      {6, 6, 384, 256},
+     .operations = gpt_operations,
      .batch = 8,
      .vocabulary = 256},
     {"gpt2_124m_step",
@@ -54,6 +65,7 @@ const struct bench_case bench_gpt_cases[] = {
      gpt_setup,
      gpt_step,
      {12, 12, 768, 64},
+     .operations = gpt_operations,
      .batch = 4,
      .vocabulary = 50257},
     {0},

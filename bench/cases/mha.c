@@ -33,13 +33,31 @@ static void mha_both(struct bench *b) {
     heed_step_end(b->ctx);
 }
 
+/* Four projections, which backward makes twice, and attention. */
+static double mha_operations(const struct bench_case *row) {
+    const bool backward = row->run == mha_both;
+    return (backward ? 3 : 1) * 4 * 2.0 * BATCH * LENGTH * WIDTH * WIDTH +
+           bench_attention_operations((double)BATCH * HEADS * LENGTH * LENGTH, WIDTH / HEADS, backward);
+}
+
 const struct bench_case bench_mha_cases[] = {
     {"mha_seed_fwd",
      "multi-head attention, batch 128, length 8, width 128, 32 heads",
      mha_setup,
      mha_forward,
-     {0}},
-    {"mha_seed_weights_fwd", "the same, with all weights", mha_setup, mha_weights, {0}},
-    {"mha_seed_fwdbwd", "the same with gradients of input and weights", mha_setup, mha_both, {0}},
+     {0},
+     .operations = mha_operations},
+    {"mha_seed_weights_fwd",
+     "the same, with all weights",
+     mha_setup,
+     mha_weights,
+     {0},
+     .operations = mha_operations},
+    {"mha_seed_fwdbwd",
+     "the same with gradients of input and weights",
+     mha_setup,
+     mha_both,
+     {0},
+     .operations = mha_operations},
     {0},
 };

@@ -57,7 +57,8 @@ static cudnnBackendDescriptor_t describe(const dnn_library *library, const devic
 
 /* ---- problems ---- */
 
-/* forward, backward: for each device in order, '+' it plans, '-' it does not. */
+/* forward, backward: for each device in order, '+' it plans, '-' it does not. test_cudnn.c and
+ * test_cudnn_dropout.c run such problems on a GPU, and expect the same. */
 struct row {
     const char *name;
     int64_t batch, heads, kv_heads, queries, keys, width, value_width;
@@ -75,6 +76,9 @@ static const row rows[] = {
     {"ragged", 2, 4, 4, 100, 77, 40, 40, "c", NULL, "+++++", "+++++"},
     {"few queries", 2, 4, 4, 8, 300, 64, 64, "", NULL, "+++++", "+++++"},
     {"wider values", 2, 4, 4, 128, 128, 64, 128, "c", NULL, "+++++", "+++++"},
+    {"narrow, few keys", 1, 1, 1, 8, 9, 8, 8, "", NULL, "+++++", "+++++"},
+    {"narrow, bias of batch entries", 2, 3, 3, 9, 11, 8, 8, "", "b1qk", "+++++", "+++-+"},
+    {"narrow, dropout", 2, 4, 4, 16, 24, 8, 24, "d", NULL, "+++++", "+++-+"},
     {"width 96", 2, 4, 4, 128, 128, 96, 96, "c", NULL, "+++++", "+++++"},
     {"width 192, values 128", 2, 4, 4, 256, 256, 192, 128, "c", NULL, "+++++", "--++-"},
     {"width 192", 2, 4, 4, 256, 256, 192, 192, "c", NULL, "+++++", "--+--"},

@@ -246,9 +246,10 @@ static size_t device_describe(void *self, char *text, size_t size) {
     cuda_lt_describe(device, products, sizeof products);
     dnn_describe(device, dnn, sizeof dnn);
     const int n = snprintf(
-        text, size, "cuda:%d %s, %d multiprocessors, %zu of %zu MiB free, runtime %s, driver %s, %s, %s%s\n",
-        device->ordinal, device->name, device->processors, free_bytes >> 20, all_bytes >> 20,
-        version_text(runtime).text, version_text(driver).text, rtc, products, dnn);
+        text, size,
+        "cuda:%d %s, %d multiprocessors of sm_%d, %zu of %zu MiB free, runtime %s, driver %s, %s, %s%s\n",
+        device->ordinal, device->name, device->processors, device->architecture, free_bytes >> 20,
+        all_bytes >> 20, version_text(runtime).text, version_text(driver).text, rtc, products, dnn);
     const size_t used = n > 0 ? (size_t)n : 0;
     return used +
            cuda_special_describe(device, used < size ? text + used : NULL, used < size ? size - used : 0);

@@ -1,0 +1,88 @@
+#!/bin/sh
+# gpu_check.sh: what script/gpu-check does around its steps, on a build whose programs are scripts: which are run again, time
+# that is up, what is missing, wrong arguments.
+set -u
+source=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+build=$work/build
+mkdir -p "$build/src" "$build/tests/cuda" "$build/bench" "$build/examples"
+for name in libheed_cuda.so libheed.so; do echo "$name" >"$build/src/$name"; done
+
+fail() {
+    echo "$1"
+    cat "$work/out"
+    exit 1
+}
+
+# program NAME LINE: of the build. Each counts its runs.
+program() {
+    printf '#!/bin/sh\necho %s >>"%s/runs"\n%s\n' "$1" "$work" "$2" >"$build/$1"
+    chmod +x "$build/$1"
+}
+
+# check STATUS RUNS ARGUMENT...: its exit status, and the programs that it ran.
+check() {
+    expected=$1 runs=$2
+    shift 2
+    : >"$work/runs"
+    "$source/script/gpu-check" --build "$build" --out "$work/results" "$@" >"$work/out" 2>&1 </dev/null
+    status=$?
+    [ $status -eq "$expected" ] || fail "$*: exit status $status"
+    [ "$(tr '\n' ' ' <"$work/runs")" = "$runs" ] || fail "$*: ran $(cat "$work/runs")"
+}
+
+says() {
+    grep -q -e "$1" "$work/out" || fail "it does not say '$1'"
+}
+
+check 2 '' --bogus
+check 2 '' --step nothing
+check 2 '' --step mem
+check 2 '' --limit 1.5
+check 2 '' --build "$work/nowhere"
+"$source/script/gpu-check" --list | grep -qx memcheck_ops_rows || exit 1
+
+program tests/test_masks 'exit 0'
+check 0 'tests/test_masks ' --step test_masks
+says '^test_masks: passed, '
+check 0 '' --step test_masks
+says 'passed before'
+check 0 'tests/test_masks ' --step test_masks --again
+program tests/test_masks 'echo wrong; exit 1'
+check 1 'tests/test_masks ' --step test_masks # another program
+says '^test_masks: FAILED, '
+says '^wrong$'
+grep -q '"result": "failed", "passed": false, "status": 1,' "$work/results/test_masks.json" || fail 'no result'
+program tests/test_masks 'exit 0'
+check 0 'tests/test_masks ' --step test_masks
+echo more >>"$build/src/libheed.so"
+check 0 'tests/test_masks ' --step test_masks # another library
+
+# All programs of a step in one time; what passed is not run again.
+for name in cudnn cudnn_dropout mixed; do program tests/cuda/cuda_$name 'exit 0'; done
+program tests/cuda/cuda_cudnn_dropout 'sleep 20'
+check 1 'tests/cuda/cuda_cudnn tests/cuda/cuda_cudnn_dropout ' --step cudnn --limit 1
+says '^cudnn: out of time, '
+says '^0 failed, 1 out of time'
+check 1 'tests/cuda/cuda_cudnn_dropout ' --step cudnn --limit 1
+program tests/cuda/cuda_cudnn_dropout 'exit 0'
+check 0 'tests/cuda/cuda_cudnn tests/cuda/cuda_cudnn_dropout tests/cuda/cuda_mixed ' --step cudnn
+program tests/cuda/cuda_cudnn 'echo "not run: no cuDNN (libcudnn.so.9 cannot be opened)"; exit 77'
+check 0 'tests/cuda/cuda_cudnn ' --step cudnn
+says '^cudnn: not run, '
+says 'no cuDNN (libcudnn.so.9 cannot be opened)'
+check 0 'tests/cuda/cuda_cudnn ' --step cudnn # and again, since it did not pass
+
+# shellcheck disable=SC2016 # the program is to expand it
+program bench/heed-bench 'cat "$(dirname "$0")/lines"'
+cat >"$build/bench/lines" <<'TEXT'
+{"case": "memory_add", "median_ms": 0.5, "gb_per_s": 400.0, "gflop_per_s": 0, "peak_gb_per_s": 500.0, "peak_gflop_per_s": 2000.0, "peak_source": "driver"}
+{"case": "softmax", "median_ms": 0.5, "gb_per_s": 200.0, "gflop_per_s": 0, "peak_gb_per_s": 500.0, "peak_gflop_per_s": 2000.0, "peak_source": "driver"}
+{"case": "product", "median_ms": 2, "gb_per_s": 0, "gflop_per_s": 1500, "peak_gb_per_s": 500.0, "peak_gflop_per_s": 2000.0, "peak_source": "driver"}
+TEXT
+check 0 'bench/heed-bench ' --step bench
+cp "$work/results/bench.log" "$work/out"
+says '^peaks: 500 GB/s (driver), 2.0 TFLOP/s'
+says '^softmax  *0.5000  *200.0  *40.0 %  *50.0 % *$'
+says '^product  *2.0000  *1.5  *75.0 %$'
