@@ -51,9 +51,10 @@ static void explains(const heed_ctx *ctx, const char *part) {
 /* The device and its libraries in a line, also where one of them is not there. */
 START_TEST(described) {
     heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(1)});
-    explains(ctx,
-             "cuda:1 emulated 1, 2 multiprocessors of sm_80, 768 of 1024 MiB free, runtime 13.0, driver 13.1, "
-             "NVRTC 13.0, cuBLASLt ");
+    explains(
+        ctx,
+        "cuda:1 emulated 1, 2 multiprocessors of sm_80, 768 of 1024 MiB free, runtime 13.0, driver 13.1, "
+        "NVRTC 13.0, cuBLASLt ");
     explains(ctx, ", products in f32, cuDNN 9.");
     setenv("HEED_FAKE_NVRTC_VERSION", "12", 1);
     explains(ctx, ", NVRTC 12.0, ");
