@@ -20,8 +20,7 @@ struct job {
 
 enum {
     WORDS_SERVE = 8, /* elements that a block of random words is for: rows that are made begin at one */
-    FEWEST = 512,    /* elements, so that few random numbers are made for nothing */
-    KEEP_ALL = 65536 /* the threshold of no dropout */
+    FEWEST = 512     /* elements, so that few random numbers are made for nothing */
 };
 
 /* The fewest rows that are so many elements as blocks of words serve. */
@@ -123,8 +122,8 @@ static void backward_tile(void *arg, int64_t tile, int worker) {
         float *to = heed_has(dx) && !a->dx.add ? place(dx, at) : own;
         const float *d = sum_gradient(job, &part, to, &g);
         if (heed_has(dx) && d != place(dx, at))
-            job->random->dropout(&a->random, KEEP_ALL, 0, count, a->dx.add ? place(dx, at) : NULL, d,
-                                 place(dx, at));
+            job->random->dropout(&a->random, heed_keep_threshold(0), 0, count,
+                                 a->dx.add ? place(dx, at) : NULL, d, place(dx, at));
         if (heed_has(dbranch))
             job->random->dropout(&a->random, a->threshold, (uint64_t)at, count,
                                  a->dbranch.add ? place(dbranch, at) : NULL, d, place(dbranch, at));
