@@ -176,12 +176,27 @@ bool kernel_image_close(const struct kernel_call *c, int block, const struct ker
 
 typedef heed_status direction(struct heed_exec *exec, const void *args, void *saved, void *scratch);
 
-static void run(struct heed_exec *exec, const struct heed_kernel *kernel, direction *way, const void *args,
+static void *room_new(const struct heed_exec *exec, enum test_edge edge, size_t bytes) {
+    const struct heed_remote *remote = &exec->remote;
+    return remote->device ? remote->device->alloc(remote->self, bytes + 1)
+                          : test_guarded(edge, HEED_ALIGN, bytes);
+}
+
+static void room_free(const struct heed_exec *exec, void *room, size_t bytes) {
+    const struct heed_remote *remote = &exec->remote;
+    if (remote->device)
+        remote->device->free(remote->self, room, bytes + 1);
+    else
+        test_guarded_free(room, bytes);
+}
+
+static void run(const struct heed_kernel *kernel, direction *way, const void *args,
                 const struct kernel_saved *saved, size_t bytes) {
-    void *scratch = bytes > 0 ? test_guarded(saved->edge, HEED_ALIGN, bytes) : NULL;
+    struct heed_exec *exec = saved->exec;
+    void *scratch = bytes > 0 ? room_new(exec, saved->edge, bytes) : NULL;
     if (way(exec, args, saved->memory, scratch) != HEED_OK)
         ck_abort_msg("%s: %s", kernel->name, heed_error(exec->ctx));
-    test_guarded_free(scratch, bytes);
+    if (scratch) room_free(exec, scratch, bytes);
 }
 
 static struct heed_sizes sizes_of(struct heed_exec *exec, const struct heed_kernel *kernel,
@@ -195,17 +210,89 @@ struct kernel_saved kernel_run_forward(struct heed_exec *exec, const struct heed
                                        const void *args, enum test_edge edge) {
     const struct heed_sizes sizes = sizes_of(exec, kernel, args);
     const struct kernel_saved saved = {
-        .edge = edge, .memory = test_guarded(edge, HEED_ALIGN, sizes.saved), .bytes = sizes.saved};
-    run(exec, kernel, kernel->forward, args, &saved, sizes.forward_scratch);
+        .exec = exec, .edge = edge, .memory = room_new(exec, edge, sizes.saved), .bytes = sizes.saved};
+    run(kernel, kernel->forward, args, &saved, sizes.forward_scratch);
     return saved;
 }
 
 void kernel_run_backward(struct heed_exec *exec, const struct heed_kernel *kernel, const void *args,
                          const struct kernel_saved *saved) {
     const struct heed_sizes sizes = sizes_of(exec, kernel, args);
-    run(exec, kernel, kernel->backward, args, saved, sizes.backward_scratch);
+    run(kernel, kernel->backward, args, saved, sizes.backward_scratch);
 }
 
 void kernel_saved_free(const struct kernel_saved *saved) {
-    test_guarded_free(saved->memory, saved->bytes);
+    room_free(saved->exec, saved->memory, saved->bytes);
+}
+
+/* ---- on a device whose memory the host cannot touch ---- */
+
+struct place {
+    void *data;
+    size_t bytes, beside; /* how far it is behind an aligned address */
+};
+
+static int place_count(const struct kernel_call *c) {
+    return c->blocks + c->more;
+}
+
+/* Of a block of the call, or, behind those, of others. */
+static struct place place_of(const struct kernel_call *c, int i) {
+    struct place p = {0};
+    p.data = i < c->blocks ? c->block[i].data : c->others[i - c->blocks].data;
+    p.bytes = i < c->blocks ? block_bytes(c, i) : c->others[i - c->blocks].bytes;
+    p.beside = (uintptr_t)p.data % HEED_ALIGN;
+    return p;
+}
+
+/* Pointers of some structs that lead into this memory, from there to here or (`back`) from here to there. No
+ * other number in them is an address of it. */
+static void point(const struct kernel_call *c, const struct kernel_away *away, bool back, void *structs,
+                  size_t bytes) {
+    uintptr_t word;
+    for (size_t at = 0; at + sizeof word <= bytes; at += sizeof word) {
+        memcpy(&word, (char *)structs + at, sizeof word);
+        for (int i = 0; i < place_count(c); i++) {
+            const struct place p = place_of(c, i);
+            const uintptr_t here = (uintptr_t)p.data, there = (uintptr_t)away->data[i];
+            const uintptr_t first = back ? there : here, to = back ? here : there;
+            if (word != first && (word < first || word >= first + p.bytes)) continue;
+            word = word - first + to;
+            memcpy((char *)structs + at, &word, sizeof word);
+            break;
+        }
+    }
+}
+
+static void point_all(struct kernel_call *c, const struct kernel_away *away, bool back) {
+    point(c, away, back, &c->args, sizeof c->args);
+    point(c, away, back, c->item, sizeof c->item);
+    if (c->pointing) point(c, away, back, c->pointing, c->pointing_bytes);
+}
+
+struct kernel_away kernel_send(struct heed_exec *exec, struct kernel_call *c) {
+    struct kernel_away away = {{NULL}};
+    const struct heed_remote *remote = &exec->remote;
+    if (!remote->device) return away;
+    for (int i = 0; i < place_count(c); i++) {
+        const struct place p = place_of(c, i);
+        char *room = remote->device->alloc(remote->self, p.bytes + p.beside + 1);
+        ck_assert_ptr_nonnull(room);
+        away.data[i] = room + p.beside;
+        ck_assert_int_eq(heed_elements_write(exec, away.data[i], p.data, p.bytes), HEED_OK);
+    }
+    point_all(c, &away, false);
+    return away;
+}
+
+void kernel_fetch(struct heed_exec *exec, struct kernel_call *c, const struct kernel_away *away) {
+    const struct heed_remote *remote = &exec->remote;
+    if (!remote->device) return;
+    point_all(c, away, true);
+    for (int i = 0; i < place_count(c); i++) {
+        const struct place p = place_of(c, i);
+        if (i < c->blocks && heed_elements_read(exec, p.data, away->data[i], p.bytes) != HEED_OK)
+            ck_abort_msg("%s", heed_error(exec->ctx));
+        remote->device->free(remote->self, (char *)away->data[i] - p.beside, p.bytes + p.beside + 1);
+    }
 }

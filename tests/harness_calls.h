@@ -19,6 +19,7 @@ enum kernel_layout {
 enum kernel_fill { KERNEL_NORMAL, KERNEL_POSITIVE, KERNEL_AWAY, KERNEL_DISTINCT };
 
 #define KERNEL_BLOCKS 48
+#define KERNEL_OTHERS 48
 #define KERNEL_INPUTS 16
 #define KERNEL_ITEMS 4
 
@@ -64,6 +65,13 @@ struct kernel_call {
         heed_dtype dtype;
         int64_t count;
     } block[KERNEL_BLOCKS];
+    int more; /* memory of others that it reads, and structs of theirs that point there */
+    struct {
+        void *data;
+        size_t bytes;
+    } others[KERNEL_OTHERS];
+    void *pointing;
+    size_t pointing_bytes;
 };
 
 typedef void kernel_build(struct kernel_call *c, int variant);
@@ -118,8 +126,9 @@ bool kernel_image_close(const struct kernel_call *c, int block, const struct ker
 
 /* ---- running ---- */
 
-/* What a kernel saved. It and the kernel's scratch are guarded memory too. */
+/* What a kernel saved. It and the kernel's scratch are guarded memory too, or a device's. */
 struct kernel_saved {
+    struct heed_exec *exec;
     enum test_edge edge; /* of the scratch too */
     void *memory;
     size_t bytes;
@@ -131,5 +140,17 @@ struct kernel_saved kernel_run_forward(struct heed_exec *exec, const struct heed
 void kernel_run_backward(struct heed_exec *exec, const struct heed_kernel *kernel, const void *args,
                          const struct kernel_saved *saved);
 void kernel_saved_free(const struct kernel_saved *saved);
+
+/* ---- on a device whose memory the host cannot touch ---- */
+
+/* The memory of a call there. */
+struct kernel_away {
+    void *data[KERNEL_BLOCKS];
+};
+
+/* Sends the memory there, each block as far from an aligned address as it is here, and lets arguments and
+ * items point to it; brings it back, and the pointers. Elsewhere than on such a device nothing happens. */
+struct kernel_away kernel_send(struct heed_exec *exec, struct kernel_call *c);
+void kernel_fetch(struct heed_exec *exec, struct kernel_call *c, const struct kernel_away *away);
 
 #endif

@@ -396,6 +396,12 @@ void problem_make(struct problem *p, uint64_t seed) {
     make_results(p, cells, &s);
     if (chance(p, 0.3)) poison(p);
     describe(p, seed);
+    for (int i = 0; i < p->masks.blocks; i++, p->call.more++) {
+        p->call.others[i].data = p->masks.block[i].data;
+        p->call.others[i].bytes = p->masks.block[i].bytes;
+    }
+    p->call.pointing = p->masks.node;
+    p->call.pointing_bytes = sizeof p->masks.node;
 }
 
 void problem_free(struct problem *p) {
@@ -404,6 +410,7 @@ void problem_free(struct problem *p) {
 }
 
 void problem_run(struct problem *p, struct heed_exec *exec, const struct heed_kernel *kernel) {
+    const struct kernel_away away = kernel_send(exec, &p->call);
     struct heed_attention_args forward = *args_of(p), backward = forward;
     memset(&forward.dy, 0, sizeof forward.dy);
     memset(&forward.dweights, 0, sizeof forward.dweights);
@@ -414,4 +421,5 @@ void problem_run(struct problem *p, struct heed_exec *exec, const struct heed_ke
     const struct kernel_saved saved = kernel_run_forward(exec, kernel, &forward, p->call.edge);
     kernel_run_backward(exec, kernel, &backward, &saved);
     kernel_saved_free(&saved);
+    kernel_fetch(exec, &p->call, &away);
 }

@@ -25,7 +25,7 @@ struct problem {
 void problem_make(struct problem *p, uint64_t seed);
 void problem_free(struct problem *p);
 
-/* A kernel both ways, in guarded memory. */
+/* A kernel both ways, in guarded memory or a device's. */
 void problem_run(struct problem *p, struct heed_exec *exec, const struct heed_kernel *kernel);
 
 #endif

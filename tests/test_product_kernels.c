@@ -1,6 +1,7 @@
-/* The CPU backend's matmul and linear against the reference kernels on random problems: shapes from 0 to
- * beyond several tiles, strides in any order, broadcast batches, transposed and strided gradients, every
- * activation. A problem is made from a seed alone; HEED_FUZZ=N tries N of them, HEED_FUZZ=1 HEED_SEED=S one.
+/* Matmul and linear of the CPU backend, or of the device that stands for it, against the reference kernels on
+ * random problems: shapes from 0 to beyond several tiles, strides in any order, broadcast batches, transposed
+ * and strided gradients, every activation. A problem is made from a seed alone; HEED_FUZZ=N tries N of them,
+ * HEED_FUZZ=1 HEED_SEED=S one.
  */
 #include "harness_calls.h"
 
@@ -133,19 +134,46 @@ static void make_problem(struct problem *p, uint64_t seed, bool bf16) {
 
 /* ---- running it ---- */
 
+/* A block of the call, and where its numbers are now. */
+struct spot {
+    int block;
+    void *data;
+    size_t bytes;
+};
+
+static int block_of(const struct kernel_call *c, const struct heed_view *v) {
+    int block = 0;
+    while (c->block[block].data != v->data) block++;
+    return block;
+}
+
+static struct spot spot_of(const struct kernel_call *c, int block, const struct heed_view *v) {
+    return (struct spot){block, v->data,
+                         (size_t)c->block[block].count * heed_dtype_bytes(c->block[block].dtype)};
+}
+
+static void put(struct heed_exec *exec, const struct spot *spot, const struct kernel_image *image) {
+    ck_assert_int_eq(heed_elements_write(exec, spot->data, image->data[spot->block], spot->bytes), HEED_OK);
+}
+
+static void *get(struct heed_exec *exec, const struct spot *spot) {
+    void *bytes = malloc(spot->bytes + 1);
+    ck_assert_int_eq(heed_elements_read(exec, bytes, spot->data, spot->bytes), HEED_OK);
+    return bytes;
+}
+
 /* The output again, from what the kernel saved: the same bits, and nothing between its rows. */
 static void remake(struct problem *p, const struct kernel_image *start, struct heed_exec *exec,
-                   const struct heed_kernel *kernel, const void *saved) {
-    struct kernel_call *c = &p->call;
-    int y = 0;
-    while (c->block[y].data != c->args.linear.y.data) y++;
-    const size_t bytes = (size_t)c->block[y].count * heed_dtype_bytes(c->block[y].dtype);
-    void *before = malloc(bytes);
-    memcpy(before, c->block[y].data, bytes);
-    memcpy(c->block[y].data, start->data[y], bytes);
-    ck_assert_int_eq(kernel->remake(exec, &c->args, saved), HEED_OK);
-    test_check(memcmp(before, c->block[y].data, bytes) == 0, "%s: other bits the second time", p->text);
+                   const struct heed_kernel *kernel, const struct spot *y, const void *saved) {
+    const void *args = &p->call.args;
+    if (!kernel->remake || (kernel->remakes && !kernel->remakes(exec, args))) return;
+    void *before = get(exec, y);
+    put(exec, y, start);
+    ck_assert_int_eq(kernel->remake(exec, args, saved), HEED_OK);
+    void *again = get(exec, y);
+    test_check(memcmp(before, again, y->bytes) == 0, "%s: other bits the second time", p->text);
     free(before);
+    free(again);
 }
 
 /* First through the activation, in place; then, with nothing saved any more, the gradients one by one. */
@@ -153,7 +181,7 @@ static void backward_in_steps(struct problem *p, struct heed_exec *exec, const s
                               const struct kernel_saved *saved) {
     struct heed_linear_args step = p->call.args.linear;
     const struct heed_grad_view dx = step.dx, dw = step.dw, dbias = step.dbias, none = {0};
-    const struct kernel_saved nothing = {.edge = saved->edge};
+    const struct kernel_saved nothing = {.exec = exec, .edge = saved->edge};
     step.dx = step.dw = step.dbias = none;
     step.dz = step.dy;
     kernel_run_backward(exec, kernel, &step, saved);
@@ -177,25 +205,25 @@ static void run(struct problem *p, const struct kernel_image *start, struct heed
     struct kernel_call *c = &p->call;
     struct heed_view *y = c->primitive == HEED_PRIMITIVE_MATMUL ? &c->args.matmul.y : &c->args.linear.y,
                      *dy = c->primitive == HEED_PRIMITIVE_MATMUL ? &c->args.matmul.dy : &c->args.linear.dy;
-    const struct heed_view y_view = *y, dy_view = *dy;
     kernel_image_restore(c, start);
+    const int y_block = block_of(c, y), dy_block = block_of(c, dy);
+    const struct kernel_away away = kernel_send(exec, c);
+    const struct heed_view y_view = *y, dy_view = *dy;
+    const struct spot y_spot = spot_of(c, y_block, y), dy_spot = spot_of(c, dy_block, dy);
     dy->data = NULL;
     const struct kernel_saved saved = kernel_run_forward(exec, kernel, &c->args, c->edge);
     *dy = dy_view;
-    if (in_steps) remake(p, start, exec, kernel, saved.memory);
+    if (in_steps) remake(p, start, exec, kernel, &y_spot, saved.memory);
     y->data = NULL;
     if (in_steps) {
-        int block = 0;
-        while (c->block[block].data != dy->data) block++;
         backward_in_steps(p, exec, kernel, &saved);
-        memcpy(c->block[block].data, start->data[block],
-               (size_t)c->block[block].count *
-                   heed_dtype_bytes(c->block[block].dtype)); /* dz was in its place */
+        put(exec, &dy_spot, start); /* dz was in its place */
     } else {
         kernel_run_backward(exec, kernel, &c->args, &saved);
     }
     *y = y_view;
     kernel_saved_free(&saved);
+    kernel_fetch(exec, c, &away);
 }
 
 static void compare(const struct problem *p, uint64_t seed, const struct kernel_image *expected,
@@ -307,6 +335,7 @@ END_TEST
 
 /* A gradient that relu stops is 0 whatever it is, and NaN passes the layer. */
 START_TEST(relu_stops_nan) {
+    if (test_elsewhere()) return; /* the arrays are the host's */
     heed_ctx *ctx = test_cpu();
     float x[2] = {-1, 2}, w[1] = {1}, y[2], dy[2] = {NAN, 3}, dx[2];
     struct heed_linear_args args = {.activation = HEED_ACTIVATION_RELU,

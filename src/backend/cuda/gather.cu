@@ -73,9 +73,19 @@ static void start(struct heed_exec *exec, const struct heed_gather_args *a) {
     cuda_map<TO, CUDA_PACK>(exec, term, views, &y);
 }
 
+static bool is_absent_or(const struct heed_view *v, heed_dtype dtype) {
+    return !heed_has(v) || v->dtype == dtype;
+}
+
+/* A table and its gradient in f32, and what is taken from it in bf16. */
+static bool is_mixed(const struct heed_gather_args *a) {
+    return a->x.dtype == HEED_F32 && a->y.dtype == HEED_BF16 && is_absent_or(&a->dy, HEED_BF16) &&
+           is_absent_or(&a->dx.view, HEED_F32);
+}
+
 static bool applies(const struct heed_exec *, const void *arguments, struct heed_why *why) {
     const struct heed_gather_args *a = static_cast<const struct heed_gather_args *>(arguments);
-    if (a->x.dtype == HEED_F32 && a->y.dtype == HEED_BF16) return true;
+    if (is_mixed(a)) return true;
     return cuda_takes(HEED_PRIMITIVE_GATHER, a, a->x.dtype, why);
 }
 

@@ -147,8 +147,9 @@ set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS suites.txt)
 file(STRINGS suites.txt cuda_suites)
 # With sanitizers: those that are quick; a problem for every kernel, but with ThreadSanitizer small ones only.
 if(address)
-    set(cuda_suites backward bf16 errors goldens init layers mask_kinds masks ops_attention ops_choose ops_elementwise ops_heads
-                    ops_masks ops_mha ops_product ops_residual ops_rotary ops_rows optim optim_gradients update_kernels)
+    set(cuda_suites backward bf16 errors goldens init kernels layers mask_kinds masks ops_attention ops_choose ops_elementwise
+                    ops_heads ops_masks ops_mha ops_product ops_residual ops_rotary ops_rows optim optim_gradients product_kernels
+                    update_kernels)
 elseif(thread)
     set(cuda_suites backward goldens layers mask_kinds ops_product ops_rotary optim update_kernels)
 endif()
