@@ -233,6 +233,8 @@ heed_status heed_checkpoint_load(heed_module *module, heed_optim *optim, const c
     struct heed_io_error error;
     if (info) *info = (heed_checkpoint_info){0};
     if (heed_failed(ctx) || !heed_between_steps(ctx, path)) return heed_error_status(ctx);
+    /* What a device has to tell is of the steps before, whose counts it takes back. */
+    if (heed_sync(ctx) != HEED_OK) return heed_error_status(ctx);
     heed_file *file = heed_file_open(ctx, path);
     if (!file) return heed_error_status(ctx);
     const heed_status status = load(&items, file, module, optim, info, &error);

@@ -49,7 +49,7 @@ static bool add_param(void *arg, const char *name, heed_tensor tensor) {
     memcpy(f->name, name, bytes);
     bool decays = optim->plan.kind != HEED_UPDATE_ADAMW || tensor.node->view.rank >= 2;
     optim->param[optim->params++] = (struct heed_optim_param){
-        .tensor = tensor, .name = f->name, .last = -1, .rate_scale = 1, .decay_scale = decays ? 1 : 0};
+        .tensor = tensor, .name = f->name, .rate_scale = 1, .decay_scale = decays ? 1 : 0};
     f->name += bytes;
     return true;
 }
@@ -230,7 +230,7 @@ bool heed_optim_is_of(const heed_optim *optim, const heed_module *module) {
 void heed_optim_steps_set(heed_optim *optim, int64_t steps) {
     if (!optim || !optim->ctx) return;
     optim->steps = steps;
-    for (int64_t i = 0; i < optim->params; i++) optim->param[i].last = -1;
+    for (int64_t i = 0; i < optim->params; i++) optim->param[i].recent = 0;
 }
 
 static int64_t moments(const heed_optim *optim) {

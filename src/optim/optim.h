@@ -58,7 +58,8 @@ struct heed_optim_param {
     heed_tensor tensor;
     const char *name; /* full; the optimiser's copy */
     size_t offset;    /* in bytes, in each flat buffer */
-    int64_t last;     /* the step of its last update, −1: none */
+    uint64_t
+        recent; /* a bit for each of the last 64 steps, the last one's is bit 0: whether it was updated */
     double rate_scale, decay_scale;
 };
 

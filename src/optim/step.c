@@ -41,16 +41,21 @@ static void consume(heed_optim *optim, int64_t items) {
 
 /* ---- the norm ---- */
 
+/* Counts a step, in which the items were updated. */
+static void count_step(heed_optim *optim, int64_t items) {
+    for (int64_t i = 0; i < optim->params; i++) optim->param[i].recent <<= 1;
+    for (int64_t i = 0; i < items; i++) optim->param[optim->item[i].number].recent |= 1;
+    optim->steps++;
+}
+
 void heed_optim_changed_nothing(struct heed_grad_witness *witness, int64_t step) {
     heed_optim *optim = (heed_optim *)witness;
-    for (int64_t i = 0; i < optim->params; i++) {
-        struct heed_optim_param *param = &optim->param[i];
-        if (param->last < step) continue;
-        const int64_t updates = param->last - step + 1;
-        optim->updates[i] -= updates < optim->updates[i] ? (int32_t)updates : optim->updates[i];
-        param->last = step - 1;
-    }
-    optim->steps = step;
+    for (; optim->steps > step; optim->steps--)
+        for (int64_t i = 0; i < optim->params; i++) {
+            struct heed_optim_param *param = &optim->param[i];
+            if (param->recent & 1 && optim->updates[i] > 0) optim->updates[i]--;
+            param->recent >>= 1;
+        }
 }
 
 heed_status heed_optim_not_finite(struct heed_grad_witness *witness, int64_t number, int64_t step) {
@@ -110,7 +115,6 @@ static bool update(heed_optim *optim, int64_t first, int64_t items) {
     for (int64_t i = first; i < first + items; i++) {
         int64_t number = optim->item[i].number;
         if (optim->updates[number] < INT32_MAX) optim->updates[number]++;
-        optim->param[number].last = optim->steps;
         heed_node_wrote(optim->param[number].tensor.node);
     }
     return true;
@@ -130,7 +134,7 @@ static void step(heed_optim *optim, double rate) {
         going = update(optim, first, count);
     }
     consume(optim, items);
-    if (going) optim->steps++;
+    if (going) count_step(optim, items);
 }
 
 heed_status heed_optim_step(heed_optim *optim, double rate) {

@@ -3,7 +3,10 @@
 #include <math.h>
 #include <string.h>
 
+#include <heed/io.h>
+
 #include "emulation.h"
+#include "harness_files.h"
 #include "optim/optim.h"
 
 /* ---- a model ---- */
@@ -202,6 +205,63 @@ START_TEST(two_optimisers) {
 }
 END_TEST
 
+/* A step that leaves most parameters alone, whose loss is not finite. */
+static void train_embedding_badly(heed_module *model, heed_optim *optim) {
+    heed_ctx *ctx = heed_module_ctx(model);
+    const struct batch batch = batch_of(1);
+    heed_step_begin(ctx, HEED_TRAIN);
+    const heed_tensor tokens = heed_from(ctx, HEED_I32, TEST_SHAPE(BATCH, LENGTH), batch.tokens);
+    const heed_tensor x = heed_forward(heed_module_find(model, "0"), tokens);
+    heed_backward(heed_add_scalar(heed_sum(x, HEED_ALL, false), INFINITY));
+    heed_optim_step(optim, 0.01);
+    ck_assert_int_eq(heed_step_end(ctx), HEED_OK);
+}
+
+/* What a parameter missed is not taken back from it. */
+START_TEST(steps_of_some_parameters) {
+    setenv("HEED_CUDA_SCHEDULE", "1", 1);
+    heed_ctx *ctx = context(&(heed_ctx_options){.threads = 1});
+    heed_module *model = model_new(ctx);
+    heed_optim *optim = optim_new(model, 2);
+    for (int i = 0; i < 3; i++) ck_assert_int_eq(train(model, optim, i, NULL), HEED_OK);
+    const struct numbers before = numbers_of(model, optim);
+    train_embedding_badly(model, optim);
+    ck_assert_int_eq(train(model, optim, 3, NULL), HEED_OK);
+    heed_sync(ctx);
+    test_error(ctx, HEED_ERROR_NUMERIC, "backward: the loss is inf at step 3", "late");
+    same_numbers(before, numbers_of(model, optim), "some parameters");
+    heed_optim_free(optim);
+    heed_module_free(model);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+/* A device that has something to tell does so before anything is loaded. */
+START_TEST(loading_behind_a_fault) {
+    setenv("HEED_CUDA_SCHEDULE", "1", 1);
+    heed_ctx *ctx = context(&(heed_ctx_options){.threads = 1});
+    heed_module *model = model_new(ctx);
+    heed_optim *optim = optim_new(model, 2);
+    char directory[TEST_PATH_BYTES], path[TEST_PATH_BYTES];
+    test_directory_make(directory);
+    test_path(directory, "saved", path);
+    for (int i = 0; i < 3; i++) ck_assert_int_eq(train(model, optim, i, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_save(model, optim, path, NULL), HEED_OK);
+    const struct numbers saved = numbers_of(model, optim);
+    for (int i = 3; i < 5; i++) ck_assert_int_eq(train(model, optim, i, NULL), HEED_OK);
+    ck_assert_int_eq(train_badly(model, optim, BAD_INDEX), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_load(model, optim, path, NULL), HEED_ERROR_ARGUMENT);
+    test_error(ctx, HEED_ERROR_ARGUMENT, fault_messages[BAD_INDEX], "load");
+    ck_assert_int_eq(heed_optim_steps(optim), 5);
+    ck_assert_int_eq(heed_checkpoint_load(model, optim, path, NULL), HEED_OK);
+    same_numbers(saved, numbers_of(model, optim), "loaded");
+    test_directory_remove(directory);
+    heed_optim_free(optim);
+    heed_module_free(model);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
 /* ---- waits ---- */
 
 /* The host waits when it reads the loss, and else not at all. */
@@ -314,6 +374,8 @@ int main(void) {
           *stepping = test_case(suite, "steps fail");
     tcase_add_loop_test(tcase, nothing_changes_behind_a_fault, 0, FAULTS);
     tcase_add_test(tcase, two_optimisers);
+    tcase_add_test(tcase, steps_of_some_parameters);
+    tcase_add_test(tcase, loading_behind_a_fault);
     tcase_add_loop_test(tcase, waits_of_a_step, 0, 2);
     tcase_add_test(making, making_may_fail);
     tcase_add_loop_test(stepping, steps_may_fail, 0, 2);
