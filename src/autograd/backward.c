@@ -287,6 +287,7 @@ void heed_backward_done_with_kernel(struct heed_backward *b) {
 /* ---- the walk ---- */
 
 static void drop_output_grads(struct heed_entry *entry) {
+    entry->inner_done = false;
     for (int i = 0; i < entry->outputs; i++) {
         struct heed_node *node = entry->output[i];
         heed_storage_drop(node->grad_storage);

@@ -118,13 +118,12 @@ static heed_status linear_backward(struct heed_backward *b) {
         heed_backward_done_with_kernel(b);
     else if (activation != HEED_ACTIVATION_NONE)
         status = activation_backward(b);
-    b->entry->inner_done = false;
     args->activation = HEED_ACTIVATION_NONE;
     if (status == HEED_OK) status = weights_backward(b);
     struct heed_entry *inner = take_inner(b);
     args->dx = heed_dx_rows(b, X);
     if (status == HEED_OK && heed_has(&args->dx.view)) status = heed_backward_run(b);
-    if (inner) inner->inner_done = status == HEED_OK;
+    if (inner) inner->inner_done = status == HEED_OK && b->ok && heed_has(&args->dx.view);
     args->inner.data = NULL;
     args->activation = activation;
     return b->ok ? status : b->ctx->status;

@@ -2,7 +2,7 @@
  *
  * A node follows its operands. What a kind means is what its `test` in backend/masks says; `cuda_mask_covers`
  * proves NONE or ALL for a tile, by the same three-valued logic as there: all kinds but random ones, dense
- * ones that differ in both directions, and the inside of patches. */
+ * ones that differ in both directions, the inside of patches, and what it takes long to look at. */
 #ifndef HEED_SRC_BACKEND_CUDA_ATTENTION_MASK_CUH
 #define HEED_SRC_BACKEND_CUDA_ATTENTION_MASK_CUH
 
@@ -193,9 +193,10 @@ static __device__ inline heed_cover cover_of(const mask_sight &seen) {
     return seen.all ? HEED_COVER_ALL : seen.some ? HEED_COVER_SOME : HEED_COVER_NONE;
 }
 
-/* Elements that one look at a region may read; what would take more is SOME. A thread looks at each tile, and
- * the cells of a tile take a hundred times longer. */
-enum { CUDA_MASK_LOOK = 256 };
+/* Elements that a thread may read to prove something of a region; what would take more is SOME. A look is for
+ * regions of which each thread of a warp has one, and of which cells take much longer; a glance for others.
+ */
+enum { CUDA_MASK_LOOK = 1024, CUDA_MASK_GLANCE = 4 };
 
 /* The ids of a stretch that are not negative. */
 struct mask_extent {
@@ -216,7 +217,9 @@ static __device__ inline mask_extent extent_of(const struct cuda_mask_node &n, i
     return e;
 }
 
-static __device__ inline heed_cover segments_cover(const struct cuda_mask_node &n, const mask_region &r) {
+static __device__ inline heed_cover segments_cover(const struct cuda_mask_node &n, const mask_region &r,
+                                                   int most) {
+    if (r.q1 - r.q0 + r.k1 - r.k0 > most) return HEED_COVER_SOME;
     const mask_extent q = extent_of(n, 0, r, r.q0, r.q1), k = extent_of(n, 1, r, r.k0, r.k1);
     if (q.most < k.least || k.most < q.least) return HEED_COVER_NONE;
     const bool one = q.least == q.most && k.least == k.most && !q.negative && !k.negative;
@@ -225,8 +228,9 @@ static __device__ inline heed_cover segments_cover(const struct cuda_mask_node &
 
 /* Of intervals, or of a tree, whose first `prefix` keys all see. */
 static __device__ inline heed_cover intervals_cover(const struct cuda_mask_node &n, bool tree,
-                                                    const mask_region &r) {
+                                                    const mask_region &r, int most) {
     mask_sight seen = {false, true};
+    if (2 * (r.k1 - r.k0) > most) return HEED_COVER_SOME;
 #pragma unroll 1
     for (int64_t k = r.k0; k < r.k1; k++) {
         const int64_t node = tree ? k - n.number[HEED_TREE_PREFIX] : k;
@@ -243,15 +247,14 @@ static __device__ inline heed_cover intervals_cover(const struct cuda_mask_node 
 }
 
 static __device__ inline heed_cover blocks_cover(const struct cuda_mask_node &n, bool lists,
-                                                 const mask_region &r) {
+                                                 const mask_region &r, int most) {
     const int64_t queries = n.number[HEED_BLOCK_QUERIES], keys = n.number[HEED_BLOCK_KEYS];
     const int64_t row = r.q0 / queries, row_end = (r.q1 - 1) / queries + 1;
     const int64_t column = r.k0 / keys, columns = (r.k1 - 1) / keys + 1 - column;
     const uint8_t *grid = static_cast<const uint8_t *>(n.data[0]);
     const int32_t *list = static_cast<const int32_t *>(n.data[0]);
     mask_sight seen = {false, true};
-    if (columns > 64 || (row_end - row) * (lists ? n.size[0][3] : columns) > CUDA_MASK_LOOK)
-        return HEED_COVER_SOME;
+    if (columns > 64 || (row_end - row) * (lists ? n.size[0][3] : columns) > most) return HEED_COVER_SOME;
 #pragma unroll 1
     for (int64_t i = row; i < row_end; i++) {
         uint64_t word = 0; /* a bit for each column */
@@ -268,11 +271,13 @@ static __device__ inline heed_cover blocks_cover(const struct cuda_mask_node &n,
 }
 
 /* Looks along one row or column where all are the same, as of masks of padding. */
-static __device__ inline heed_cover dense_cover(const struct cuda_mask_node &n, const mask_region &r) {
+static __device__ inline heed_cover dense_cover(const struct cuda_mask_node &n, const mask_region &r,
+                                                int most) {
     const bool same_rows = n.stride[0][2] == 0, same_columns = n.stride[0][3] == 0;
     const int64_t q1 = same_rows ? r.q0 + 1 : r.q1, k1 = same_columns ? r.k0 + 1 : r.k1;
     mask_sight seen = {false, true};
     if (!same_rows && !same_columns) return HEED_COVER_SOME;
+    if ((q1 - r.q0) * (k1 - r.k0) > most) return HEED_COVER_SOME;
 #pragma unroll 1
     for (int64_t q = r.q0; q < q1; q++)
 #pragma unroll 1
@@ -292,7 +297,8 @@ static __device__ inline heed_cover patch_cover(const struct cuda_mask_node &n, 
     return n.number[HEED_PATCH_OUTSIDE] ? HEED_COVER_ALL : HEED_COVER_NONE;
 }
 
-static __device__ inline heed_cover leaf_covers(const struct cuda_mask &m, int i, const mask_region &r) {
+static __device__ inline heed_cover leaf_covers(const struct cuda_mask &m, int i, const mask_region &r,
+                                                int most) {
     const struct cuda_mask_node &n = m.node[i];
     const enum cuda_mask_kind kind = mask_kind(m, i);
     switch (kind) {
@@ -312,15 +318,15 @@ static __device__ inline heed_cover leaf_covers(const struct cuda_mask &m, int i
         return r.k0 >= (last > length ? last : length) ? HEED_COVER_NONE : HEED_COVER_SOME;
     }
     case CUDA_MASK_SEGMENTS:
-        return segments_cover(n, r);
+        return segments_cover(n, r, most);
     case CUDA_MASK_INTERVALS:
     case CUDA_MASK_TREE:
-        return intervals_cover(n, kind == CUDA_MASK_TREE, r);
+        return intervals_cover(n, kind == CUDA_MASK_TREE, r, most);
     case CUDA_MASK_BLOCKS:
     case CUDA_MASK_BLOCK_LISTS:
-        return blocks_cover(n, kind == CUDA_MASK_BLOCK_LISTS, r);
+        return blocks_cover(n, kind == CUDA_MASK_BLOCK_LISTS, r, most);
     case CUDA_MASK_DENSE:
-        return dense_cover(n, r);
+        return dense_cover(n, r, most);
     case CUDA_MASK_PATCH:
         return patch_cover(n, r);
     default:
@@ -335,7 +341,8 @@ static __device__ inline heed_cover join_covers(heed_cover a, heed_cover b, heed
 }
 
 /* Two bits each on a stack of half the depth; a mask that is deeper is SOME. */
-static __device__ inline heed_cover cuda_mask_covers(const struct cuda_mask &m, const mask_region &r) {
+static __device__ inline heed_cover cuda_mask_covers(const struct cuda_mask &m, const mask_region &r,
+                                                     int most) {
     uint64_t stack = HEED_COVER_ALL;
     UNROLL_CHOSEN
     for (int i = 0; i < mask_count(m); i++) {
@@ -351,7 +358,7 @@ static __device__ inline heed_cover cuda_mask_covers(const struct cuda_mask &m, 
         } else if (kind == CUDA_MASK_OR) {
             stack = stack >> 4 << 2 | (uint64_t)join_covers(a, b, HEED_COVER_ALL, HEED_COVER_NONE);
         } else {
-            stack = stack << 2 | (uint64_t)leaf_covers(m, i, r);
+            stack = stack << 2 | (uint64_t)leaf_covers(m, i, r, most);
         }
     }
     return (heed_cover)(stack & 3);

@@ -26,7 +26,7 @@ template <bool KEYS, typename T>
 static __device__ inline bool look_at_tile(const cuda_attention<T> &p, const cuda_box &box,
                                            unsigned *allowed) {
     heed_cover cover = HEED_COVER_ALL;
-    if (mask_count(p.mask) > 0) cover = cover_of_box(p, box);
+    if (mask_count(p.mask) > 0) cover = cover_of_box(p, box, CUDA_MASK_GLANCE);
     if (cover == HEED_COVER_NONE) return false;
     *allowed = allowed_cells<KEYS>(p, box, cover == HEED_COVER_ALL);
     return __syncthreads_or(*allowed != 0) != 0;

@@ -158,25 +158,27 @@ struct cuda_covers {
 };
 
 template <typename T>
-static __device__ inline heed_cover cover_of_box(const cuda_attention<T> &p, const cuda_box &box) {
+static __device__ inline heed_cover cover_of_box(const cuda_attention<T> &p, const cuda_box &box, int most) {
     return cuda_mask_covers(
-        p.mask, {p.first_batch + box.batch, box.head, box.q0, box.q0 + box.nq, box.k0, box.k0 + box.nk});
+        p.mask, {p.first_batch + box.batch, box.head, box.q0, box.q0 + box.nq, box.k0, box.k0 + box.nk},
+        most);
 }
 
-/* Tiles along the keys, or (KEYS) along the queries, from number `first` on; each thread of a warp looks at
- * one.
- */
+/* Tiles along the keys, or (KEYS) along the queries, from number `first` to `end` − 1; each thread of a warp
+ * looks at one. Where the tiles have few rows their cells are sooner asked one by one. */
 template <bool KEYS, typename T>
-static __device__ inline cuda_covers covers_from(const cuda_attention<T> &p, cuda_box box, int first) {
+static __device__ inline cuda_covers covers_from(const cuda_attention<T> &p, cuda_box box, int first,
+                                                 int end) {
     if (mask_count(p.mask) == 0) return {~0u, ~0u};
     heed_cover cover = HEED_COVER_NONE;
-    const int at = (first + (int)threadIdx.x % HEED_WARP) * cuda_edge<T>;
-    if (at < (KEYS ? p.queries : p.keys)) {
+    const int tile = first + (int)threadIdx.x % HEED_WARP, at = tile * cuda_edge<T>;
+    const bool tall = box_rows<KEYS>(box) == cuda_edge<T>;
+    if (tile < end) {
         if (KEYS)
             set_queries(p, at, &box);
         else
             set_keys(p, at, &box);
-        cover = cover_of_box(p, box);
+        cover = cover_of_box(p, box, tall ? CUDA_MASK_LOOK : CUDA_MASK_GLANCE);
     }
     return {__ballot_sync(0xffffffffu, cover != HEED_COVER_NONE),
             __ballot_sync(0xffffffffu, cover == HEED_COVER_ALL)};
@@ -540,7 +542,7 @@ static __device__ inline void tiles_between(const cuda_attention<T> &p, int firs
 #pragma unroll 1
     for (int tile = first; tile < end; tile++) {
         const int of_covers = (tile - first) % HEED_WARP;
-        if (of_covers == 0) covers = covers_from<KEYS>(p, *box, tile);
+        if (of_covers == 0) covers = covers_from<KEYS>(p, *box, tile, end);
         if (!(covers.some >> of_covers & 1)) continue;
         if (KEYS)
             set_queries(p, tile * cuda_edge<T>, box);

@@ -10,6 +10,7 @@ typedef unsigned uint32_t;
 typedef long int64_t;
 typedef unsigned long uint64_t;
 typedef unsigned long uintptr_t;
+#define INT32_MAX 2147483647
 #define INT64_C(x) x##l
 #define UINT64_C(x) x##ul
 #endif
