@@ -104,7 +104,7 @@ struct heed_ctx {
     heed_ctx_options options;
     _Atomic heed_status status; /* of the first error; atomic because a second thread may ask */
     char error[512];
-    bool error_placed; /* it names the module it arose in */
+    bool error_placed; /* it names the module it arose in, or came too late for that to be known */
     struct heed_node *inert;
     struct heed_scope root;
     struct heed_scope *scope; /* the innermost */
