@@ -357,6 +357,102 @@ START_TEST(scores_that_failed) {
 }
 END_TEST
 
+/* Calls that fail, each on a score that lives; `x` is a tensor [1] of its context. */
+static void bad_scale(heed_score *score, heed_tensor x) {
+    (void)x;
+    heed_score_scale(score, NAN);
+}
+
+static void bad_bias(heed_score *score, heed_tensor x) {
+    (void)x;
+    heed_score_bias(score, (heed_tensor){0});
+}
+
+static void bad_cap(heed_score *score, heed_tensor x) {
+    (void)x;
+    heed_score_softcap(score, 0);
+}
+
+static void bad_rule(heed_score *score, heed_tensor x) {
+    (void)x;
+    heed_score_custom(score, NULL, NULL, 0, NULL);
+}
+
+static void bad_normalizer(heed_score *score, heed_tensor x) {
+    (void)x;
+    heed_score_normalizer(score, (heed_normalizer)3);
+}
+
+static void bad_sink(heed_score *score, heed_tensor x) {
+    heed_score_sink(heed_score_sink(score, x), x);
+}
+
+static void bad_table(heed_score *score, heed_tensor x) {
+    heed_score_t5(score, x, NULL);
+}
+
+static void bad_positions(heed_score *score, heed_tensor x) {
+    heed_score_relative(score, x, HEED_TOP_LEFT);
+}
+
+static void bad_slopes(heed_score *score, heed_tensor x) {
+    heed_score_alibi(score, x, (heed_align)7);
+}
+
+static void nine_stages(heed_score *score, heed_tensor x) {
+    (void)x;
+    for (int i = 0; i < 9; i++) heed_score_softcap(score, 1);
+}
+
+static void bad_mask(heed_score *score, heed_tensor x) {
+    heed_score_mask(score, heed_mask_window(heed_context(x), -5, 0, HEED_TOP_LEFT));
+}
+
+static void mask_without_room(heed_score *score, heed_tensor x) {
+    for (int i = 0; i < 20; i++) heed_score_mask(score, heed_mask_causal(heed_context(x), HEED_TOP_LEFT));
+}
+
+static void mask_of_another(heed_score *score, heed_tensor x) {
+    heed_ctx *other = test_cpu();
+    (void)x;
+    heed_score_mask(score, heed_mask_causal(other, HEED_TOP_LEFT));
+    heed_ctx_free(other);
+}
+
+/* The mask is sound, but the context has an error already. */
+static void behind_an_error(heed_score *score, heed_tensor x) {
+    heed_mask *causal = heed_mask_causal(heed_context(x), HEED_TOP_LEFT);
+    heed_softmax(x, 5);
+    heed_score_mask(score, causal);
+}
+
+static void (*const failing[])(heed_score *score, heed_tensor x) = {
+    bad_scale,     bad_bias,   bad_cap,     bad_rule, bad_normalizer,    bad_sink,        bad_table,
+    bad_positions, bad_slopes, nine_stages, bad_mask, mask_without_room, mask_of_another, behind_an_error};
+enum { FAILING = sizeof failing / sizeof *failing };
+
+/* A score that lacks what it was asked for is never used, once the error is cleared and whatever is asked of
+ * it then. */
+START_TEST(scores_that_lack_something) {
+    static const char message[] = "the score is the result of a call that failed";
+    heed_ctx *ctx = test_cpu();
+    heed_tensor q = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1, 1, 2, 2)),
+                x = heed_zeros(ctx, HEED_F32, TEST_SHAPE(1));
+    heed_score *score = heed_score_scale(heed_score_new(ctx), 2);
+    ck_assert(heed_is_valid(heed_attention(q, q, q, score, NULL, NULL)));
+    failing[_i](score, x);
+    ck_assert_msg(heed_failed(ctx), "call %d: no error", _i);
+    heed_error_clear(ctx);
+    for (int again = 0; again < 2; again++) {
+        ck_assert(!heed_is_valid(heed_attention(q, q, q, score, NULL, NULL)));
+        test_error(ctx, HEED_ERROR_ARGUMENT, message, "attention");
+        heed_score_mask(score, heed_mask_causal(ctx, HEED_TOP_LEFT));
+        test_error(ctx, HEED_ERROR_ARGUMENT, message, "a mask after that");
+    }
+    heed_ctx_free(ctx);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("values of scores");
     TCase *tests = test_case(suite, "values and edges");
@@ -371,5 +467,6 @@ int main(void) {
     tcase_add_loop_test(tests, memory_is_linear, 0, 2);
     tcase_add_test(tests, unsound_rules);
     tcase_add_test(tests, scores_that_failed);
+    tcase_add_loop_test(tests, scores_that_lack_something, 0, FAILING);
     return test_main(suite);
 }

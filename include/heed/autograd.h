@@ -22,7 +22,8 @@ typedef struct heed_backward_options {
  *  earlier calls left there. Does nothing after an error. A loss that is not finite is HEED_ERROR_NUMERIC,
  * with the number of training steps before this one, and leaves no gradient. On a device that runs behind the
  * host, that error comes when the host next waits for it, as those of heed_optim_step() do; until then no
- * step of an optimiser changes anything. */
+ * step of an optimiser changes anything, and gradients that calls left before it are gone once it has come.
+ */
 HEED_API heed_status heed_backward(heed_tensor loss);
 
 /** The same, of any tensor and with options. */

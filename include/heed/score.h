@@ -10,10 +10,11 @@
  * kernel, forward and backward, in memory linear in the lengths (but for a bias that is quadratic itself).
  *
  * Every function here returns its score, so that calls nest, and reports errors through the score's context.
- * Where heed_score_new() fails, and where a function here is given NULL, the result is a score that is an
- * error where it is used. A score belongs to the innermost scope of its context (outside a step: to the
- * context). Tensors given to a score must be alive when it is used, and have the dtype of q; where that is
- * bf16, f32 is taken too.
+ * Where one of them fails, which is also where the context has an error already, or is given NULL, the score
+ * stays an error wherever it is used, even after heed_error_clear(): it lacks what it was asked for. So it is
+ * with what heed_score_new() returns when it fails. A score belongs to the innermost scope of its context
+ * (outside a step: to the context). Tensors given to a score must be alive when it is used, and have the
+ * dtype of q; where that is bf16, f32 is taken too.
  */
 #ifndef HEED_SCORE_H
 #define HEED_SCORE_H

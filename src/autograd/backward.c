@@ -22,6 +22,7 @@ static size_t view_bytes(const struct heed_view *v) {
 
 static void touch(heed_ctx *ctx, struct heed_node *leaf) {
     leaf->flags |= HEED_NODE_GRAD_FULL;
+    leaf->grad_epoch = ctx->grad_epoch;
     if (leaf->flags & HEED_NODE_TOUCHED) return;
     leaf->flags |= HEED_NODE_TOUCHED;
     heed_node_ref(leaf);
@@ -82,7 +83,7 @@ static bool move_grad(heed_ctx *ctx, struct heed_node *node, bool full) {
 /* The node's gradient as a place to write: shared with nobody, and contiguous or in its place beside others.
  */
 static bool own_grad(heed_ctx *ctx, struct heed_node *node, bool *add) {
-    bool full = is_leaf(node) ? node->flags & HEED_NODE_GRAD_FULL : node->grad_storage != NULL;
+    bool full = is_leaf(node) ? heed_grad_is_full(node) : node->grad_storage != NULL;
     *add = full;
     if (is_leaf(node)) touch(ctx, node);
     bool ours = is_leaf(node) || is_in_place(node) ||

@@ -36,7 +36,7 @@ heed_tensor heed_grad(heed_tensor leaf) {
     if (!heed_call_begin(&c, &op, NULL, 1, &leaf)) return heed_call_end(&c);
     struct heed_node *node = c.input[0];
     c.record = false;
-    if (!node || !(node->flags & HEED_NODE_GRAD_FULL)) {
+    if (!node || !heed_grad_is_full(node)) {
         heed_call_end(&c);
         return (heed_tensor){0};
     }

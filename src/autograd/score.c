@@ -20,23 +20,34 @@ heed_score *heed_score_new(heed_ctx *ctx) {
     return score ? score : &refused;
 }
 
-void heed_score_fail_dead(heed_ctx *ctx, const char *where, const heed_score *score) {
-    if (score == &refused)
+bool heed_score_sound(heed_ctx *ctx, const char *where, const heed_score *score) {
+    const bool alive = heed_object_is(score, HEED_OBJECT_SCORE);
+    if (score == &refused || (alive && score->failed))
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "the score is the result of a call that failed");
-    else
+    else if (!alive)
         heed_fail(ctx, HEED_ERROR_STALE, where, "a score is used after its scope ended");
+    else
+        return true;
+    return false;
 }
 
 heed_ctx *heed_score_enter(heed_score **score, const char *where) {
     if (!*score) *score = &refused;
     heed_ctx *ctx = (*score)->base.ctx;
-    if (!ctx || !heed_enter(ctx)) return NULL;
-    if (ctx->status == HEED_OK) {
-        if (heed_object_is(*score, HEED_OBJECT_SCORE)) return ctx;
-        heed_score_fail_dead(ctx, where, *score);
+    if (!ctx) return NULL;
+    if (!heed_enter(ctx)) { /* the thread that is inside may be changing this very score */
+        *score = &refused;
+        return NULL;
     }
-    heed_leave(ctx);
+    if (ctx->status == HEED_OK && heed_score_sound(ctx, where, *score)) return ctx;
+    heed_score_leave(ctx, *score);
     return NULL;
+}
+
+heed_score *heed_score_leave(heed_ctx *ctx, heed_score *score) {
+    if (ctx->status != HEED_OK && heed_object_is(score, HEED_OBJECT_SCORE)) score->failed = true;
+    heed_leave(ctx);
+    return score;
 }
 
 heed_score *heed_score_scale(heed_score *score, double scale) {
@@ -48,8 +59,7 @@ heed_score *heed_score_scale(heed_score *score, double scale) {
     } else {
         heed_fail(ctx, HEED_ERROR_ARGUMENT, "score_scale", "scale %g is not finite", scale);
     }
-    heed_leave(ctx);
-    return score;
+    return heed_score_leave(ctx, score);
 }
 
 /* ---- stages ---- */
@@ -65,14 +75,12 @@ bool heed_score_takes(heed_ctx *ctx, const char *where, const char *name, heed_t
     return false;
 }
 
-heed_score *heed_score_append(heed_ctx *ctx, heed_score *score, const char *where,
-                              const struct heed_score_stage *stage) {
+void heed_score_append(heed_ctx *ctx, heed_score *score, const char *where,
+                       const struct heed_score_stage *stage) {
     if (score->stages == HEED_MAX_STAGES)
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "a score has at most %d stages", HEED_MAX_STAGES);
     else
         score->stage[score->stages++] = *stage;
-    heed_leave(ctx);
-    return score;
 }
 
 heed_score *heed_score_bias(heed_score *score, heed_tensor bias) {
@@ -81,10 +89,9 @@ heed_score *heed_score_bias(heed_score *score, heed_tensor bias) {
     if (!ctx) return score;
     if (heed_score_takes(ctx, where, "bias", bias)) {
         const struct heed_score_stage stage = {.kind = HEED_STAGE_BIAS, .tensor = bias};
-        return heed_score_append(ctx, score, where, &stage);
+        heed_score_append(ctx, score, where, &stage);
     }
-    heed_leave(ctx);
-    return score;
+    return heed_score_leave(ctx, score);
 }
 
 heed_score *heed_score_softcap(heed_score *score, double cap) {
@@ -94,11 +101,11 @@ heed_score *heed_score_softcap(heed_score *score, double cap) {
     /* Both the cap and its reciprocal must be f32 numbers. */
     if (cap >= 1e-30 && cap <= 1e30) {
         const struct heed_score_stage stage = {.kind = HEED_STAGE_SOFTCAP, .cap = cap};
-        return heed_score_append(ctx, score, where, &stage);
+        heed_score_append(ctx, score, where, &stage);
+    } else {
+        heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "cap %g is not in 1e-30 to 1e30", cap);
     }
-    heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "cap %g is not in 1e-30 to 1e30", cap);
-    heed_leave(ctx);
-    return score;
+    return heed_score_leave(ctx, score);
 }
 
 static bool rule_is_sound(heed_ctx *ctx, const char *where, const heed_stage_rule *rule, int n_params) {
@@ -137,10 +144,9 @@ heed_score *heed_score_custom(heed_score *score, const heed_stage_rule *rule, co
         const struct heed_score_stage stage = {
             .kind = HEED_STAGE_CUSTOM, .rule = rule, .user = user, .param = score->params};
         for (int i = 0; i < n_params; i++) score->param[score->params++] = params[i];
-        return heed_score_append(ctx, score, where, &stage);
+        heed_score_append(ctx, score, where, &stage);
     }
-    heed_leave(ctx);
-    return score;
+    return heed_score_leave(ctx, score);
 }
 
 /* ---- normaliser, sink, mask ---- */
@@ -152,8 +158,7 @@ heed_score *heed_score_normalizer(heed_score *score, heed_normalizer kind) {
         score->normalizer = kind;
     else
         heed_fail(ctx, HEED_ERROR_ARGUMENT, "score_normalizer", "%d is not a normaliser", (int)kind);
-    heed_leave(ctx);
-    return score;
+    return heed_score_leave(ctx, score);
 }
 
 heed_score *heed_score_sink(heed_score *score, heed_tensor sink) {
@@ -164,8 +169,7 @@ heed_score *heed_score_sink(heed_score *score, heed_tensor sink) {
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "the score has a sink already");
     else if (heed_score_takes(ctx, where, "sink", sink))
         score->sink = sink;
-    heed_leave(ctx);
-    return score;
+    return heed_score_leave(ctx, score);
 }
 
 heed_score *heed_score_mask(heed_score *score, heed_mask *mask) {
@@ -181,6 +185,5 @@ heed_score *heed_score_mask(heed_score *score, heed_mask *mask) {
         heed_object_drop(score->mask);
         score->mask = joined;
     }
-    heed_leave(ctx);
-    return score;
+    return heed_score_leave(ctx, score);
 }

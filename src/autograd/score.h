@@ -27,6 +27,7 @@ struct heed_score_stage {
 
 struct heed_score {
     struct heed_object base;
+    bool failed; /* lacks what a call that failed was to set: never to be used */
     bool has_scale;
     double scale;
     heed_normalizer normalizer;
@@ -36,12 +37,15 @@ struct heed_score {
     heed_mask *mask; /* counted reference, may be NULL */
 };
 
-/* The score's context, entered, if the score is alive; NULL otherwise. Of NULL it makes a score that no
- * attention takes: what was to be added to it must not be lost. */
+/* The score's context, entered, if the score can be added to; NULL otherwise, also after an error. Then the
+ * score is, or becomes, one that no attention takes: what was to be added to it must not be lost. */
 heed_ctx *heed_score_enter(heed_score **score, const char *where);
 
-/* Reports a score that can't be used: ended, or one that could not be made. */
-void heed_score_fail_dead(heed_ctx *ctx, const char *where, const heed_score *score);
+/* How every function that entered ends: leaves, and after an error marks the score as failed. Returns it. */
+heed_score *heed_score_leave(heed_ctx *ctx, heed_score *score);
+
+/* Whether a score can be used; reports one that ended, could not be made, or lacks what failed. */
+bool heed_score_sound(heed_ctx *ctx, const char *where, const heed_score *score);
 
 /* Whether a tensor may become part of a score of this context; reports why not. `name` is for the message. */
 bool heed_score_takes(heed_ctx *ctx, const char *where, const char *name, heed_tensor t);
@@ -51,9 +55,9 @@ static inline const char *heed_stage_name(const heed_stage_rule *rule) {
     return rule->name ? rule->name : "without a name";
 }
 
-/* Appends a stage and leaves the context. Returns the score. */
-heed_score *heed_score_append(heed_ctx *ctx, heed_score *score, const char *where,
-                              const struct heed_score_stage *stage);
+/* Appends a stage, or reports that there is no room for it. */
+void heed_score_append(heed_ctx *ctx, heed_score *score, const char *where,
+                       const struct heed_score_stage *stage);
 
 /* The sizes of one attention problem, batch dimensions still apart. Of packed sequences, which are the batch,
  * queries and keys are those of all together. */

@@ -162,10 +162,7 @@ bool heed_score_prepare(heed_ctx *ctx, const char *where, const heed_score *scor
         heed_fail(ctx, HEED_ERROR_CONTEXT, where, "the score belongs to another context");
         return false;
     }
-    if (!heed_object_is(score, HEED_OBJECT_SCORE)) {
-        heed_score_fail_dead(ctx, where, score);
-        return false;
-    }
+    if (!heed_score_sound(ctx, where, score)) return false;
     for (int i = 0; i < score->stages; i++)
         if (!prepare_stage(&p, &score->stage[i])) return false;
     if (!heed_is_none(score->sink) && !prepare_sink(&p, score->sink)) return false;

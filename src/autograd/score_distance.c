@@ -127,10 +127,9 @@ heed_score *heed_score_t5(heed_score *score, heed_tensor table, const heed_t5_op
                                                .causal = o->causal,
                                                .max_distance = max_distance,
                                                .align = o->align};
-        return heed_score_append(ctx, score, where, &stage);
+        heed_score_append(ctx, score, where, &stage);
     }
-    heed_leave(ctx);
-    return score;
+    return heed_score_leave(ctx, score);
 }
 
 /* ---- clipped relative positions ---- */
@@ -159,10 +158,9 @@ heed_score *heed_score_relative(heed_score *score, heed_tensor table, heed_align
         else if (align != HEED_TOP_LEFT && align != HEED_BOTTOM_RIGHT)
             heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is not an alignment", (int)align);
         else
-            return heed_score_append(ctx, score, where, &stage);
+            heed_score_append(ctx, score, where, &stage);
     }
-    heed_leave(ctx);
-    return score;
+    return heed_score_leave(ctx, score);
 }
 
 /* ---- ALiBi ---- */
@@ -213,7 +211,6 @@ heed_score *heed_score_alibi(heed_score *score, heed_tensor slopes, heed_align a
     if (align != HEED_TOP_LEFT && align != HEED_BOTTOM_RIGHT)
         heed_fail(ctx, HEED_ERROR_ARGUMENT, where, "%d is not an alignment", (int)align);
     else if (heed_is_none(slopes) || heed_score_takes(ctx, where, "slopes", slopes))
-        return heed_score_append(ctx, score, where, &stage);
-    heed_leave(ctx);
-    return score;
+        heed_score_append(ctx, score, where, &stage);
+    return heed_score_leave(ctx, score);
 }

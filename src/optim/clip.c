@@ -5,8 +5,8 @@
 
 bool heed_grad_item(heed_tensor param, struct heed_param_item *item) {
     struct heed_node *node = param.node;
-    const unsigned wanted = HEED_NODE_WANTS_GRAD | HEED_NODE_GRAD_FULL;
-    if (node->serial != param.serial || (node->flags & wanted) != wanted) return false;
+    if (node->serial != param.serial || !(node->flags & HEED_NODE_WANTS_GRAD) || !heed_grad_is_full(node))
+        return false;
     *item = (struct heed_param_item){
         .count = heed_view_count(&node->view), .param = node->view.data, .grad = node->grad.data};
     return true;

@@ -9,6 +9,8 @@
 
 static const char where[] = "elements";
 
+/* ---- in the order of what was started ---- */
+
 heed_status heed_elements_zero(struct heed_exec *exec, void *to, size_t bytes) {
     const struct heed_remote *remote = &exec->remote;
     if (bytes == 0) return HEED_OK;
@@ -33,18 +35,39 @@ heed_status heed_elements_write(struct heed_exec *exec, void *to, const void *ho
     return HEED_OK;
 }
 
+/* ---- waiting ---- */
+
+/* After a call of the device that waits. What it tells of is something that was started before, anywhere: the
+ * module in which the host came to wait is not to be named for it, and gradients that were left since are not
+ * to be used. `before` is the status before the call. */
+static heed_status waited(struct heed_exec *exec, heed_status before, heed_status status) {
+    heed_ctx *ctx = exec->ctx;
+    if (before == HEED_OK && ctx->status != HEED_OK) {
+        ctx->error_placed = true;
+        ctx->grad_epoch++;
+    }
+    return status;
+}
+
 heed_status heed_elements_read(struct heed_exec *exec, void *host, const void *from, size_t bytes) {
     const struct heed_remote *remote = &exec->remote;
     if (bytes == 0) return HEED_OK;
-    if (remote->device) return remote->device->read(remote->self, host, from, bytes);
+    if (remote->device) {
+        const heed_status before = exec->ctx->status;
+        return waited(exec, before, remote->device->read(remote->self, host, from, bytes));
+    }
     memcpy(host, from, bytes);
     return HEED_OK;
 }
 
 heed_status heed_elements_wait(struct heed_exec *exec) {
     const struct heed_remote *remote = &exec->remote;
-    return remote->device ? remote->device->sync(remote->self) : HEED_OK;
+    if (!remote->device) return HEED_OK;
+    const heed_status before = exec->ctx->status;
+    return waited(exec, before, remote->device->sync(remote->self));
 }
+
+/* ---- one element ---- */
 
 double heed_elements_load(struct heed_exec *exec, const struct heed_view *v, int64_t offset) {
     union {

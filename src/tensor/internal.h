@@ -72,6 +72,7 @@ struct heed_node {
     struct heed_entry *producer;       /* the tape entry that made it, NULL for leaves */
     struct heed_storage *grad_storage; /* gradient, of leaves and (during backward) of others */
     struct heed_view grad;
+    uint64_t grad_epoch; /* of a leaf that is full: the context's when it was (heed_grad_is_full) */
     struct heed_node *touched_next; /* in the tape's list, which holds a reference */
 };
 
@@ -104,7 +105,7 @@ struct heed_ctx {
     heed_ctx_options options;
     _Atomic heed_status status; /* of the first error; atomic because a second thread may ask */
     char error[512];
-    bool error_placed; /* it names the module it arose in */
+    bool error_placed; /* it names the module it arose in, or came too late for that to be known */
     struct heed_node *inert;
     struct heed_scope root;
     struct heed_scope *scope; /* the innermost */
@@ -124,6 +125,11 @@ struct heed_ctx {
     bool broken;          /* heed_ctx_new() failed: the error cannot be cleared */
     bool is_static_inert; /* the context of none handles and where there was no memory for another */
 };
+
+/* Whether a leaf has a gradient, which the next backward adds to. */
+static inline bool heed_grad_is_full(const struct heed_node *leaf) {
+    return leaf->flags & HEED_NODE_GRAD_FULL && leaf->grad_epoch == leaf->ctx->grad_epoch;
+}
 
 /* Whether the context computes in mixed precision. */
 static inline bool heed_is_mixed(const heed_ctx *ctx) {

@@ -274,7 +274,7 @@ heed_status heed_node_rehome_grad(struct heed_node *leaf, struct heed_storage *s
     view.data = (char *)storage->data + byte_offset;
     heed_view_set_contiguous(&view);
     const size_t bytes = (size_t)heed_view_count(&view) * heed_dtype_bytes(view.dtype);
-    if (leaf->grad_storage && leaf->flags & HEED_NODE_GRAD_FULL) {
+    if (leaf->grad_storage && heed_grad_is_full(leaf)) {
         const heed_status status = heed_elements_copy(&leaf->ctx->exec, view.data, leaf->grad.data, bytes);
         if (status != HEED_OK) return status;
     }

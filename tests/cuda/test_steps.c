@@ -236,6 +236,33 @@ START_TEST(steps_of_some_parameters) {
 }
 END_TEST
 
+/* Gradients of a loss that was not finite are not added to. */
+START_TEST(gradients_left_by_a_fault) {
+    setenv("HEED_CUDA_SCHEDULE", "1", 1);
+    heed_ctx *ctx = context(&(heed_ctx_options){.threads = 1}),
+             *other = context(&(heed_ctx_options){.threads = 1});
+    heed_module *model = model_new(ctx), *untroubled = model_new(other);
+    heed_optim *optim = optim_new(model, 2), *calm = optim_new(untroubled, 2);
+    const struct batch batch = batch_of(7);
+    heed_step_begin(ctx, HEED_TRAIN);
+    heed_backward(heed_mul_scalar(loss_of(model, &batch), NAN));
+    ck_assert_int_eq(heed_step_end(ctx), HEED_OK);
+    ck_assert(heed_is_valid(heed_grad(heed_param_at(model, 0, NULL, 0))));
+    heed_sync(ctx);
+    test_error(ctx, HEED_ERROR_NUMERIC, "backward: the loss is", "late");
+    ck_assert(!heed_is_valid(heed_grad(heed_param_at(model, 0, NULL, 0))));
+    ck_assert_int_eq(train(model, optim, 0, NULL), HEED_OK);
+    ck_assert_int_eq(train(untroubled, calm, 0, NULL), HEED_OK);
+    same_numbers(numbers_of(model, optim), numbers_of(untroubled, calm), "the next step");
+    heed_optim_free(optim);
+    heed_optim_free(calm);
+    heed_module_free(model);
+    heed_module_free(untroubled);
+    heed_ctx_free(ctx);
+    heed_ctx_free(other);
+}
+END_TEST
+
 /* A device that has something to tell does so before anything is loaded. */
 START_TEST(loading_behind_a_fault) {
     setenv("HEED_CUDA_SCHEDULE", "1", 1);
@@ -257,6 +284,60 @@ START_TEST(loading_behind_a_fault) {
     same_numbers(saved, numbers_of(model, optim), "loaded");
     test_directory_remove(directory);
     heed_optim_free(optim);
+    heed_module_free(model);
+    heed_ctx_free(ctx);
+}
+END_TEST
+
+/* A layer that looks at its input on the host, which waits for it, and says what it is told to. */
+static heed_status host_says;
+
+static heed_status look(const heed_custom_call *call) {
+    const size_t bytes = (size_t)(ROWS * WIDTH) * sizeof(float);
+    memcpy(call->output[0].data, call->input[0].data, bytes);
+    return host_says;
+}
+
+static heed_tensor look_forward(heed_module *module, heed_tensor x) {
+    const heed_raw shape = {.dtype = HEED_F32, .rank = 3, .size = {BATCH, LENGTH, WIDTH}};
+    heed_tensor y;
+    heed_custom_op(
+        heed_module_ctx(module),
+        &(heed_custom_options){
+            .name = "look", .inputs = 1, .input = &x, .outputs = 1, .output = &shape, .forward = look},
+        &y);
+    return y;
+}
+
+static heed_status look_at(heed_module *model, const struct batch *batch) {
+    heed_ctx *ctx = heed_module_ctx(model);
+    heed_step_begin(ctx, HEED_EVAL);
+    heed_forward(model, heed_from(ctx, HEED_I32, TEST_SHAPE(BATCH, LENGTH), batch->tokens));
+    return heed_step_end(ctx);
+}
+
+/* The layer in which the host comes to wait is not to blame for what was wrong before it: in the step before,
+ * or in its own. */
+START_TEST(no_layer_is_blamed) {
+    static const heed_module_class looking = {.name = "Looking", .forward = look_forward};
+    setenv("HEED_CUDA_SCHEDULE", "1", 1);
+    host_says = HEED_OK;
+    heed_ctx *ctx = context(&(heed_ctx_options){.threads = 1});
+    heed_module *parts[2] = {
+        heed_embedding_new(ctx, &(heed_embedding_options){.rows = CLASSES, .width = WIDTH}),
+        heed_module_new(ctx, &looking)};
+    heed_module *model = heed_sequential_new(ctx, 2, parts);
+    const struct batch good = batch_of(0);
+    struct batch bad = good;
+    bad.tokens[ROWS - 1] = 99;
+    ck_assert_int_eq(look_at(_i ? model : parts[0], &bad), _i ? HEED_ERROR_ARGUMENT : HEED_OK);
+    if (_i == 0) ck_assert_int_eq(look_at(model, &good), HEED_ERROR_ARGUMENT);
+    ck_assert_str_eq(heed_error(ctx), fault_messages[BAD_INDEX]);
+    heed_error_clear(ctx);
+    ck_assert_int_eq(look_at(model, &good), HEED_OK);
+    host_says = HEED_ERROR_NUMERIC; /* which is its own */
+    ck_assert_int_eq(look_at(model, &good), HEED_ERROR_NUMERIC);
+    test_error(ctx, HEED_ERROR_NUMERIC, "1 (Looking): look: ", "the layer's own");
     heed_module_free(model);
     heed_ctx_free(ctx);
 }
@@ -375,7 +456,9 @@ int main(void) {
     tcase_add_loop_test(tcase, nothing_changes_behind_a_fault, 0, FAULTS);
     tcase_add_test(tcase, two_optimisers);
     tcase_add_test(tcase, steps_of_some_parameters);
+    tcase_add_test(tcase, gradients_left_by_a_fault);
     tcase_add_test(tcase, loading_behind_a_fault);
+    tcase_add_loop_test(tcase, no_layer_is_blamed, 0, 2);
     tcase_add_loop_test(tcase, waits_of_a_step, 0, 2);
     tcase_add_test(making, making_may_fail);
     tcase_add_loop_test(stepping, steps_may_fail, 0, 2);
