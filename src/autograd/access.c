@@ -124,15 +124,12 @@ double heed_at(heed_tensor t, int rank, const int64_t *index) {
 /* ---- writing ---- */
 
 /* C memory to the elements of a view; through a contiguous copy where it cannot go straight. */
-static void write_elements(struct heed_call *c, const struct heed_view *v, const void *data, size_t bytes) {
+static bool write_elements(struct heed_call *c, const struct heed_view *v, const void *data, size_t bytes) {
     struct heed_exec *exec = &c->ctx->exec;
-    if (heed_view_is_contiguous(v)) {
-        heed_elements_write(exec, v->data, data, bytes);
-        return;
-    }
+    if (heed_view_is_contiguous(v)) return heed_elements_write(exec, v->data, data, bytes) == HEED_OK;
     struct heed_copy_args copy = {.x = heed_call_temp(c, v->dtype, v->rank, v->size), .y.view = *v};
-    if (c->ok && heed_elements_write(exec, copy.x.data, data, bytes) == HEED_OK)
-        heed_exec_run(exec, HEED_PRIMITIVE_COPY, &copy);
+    return c->ok && heed_elements_write(exec, copy.x.data, data, bytes) == HEED_OK &&
+           heed_exec_run(exec, HEED_PRIMITIVE_COPY, &copy) == HEED_OK;
 }
 
 heed_status heed_write(heed_tensor t, const void *data, size_t bytes) {
@@ -151,9 +148,9 @@ heed_status heed_write(heed_tensor t, const void *data, size_t bytes) {
     } else if (heed_view_repeats(&v)) {
         heed_call_fail(&c, HEED_ERROR_ARGUMENT, "the tensor repeats elements: write to what it looks at");
     } else if (check_bytes(&c, &v, data, bytes) && bytes) {
-        write_elements(&c, &v, data, bytes);
-        heed_node_wrote(node);
-        if (bytes == node->storage->bytes && heed_view_is_contiguous(&v))
+        const bool written = write_elements(&c, &v, data, bytes);
+        heed_node_wrote(node); /* a part of it may be there, too, when it failed */
+        if (written && bytes == node->storage->bytes && heed_view_is_contiguous(&v))
             heed_storage_keep_written(node->storage, v.dtype, data);
     }
     heed_call_end(&c);

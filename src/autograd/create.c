@@ -26,12 +26,17 @@ static bool check_shape(struct heed_call *c, int rank, const int64_t *sizes) {
 }
 
 /* Every byte but 0 becomes 1. */
-static void write_bools(struct heed_call *c, const struct heed_view *y, const uint8_t *data) {
+static bool write_bools(struct heed_call *c, const struct heed_view *y, const uint8_t *data) {
     struct heed_view host;
-    if (heed_elements_map(&c->ctx->exec, y, HEED_MAP_WRITE, &host) != HEED_OK) return;
+    if (heed_elements_map(&c->ctx->exec, y, HEED_MAP_WRITE, &host) != HEED_OK) return false;
     for (size_t i = 0; i < bytes_of(y); i++) ((uint8_t *)host.data)[i] = data[i] != 0;
-    if (!heed_storage_keep_written(c->output[0]->storage, HEED_BOOL, host.data)) c->ok = false;
-    heed_elements_unmap(&c->ctx->exec, y, HEED_MAP_WRITE, &host);
+    const bool kept = heed_storage_keep_written(c->output[0]->storage, HEED_BOOL, host.data);
+    return heed_elements_unmap(&c->ctx->exec, y, HEED_MAP_WRITE, &host) == HEED_OK && kept;
+}
+
+static bool write_numbers(struct heed_call *c, const struct heed_view *y, const void *data) {
+    return heed_elements_write(&c->ctx->exec, y->data, data, bytes_of(y)) == HEED_OK &&
+           heed_storage_keep_written(c->output[0]->storage, y->dtype, data);
 }
 
 heed_tensor heed_from(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_t *sizes, const void *data) {
@@ -40,14 +45,10 @@ heed_tensor heed_from(heed_ctx *ctx, heed_dtype dtype, int rank, const int64_t *
         return heed_call_end(&c);
     struct heed_view y = heed_call_output(&c, dtype, rank, sizes);
     if (c.ok && bytes_of(&y) > 0) {
-        if (!data) {
+        if (!data)
             heed_call_fail(&c, HEED_ERROR_ARGUMENT, "no data given");
-        } else if (dtype == HEED_BOOL) {
-            write_bools(&c, &y, data);
-        } else {
-            heed_elements_write(&c.ctx->exec, y.data, data, bytes_of(&y));
-            c.ok = heed_storage_keep_written(c.output[0]->storage, dtype, data);
-        }
+        else
+            c.ok = dtype == HEED_BOOL ? write_bools(&c, &y, data) : write_numbers(&c, &y, data);
     }
     return heed_call_end(&c);
 }

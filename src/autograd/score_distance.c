@@ -28,8 +28,8 @@ static heed_tensor new_vector(const struct heed_prepare *p, const struct heed_sc
         else
             ((int32_t *)host.data)[i] = (int32_t)value;
     }
-    heed_elements_unmap(exec, &t.node->view, HEED_MAP_WRITE, &host);
-    return t;
+    const bool there = heed_elements_unmap(exec, &t.node->view, HEED_MAP_WRITE, &host) == HEED_OK;
+    return there ? t : heed_handle(p->ctx, NULL);
 }
 
 static int64_t distances(const struct heed_prepare *p) {

@@ -21,10 +21,15 @@ heed_tensor heed_sinusoidal_positions(heed_ctx *ctx, int64_t length, int64_t wid
     heed_tensor table = heed_zeros(ctx, HEED_F32, HEED_SHAPE(length, width));
     struct heed_node *node = heed_node_of(table, "sinusoidal_positions");
     struct heed_view host;
-    if (!node || heed_elements_map(&ctx->exec, &node->view, HEED_MAP_WRITE, &host) != HEED_OK) return table;
-    fill_sines(host.data, length, width);
-    heed_elements_unmap(&ctx->exec, &node->view, HEED_MAP_WRITE, &host);
-    return table;
+    if (!node) return table;
+    heed_status status = heed_elements_map(&ctx->exec, &node->view, HEED_MAP_WRITE, &host);
+    if (status == HEED_OK) {
+        fill_sines(host.data, length, width);
+        status = heed_elements_unmap(&ctx->exec, &node->view, HEED_MAP_WRITE, &host);
+    }
+    if (status == HEED_OK) return table;
+    heed_free(table);
+    return heed_handle(ctx, NULL);
 }
 
 /* ---- the module ---- */

@@ -186,6 +186,71 @@ START_TEST(masks_are_looked_at_once) {
 }
 END_TEST
 
+static heed_tensor from_host(heed_ctx *ctx, int how) {
+    const int32_t numbers[3] = {1, 0, 1}; /* enough bytes for each */
+    const heed_dtype dtypes[] = {HEED_I32, HEED_BOOL, HEED_F32};
+    return how < 3 ? heed_from(ctx, dtypes[how], TEST_SHAPE(3), numbers)
+                   : heed_sinusoidal_positions(ctx, 3, 2);
+}
+
+/* A tensor whose elements could not be written is none. */
+START_TEST(making_of_host_memory_may_fail) {
+    struct emulated_control *emulated = emulation();
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(0), .chunk_bytes = 1});
+    for (int how = 0; how < 4; how++) {
+        int64_t n = 1;
+        for (bool reached = true; reached; n++) {
+            emulated->calls = 0;
+            emulated->fail_at = n;
+            const heed_tensor t = from_host(ctx, how);
+            reached = emulated->calls >= n;
+            emulated->fail_at = 0;
+            ck_assert_msg(reached == heed_failed(ctx), "way %d, call %d: %s", how, (int)n, heed_error(ctx));
+            ck_assert_msg(reached != heed_is_valid(t), "way %d, call %d: the tensor", how, (int)n);
+            heed_error_clear(ctx);
+            heed_free(t);
+        }
+        ck_assert_int_gt(n, 2);
+    }
+    heed_ctx_free(ctx);
+    nothing_lives("making");
+}
+END_TEST
+
+/* What could not be written is not taken for what is there: the host asks the device. */
+START_TEST(writing_may_fail) {
+    setenv("HEED_CUDA_SCHEDULE", "1", 1); /* nothing is done before somebody waits */
+    struct emulated_control *emulated = emulation();
+    const int32_t lengths[2] = {2, 1}, wrong[2] = {9, 1};
+    heed_ctx *ctx = heed_ctx_new(&(heed_ctx_options){.device = device(0)});
+    const heed_tensor x = heed_full(ctx, HEED_F32, TEST_SHAPE(2, 1, 4, 8), 0.5);
+    const heed_tensor t = heed_from(ctx, HEED_I32, TEST_SHAPE(2), lengths);
+    const heed_score *score = score_of(t);
+    int64_t n = 1;
+    for (bool reached = true; reached; n++) {
+        ck_assert_int_eq(heed_write(t, lengths, sizeof lengths), HEED_OK);
+        ck_assert_int_eq(waits_of(x, score), 0);
+        test_ok(ctx);
+        emulated->calls = 0;
+        emulated->fail_at = n;
+        heed_write(t, wrong, sizeof wrong);
+        reached = emulated->calls >= n;
+        emulated->fail_at = 0;
+        ck_assert_msg(reached == heed_failed(ctx), "call %d: %s", (int)n, heed_error(ctx));
+        heed_error_clear(ctx);
+        ck_assert_int_eq(waits_of(x, score), reached);
+        const bool refused = heed_failed(ctx);
+        heed_error_clear(ctx);
+        int32_t there[2];
+        ck_assert_int_eq(heed_read(t, there, sizeof there), HEED_OK);
+        ck_assert_msg(refused == (there[0] == 9), "call %d: %d is there", (int)n, (int)there[0]);
+    }
+    ck_assert_int_gt(n, 2);
+    heed_ctx_free(ctx);
+    nothing_lives("writing");
+}
+END_TEST
+
 /* More than the ring of pinned memory holds goes there and back, on a device with pools and on one without;
  * small pieces in between come in their turn. */
 START_TEST(large_copies) {
@@ -228,6 +293,8 @@ int main(void) {
     tcase_add_test(tcase, every_call_may_fail);
     tcase_add_test(tcase, steady_steps);
     tcase_add_test(tcase, masks_are_looked_at_once);
+    tcase_add_test(tcase, making_of_host_memory_may_fail);
+    tcase_add_test(tcase, writing_may_fail);
     tcase_add_loop_test(tcase, large_copies, 0, 2);
     return test_main(suite);
 }
