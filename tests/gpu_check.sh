@@ -62,10 +62,10 @@ check 0 'tests/test_masks ' --step test_masks # another library
 # All programs of a step in one time; what passed is not run again.
 for name in cudnn cudnn_dropout mixed; do program tests/cuda/cuda_$name 'exit 0'; done
 program tests/cuda/cuda_cudnn_dropout 'sleep 20'
-check 1 'tests/cuda/cuda_cudnn tests/cuda/cuda_cudnn_dropout ' --step cudnn --limit 1
+check 1 'tests/cuda/cuda_cudnn tests/cuda/cuda_cudnn_dropout ' --step cudnn --limit 4
 says '^cudnn: out of time, '
 says '^0 failed, 1 out of time'
-check 1 'tests/cuda/cuda_cudnn_dropout ' --step cudnn --limit 1
+check 1 'tests/cuda/cuda_cudnn_dropout ' --step cudnn --limit 4
 program tests/cuda/cuda_cudnn_dropout 'exit 0'
 check 0 'tests/cuda/cuda_cudnn tests/cuda/cuda_cudnn_dropout tests/cuda/cuda_mixed ' --step cudnn
 program tests/cuda/cuda_cudnn 'echo "not run: no cuDNN (libcudnn.so.9 cannot be opened)"; exit 77'
