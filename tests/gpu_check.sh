@@ -7,6 +7,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 build=$work/build
 mkdir -p "$build/src" "$build/tests/cuda" "$build/bench" "$build/examples"
+export HEED_TORCH_PYTHON=/nonexistent
 for name in libheed_cuda.so libheed.so; do echo "$name" >"$build/src/$name"; done
 
 fail() {
@@ -22,11 +23,12 @@ program() {
 }
 
 # check STATUS RUNS ARGUMENT...: its exit status, and the programs that it ran.
+script=$source/script/gpu-check
 check() {
     expected=$1 runs=$2
     shift 2
     : >"$work/runs"
-    "$source/script/gpu-check" --build "$build" --out "$work/results" "$@" >"$work/out" 2>&1 </dev/null
+    "$script" --build "$build" --out "$work/results" "$@" >"$work/out" 2>&1 </dev/null
     status=$?
     [ $status -eq "$expected" ] || fail "$*: exit status $status"
     [ "$(tr '\n' ' ' <"$work/runs")" = "$runs" ] || fail "$*: ran $(cat "$work/runs")"
@@ -59,6 +61,71 @@ check 0 'tests/test_masks ' --step test_masks
 echo more >>"$build/src/libheed.so"
 check 0 'tests/test_masks ' --step test_masks # another library
 
+# The bench tells the device and its libraries, on what "device" has; that does not count as a run.
+# shellcheck disable=SC2016 # the program is to expand it
+bench() {
+    cat >"$build/bench/heed-bench" <<TEXT
+#!/bin/sh
+case "\$*" in *--explain*) echo "\$LD_LIBRARY_PATH" >"$work/path"; cat "$work/device"; exit;; esac
+echo bench/heed-bench >>"$work/runs"
+cat "$work/lines"
+TEXT
+    chmod +x "$build/bench/heed-bench"
+}
+device() {
+    printf '%s\n' 'device cuda, threads 1' "cuda:0 Fake, 2 multiprocessors of sm_90, $1 of 1024 MiB free, runtime 13.0, driver 13.0, $2" >"$work/device"
+}
+bench
+device 700 'NVRTC is not there: no such file, cuDNN 9.18.0'
+check 0 'tests/test_masks ' --step test_masks # libraries that were not known
+device 600 'NVRTC is not there: no such file, cuDNN 9.18.0'
+check 0 '' --step test_masks
+device 600 'NVRTC is not there: no such file, cuDNN 9.19.0'
+check 0 'tests/test_masks ' --step test_masks # another library of NVIDIA's
+program tests/cuda/cuda_special 'exit 0'
+check 0 '' --step special
+says '^special: not run, '
+says '^no NVRTC: cuda:0 Fake, .*NVRTC is not there'
+device 600 'NVRTC 13.0, cuDNN 9.19.0'
+check 0 'tests/cuda/cuda_special ' --step special
+
+# compute-sanitizer beside the nvcc that is meant.
+mkdir -p "$work/toolkit/bin" "$work/toolkit/lib64" "$work/bin"
+program tests/test_update_kernels 'exit 0'
+for tool in nvcc compute-sanitizer; do
+    # shellcheck disable=SC2016 # the program is to expand it
+    printf '#!/bin/sh\nshift 6\nexec "$@"\n' >"$work/toolkit/bin/$tool"
+    chmod +x "$work/toolkit/bin/$tool"
+done
+ln -s "$work/toolkit/bin/nvcc" "$work/bin/nvcc"
+path=$PATH PATH=$work/bin:$PATH
+check 0 'tests/test_update_kernels ' --step memcheck_update_kernels
+grep -qF "$work/toolkit/lib64" "$work/path" || fail 'the libraries of a toolkit are not found'
+
+# A Python that has PyTorch and libraries of NVIDIA's: another version of it, and the step is run again.
+mkdir -p "$work/packages/nvidia/cudnn/lib" "$work/packages/nvidia/cu13/lib"
+cat >"$work/python" <<TEXT
+#!/bin/sh
+case "\$*" in
+    *sysconfig*) echo "$work/packages" ;;
+    *'import torch'*) cat "$work/torch" ;;
+    *torch_bench.py*) echo torch_bench >>"$work/runs" ;;
+esac
+TEXT
+chmod +x "$work/python"
+HEED_TORCH_PYTHON=$work/python
+: >"$work/lines"
+echo 2.10 >"$work/torch"
+turns='bench/heed-bench torch_bench bench/heed-bench torch_bench '
+check 0 "$turns" --step torch_f32
+grep -q "^$work/packages/nvidia/cudnn/lib:$build/src:.*:$work/packages/nvidia/cu13/lib" "$work/path" || fail "libraries are looked for in $(cat "$work/path")"
+check 0 '' --step torch_f32
+echo 2.11 >"$work/torch"
+check 0 "$turns" --step torch_f32
+HEED_TORCH_PYTHON=/nonexistent PATH=$path
+check 0 '' --step torch_f32
+says '^PyTorch with CUDA: not there'
+
 # All programs of a step in one time; what passed is not run again.
 for name in cudnn cudnn_dropout mixed; do program tests/cuda/cuda_$name 'exit 0'; done
 program tests/cuda/cuda_cudnn_dropout 'sleep 20'
@@ -74,9 +141,7 @@ says '^cudnn: not run, '
 says 'no cuDNN (libcudnn.so.9 cannot be opened)'
 check 0 'tests/cuda/cuda_cudnn ' --step cudnn # and again, since it did not pass
 
-# shellcheck disable=SC2016 # the program is to expand it
-program bench/heed-bench 'cat "$(dirname "$0")/lines"'
-cat >"$build/bench/lines" <<'TEXT'
+cat >"$work/lines" <<'TEXT'
 {"case": "memory_add", "median_ms": 0.5, "gb_per_s": 400.0, "gflop_per_s": 0, "peak_gb_per_s": 500.0, "peak_gflop_per_s": 2000.0, "peak_source": "driver"}
 {"case": "softmax", "median_ms": 0.5, "gb_per_s": 200.0, "gflop_per_s": 0, "peak_gb_per_s": 500.0, "peak_gflop_per_s": 2000.0, "peak_source": "driver"}
 {"case": "product", "median_ms": 2, "gb_per_s": 0, "gflop_per_s": 1500, "peak_gb_per_s": 500.0, "peak_gflop_per_s": 2000.0, "peak_source": "driver"}
