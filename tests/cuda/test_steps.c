@@ -144,34 +144,46 @@ static heed_optim *optim_new(heed_module *model, int variant) {
     return heed_sgd_new(model, &(heed_sgd_options){.momentum = 0.9, .clip_norm = clip});
 }
 
+struct training {
+    heed_ctx *ctx;
+    heed_module *model;
+    heed_optim *optim;
+};
+
+static struct training training_new(int variant) {
+    struct training t = {.ctx = context(&(heed_ctx_options){.threads = 1})};
+    t.model = model_new(t.ctx);
+    t.optim = optim_new(t.model, variant);
+    return t;
+}
+
+static void training_free(struct training *t) {
+    heed_optim_free(t->optim);
+    heed_module_free(t->model);
+    heed_ctx_free(t->ctx);
+}
+
 /* Two steps, a bad one with two more behind it, of which the host hears when it waits, and then a good one:
  * the bad one and those behind it have left no trace. */
 static void goes_on(enum fault fault, int variant) {
-    heed_ctx *ctx = context(&(heed_ctx_options){.threads = 1}),
-             *other = context(&(heed_ctx_options){.threads = 1});
-    heed_module *model = model_new(ctx), *untroubled = model_new(other);
-    heed_optim *optim = optim_new(model, variant), *calm = optim_new(untroubled, variant);
+    struct training mine = training_new(variant), calm = training_new(variant);
     for (int i = 0; i < 2; i++) {
-        ck_assert_int_eq(train(model, optim, i, NULL), HEED_OK);
-        ck_assert_int_eq(train(untroubled, calm, i, NULL), HEED_OK);
+        ck_assert_int_eq(train(mine.model, mine.optim, i, NULL), HEED_OK);
+        ck_assert_int_eq(train(calm.model, calm.optim, i, NULL), HEED_OK);
     }
-    const struct numbers before = numbers_of(model, optim);
-    ck_assert_int_eq(train_badly(model, optim, fault), HEED_OK);
-    for (int i = 2; i < 4; i++) ck_assert_int_eq(train(model, optim, i, NULL), HEED_OK);
-    ck_assert_int_eq(heed_optim_steps(optim), 5);
-    heed_sync(ctx);
-    test_error(ctx, fault < BAD_NORM ? HEED_ERROR_ARGUMENT : HEED_ERROR_NUMERIC, fault_messages[fault],
+    const struct numbers before = numbers_of(mine.model, mine.optim);
+    ck_assert_int_eq(train_badly(mine.model, mine.optim, fault), HEED_OK);
+    for (int i = 2; i < 4; i++) ck_assert_int_eq(train(mine.model, mine.optim, i, NULL), HEED_OK);
+    ck_assert_int_eq(heed_optim_steps(mine.optim), 5);
+    heed_sync(mine.ctx);
+    test_error(mine.ctx, fault < BAD_NORM ? HEED_ERROR_ARGUMENT : HEED_ERROR_NUMERIC, fault_messages[fault],
                "late");
-    same_numbers(before, numbers_of(model, optim), fault_messages[fault]);
-    ck_assert_int_eq(train(model, optim, 4, NULL), HEED_OK);
-    ck_assert_int_eq(train(untroubled, calm, 4, NULL), HEED_OK);
-    same_numbers(numbers_of(model, optim), numbers_of(untroubled, calm), "the next step");
-    heed_optim_free(optim);
-    heed_optim_free(calm);
-    heed_module_free(model);
-    heed_module_free(untroubled);
-    heed_ctx_free(ctx);
-    heed_ctx_free(other);
+    same_numbers(before, numbers_of(mine.model, mine.optim), fault_messages[fault]);
+    ck_assert_int_eq(train(mine.model, mine.optim, 4, NULL), HEED_OK);
+    ck_assert_int_eq(train(calm.model, calm.optim, 4, NULL), HEED_OK);
+    same_numbers(numbers_of(mine.model, mine.optim), numbers_of(calm.model, calm.optim), "the next step");
+    training_free(&mine);
+    training_free(&calm);
 }
 
 START_TEST(nothing_changes_behind_a_fault) {
@@ -220,72 +232,57 @@ static void train_embedding_badly(heed_module *model, heed_optim *optim) {
 /* What a parameter missed is not taken back from it. */
 START_TEST(steps_of_some_parameters) {
     setenv("HEED_CUDA_SCHEDULE", "1", 1);
-    heed_ctx *ctx = context(&(heed_ctx_options){.threads = 1});
-    heed_module *model = model_new(ctx);
-    heed_optim *optim = optim_new(model, 2);
-    for (int i = 0; i < 3; i++) ck_assert_int_eq(train(model, optim, i, NULL), HEED_OK);
-    const struct numbers before = numbers_of(model, optim);
-    train_embedding_badly(model, optim);
-    ck_assert_int_eq(train(model, optim, 3, NULL), HEED_OK);
-    heed_sync(ctx);
-    test_error(ctx, HEED_ERROR_NUMERIC, "backward: the loss is inf at step 3", "late");
-    same_numbers(before, numbers_of(model, optim), "some parameters");
-    heed_optim_free(optim);
-    heed_module_free(model);
-    heed_ctx_free(ctx);
+    struct training mine = training_new(2);
+    for (int i = 0; i < 3; i++) ck_assert_int_eq(train(mine.model, mine.optim, i, NULL), HEED_OK);
+    const struct numbers before = numbers_of(mine.model, mine.optim);
+    train_embedding_badly(mine.model, mine.optim);
+    ck_assert_int_eq(train(mine.model, mine.optim, 3, NULL), HEED_OK);
+    heed_sync(mine.ctx);
+    test_error(mine.ctx, HEED_ERROR_NUMERIC, "backward: the loss is inf at step 3", "late");
+    same_numbers(before, numbers_of(mine.model, mine.optim), "some parameters");
+    training_free(&mine);
 }
 END_TEST
 
 /* Gradients of a loss that was not finite are not added to. */
 START_TEST(gradients_left_by_a_fault) {
     setenv("HEED_CUDA_SCHEDULE", "1", 1);
-    heed_ctx *ctx = context(&(heed_ctx_options){.threads = 1}),
-             *other = context(&(heed_ctx_options){.threads = 1});
-    heed_module *model = model_new(ctx), *untroubled = model_new(other);
-    heed_optim *optim = optim_new(model, 2), *calm = optim_new(untroubled, 2);
+    struct training mine = training_new(2), calm = training_new(2);
     const struct batch batch = batch_of(7);
-    heed_step_begin(ctx, HEED_TRAIN);
-    heed_backward(heed_mul_scalar(loss_of(model, &batch), NAN));
-    ck_assert_int_eq(heed_step_end(ctx), HEED_OK);
-    ck_assert(heed_is_valid(heed_grad(heed_param_at(model, 0, NULL, 0))));
-    heed_sync(ctx);
-    test_error(ctx, HEED_ERROR_NUMERIC, "backward: the loss is", "late");
-    ck_assert(!heed_is_valid(heed_grad(heed_param_at(model, 0, NULL, 0))));
-    ck_assert_int_eq(train(model, optim, 0, NULL), HEED_OK);
-    ck_assert_int_eq(train(untroubled, calm, 0, NULL), HEED_OK);
-    same_numbers(numbers_of(model, optim), numbers_of(untroubled, calm), "the next step");
-    heed_optim_free(optim);
-    heed_optim_free(calm);
-    heed_module_free(model);
-    heed_module_free(untroubled);
-    heed_ctx_free(ctx);
-    heed_ctx_free(other);
+    heed_step_begin(mine.ctx, HEED_TRAIN);
+    heed_backward(heed_mul_scalar(loss_of(mine.model, &batch), NAN));
+    ck_assert_int_eq(heed_step_end(mine.ctx), HEED_OK);
+    ck_assert(heed_is_valid(heed_grad(heed_param_at(mine.model, 0, NULL, 0))));
+    heed_sync(mine.ctx);
+    test_error(mine.ctx, HEED_ERROR_NUMERIC, "backward: the loss is", "late");
+    ck_assert(!heed_is_valid(heed_grad(heed_param_at(mine.model, 0, NULL, 0))));
+    ck_assert_int_eq(train(mine.model, mine.optim, 0, NULL), HEED_OK);
+    ck_assert_int_eq(train(calm.model, calm.optim, 0, NULL), HEED_OK);
+    same_numbers(numbers_of(mine.model, mine.optim), numbers_of(calm.model, calm.optim), "the next step");
+    training_free(&mine);
+    training_free(&calm);
 }
 END_TEST
 
 /* A device that has something to tell does so before anything is loaded. */
 START_TEST(loading_behind_a_fault) {
     setenv("HEED_CUDA_SCHEDULE", "1", 1);
-    heed_ctx *ctx = context(&(heed_ctx_options){.threads = 1});
-    heed_module *model = model_new(ctx);
-    heed_optim *optim = optim_new(model, 2);
+    struct training mine = training_new(2);
     char directory[TEST_PATH_BYTES], path[TEST_PATH_BYTES];
     test_directory_make(directory);
     test_path(directory, "saved", path);
-    for (int i = 0; i < 3; i++) ck_assert_int_eq(train(model, optim, i, NULL), HEED_OK);
-    ck_assert_int_eq(heed_checkpoint_save(model, optim, path, NULL), HEED_OK);
-    const struct numbers saved = numbers_of(model, optim);
-    for (int i = 3; i < 5; i++) ck_assert_int_eq(train(model, optim, i, NULL), HEED_OK);
-    ck_assert_int_eq(train_badly(model, optim, BAD_INDEX), HEED_OK);
-    ck_assert_int_eq(heed_checkpoint_load(model, optim, path, NULL), HEED_ERROR_ARGUMENT);
-    test_error(ctx, HEED_ERROR_ARGUMENT, fault_messages[BAD_INDEX], "load");
-    ck_assert_int_eq(heed_optim_steps(optim), 5);
-    ck_assert_int_eq(heed_checkpoint_load(model, optim, path, NULL), HEED_OK);
-    same_numbers(saved, numbers_of(model, optim), "loaded");
+    for (int i = 0; i < 3; i++) ck_assert_int_eq(train(mine.model, mine.optim, i, NULL), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_save(mine.model, mine.optim, path, NULL), HEED_OK);
+    const struct numbers saved = numbers_of(mine.model, mine.optim);
+    for (int i = 3; i < 5; i++) ck_assert_int_eq(train(mine.model, mine.optim, i, NULL), HEED_OK);
+    ck_assert_int_eq(train_badly(mine.model, mine.optim, BAD_INDEX), HEED_OK);
+    ck_assert_int_eq(heed_checkpoint_load(mine.model, mine.optim, path, NULL), HEED_ERROR_ARGUMENT);
+    test_error(mine.ctx, HEED_ERROR_ARGUMENT, fault_messages[BAD_INDEX], "load");
+    ck_assert_int_eq(heed_optim_steps(mine.optim), 5);
+    ck_assert_int_eq(heed_checkpoint_load(mine.model, mine.optim, path, NULL), HEED_OK);
+    same_numbers(saved, numbers_of(mine.model, mine.optim), "loaded");
     test_directory_remove(directory);
-    heed_optim_free(optim);
-    heed_module_free(model);
-    heed_ctx_free(ctx);
+    training_free(&mine);
 }
 END_TEST
 
