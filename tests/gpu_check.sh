@@ -1,6 +1,6 @@
 #!/bin/sh
 # gpu_check.sh: what script/gpu-check does around its steps, on a build whose programs are scripts: which are run again, time
-# that is up, what is missing, wrong arguments.
+# that is up, what is missing, wrong arguments; and a pack, of programs of C.
 set -u
 source=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
@@ -151,3 +151,27 @@ cp "$work/results/bench.log" "$work/out"
 says '^peaks: 500 GB/s (driver), 2.0 TFLOP/s'
 says '^softmax  *0.5000  *200.0  *40.0 %  *50.0 % *$'
 says '^product  *2.0000  *1.5  *75.0 %$'
+
+# A pack has the runtime that its library is linked with, and runs where the build is no more. Here the programs are all one,
+# which says what the runtime is.
+rm -rf "$build"
+mkdir -p "$build/src" "$build/tests/cuda" "$build/bench" "$build/examples" "$work/runtime"
+cd "$work" || exit 1
+echo 'const char *fake_runtime(void) { return "13.0, of a pack"; }' >runtime.c
+echo 'const char *fake_runtime(void); const char *fake_device(void) { return fake_runtime(); }' >library.c
+echo 'const char *fake_device(void); int puts(const char *); int main(void) { puts(fake_device()); }' >program.c
+{
+    "${CC:-cc}" -shared -fPIC -Wl,-soname,libcudart.so.13 -o runtime/libcudart.so.13 runtime.c &&
+        "${CC:-cc}" -shared -fPIC -Wl,-soname,libheed_cuda.so,--no-as-needed,-rpath,"$work/runtime" -o "$build/src/libheed_cuda.so" library.c runtime/libcudart.so.13 &&
+        "${CC:-cc}" -Wl,-rpath,"$build/src" -Wl,-rpath-link,runtime -o "$build/bench/heed-bench" program.c "$build/src/libheed_cuda.so"
+} >out 2>&1 || fail 'the programs of a pack cannot be built'
+for name in examples/gpt tests/cuda/cuda_special tests/cuda/cuda_cudnn tests/cuda/cuda_cudnn_dropout tests/cuda/cuda_mixed \
+    $(sed 's|^|tests/test_|' "$source/tests/cuda/suites.txt"); do
+    cp "$build/bench/heed-bench" "$build/$name"
+done
+check 0 '' --pack "$work/pack.tar.xz"
+mkdir away && tar -C away -xf pack.tar.xz || exit 1
+rm -rf "$build" runtime
+build=$work/away/gpu-check/build script=$work/away/gpu-check/script/gpu-check
+check 0 '' --step device
+grep -q '13.0, of a pack' "$work/results/device.log" || fail 'a pack does not run'
