@@ -24,6 +24,7 @@ function(heed_find_nvcc)
 endfunction()
 
 set(HEED_CUDA_BUILT OFF)
+set(HEED_CUDA_NO_SPILLS -Xptxas=-warn-spills,-Werror) # of every kernel
 set(heed_cuda_untested "")
 if(HEED_CUDA)
     heed_find_nvcc()

@@ -105,7 +105,8 @@ struct heed_ctx {
     heed_ctx_options options;
     _Atomic heed_status status; /* of the first error; atomic because a second thread may ask */
     char error[512];
-    bool error_placed; /* it names the module it arose in, or came too late for that to be known */
+    bool error_placed;   /* it names the module it arose in, or came too late for that to be known */
+    uint64_t grad_epoch; /* errors that were known late: gradients of before may be of what went wrong */
     struct heed_node *inert;
     struct heed_scope root;
     struct heed_scope *scope; /* the innermost */

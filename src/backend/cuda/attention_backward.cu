@@ -4,7 +4,9 @@
  * "FlashAttention", section B.2), less the gradient of the logarithm of the sum.
  *
  * A block owns a tile of queries (dq) or of keys (dk, dv), and CUDA_VALUE_COLUMNS columns of the result;
- * wider ones make the scores once per CUDA_VALUE_COLUMNS columns. */
+ * wider ones make the scores once per CUDA_VALUE_COLUMNS columns. With w the sum of both widths: dq takes
+ * 2·w + 2·columns operations per cell and 4·(2·w + columns)/cuda_edge bytes from the second-level cache, dk
+ * and dv 2·w + 4·columns and 4·(2·w + 2·columns)/cuda_edge. delta reads y and dy once. */
 #include "backend/cuda/attention_tile.cuh"
 #ifndef HEED_CHOSEN
 #include "backend/cuda/attention_choice.cuh"

@@ -4,7 +4,9 @@
  * A block owns what it writes and goes over all that is summed in order: a tile of keys over all queries, a
  * tile of queries over all keys, a stretch of distances over all queries, or a tile of cells over the batch
  * entries and heads that share it. Sums of one batch entry and head go to sums [batch, heads, count], from
- * where the sum over those is a copy to a repeated view (COPY). */
+ * where the sum over those is a copy to a repeated view (COPY). With w the sum of both widths: 2·w operations
+ * per cell, 8·w/cuda_edge bytes from the second-level cache, and what is written once, by CELL 4 bytes a
+ * cell. */
 #include "backend/cuda/attention_tile.cuh"
 #ifndef HEED_CHOSEN
 #include "backend/cuda/attention_choice.cuh"

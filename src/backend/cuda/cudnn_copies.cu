@@ -1,4 +1,10 @@
-/* Copies of bf16 that know of lengths and of packed sequences, and what else is around cuDNN. */
+/* Copies of bf16 that know of lengths and of packed sequences, and what else is around cuDNN.
+ *
+ * dnn_deliver: to = from, or to + from, and 0 where the row is hidden; 4 bytes an element, 6 to add, 2 more
+ * where `to` is f32. dnn_lengths: of keys min(max(length, 1), keys), of queries all; 12 bytes an entry.
+ * dnn_seeds: two words of a block of Philox each; 8 bytes a seed. dnn_clear_statistics: 0 behind a sequence;
+ * up to 4 bytes a row. dnn_settle: rows that see nothing get 0; 4 bytes a row, and the biases of those whose
+ * statistics are no number. */
 #include "backend/cuda/cudnn_copies.cuh"
 
 #include <string.h>

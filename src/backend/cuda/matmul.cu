@@ -1,5 +1,6 @@
 /* y = a · b with broadcast batch dimensions, forward and backward: da = dy · bᵀ, db = aᵀ · dy; a batch
- * dimension that an operand repeats is summed in its gradient, in order.
+ * dimension that an operand repeats is summed in its gradient, in order. Operations and memory traffic are
+ * those of the products: 2·m·n·k, and each factor once for every tile of the result along the other one.
  *
  * "cublaslt" applies where the product of forward is one that cuBLASLt can be given (lt.cu), after batches
  * that share b were joined to rows; gradients whose strides it cannot be given are heed's own products in it

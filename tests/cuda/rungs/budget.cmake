@@ -1,5 +1,12 @@
 # What kernels need, as the machine code of libheed_cuda.so has it, and what is written about them.
 
+# The compiler finds registers that are spilled.
+if(HEED_CUDA_BUILT)
+    heed_cuda_test(cuda_seeded_spill "" ${CMAKE_CUDA_COMPILER} -arch=sm_90 ${HEED_CUDA_NO_SPILLS} -c
+                   ${CMAKE_CURRENT_SOURCE_DIR}/seeded/spill.cu -o ${CMAKE_CURRENT_BINARY_DIR}/spill.o)
+    set_tests_properties(cuda_seeded_spill PROPERTIES PASS_REGULAR_EXPRESSION "Registers are spilled to local memory")
+endif()
+
 if(HEED_CUDA_BUILT AND HEED_CUOBJDUMP AND Python3_FOUND)
     set(budget ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/budget.py --cuobjdump ${HEED_CUOBJDUMP}
         --doc ${PROJECT_SOURCE_DIR}/docs/cuda-kernels.md)
