@@ -475,7 +475,7 @@ static void against_ref(int kernel, heed_dtype dtype, double tolerance) {
     const char *const *isa;
     const int isas = test_isas(&isa), step = test_small() ? 7 : 1;
     const int *threads, counts = test_threads(&threads);
-    heed_ctx *ref = test_ref(), *cpu[HEED_ISAS][MOST_COUNTS];
+    heed_ctx *ref = test_ref(), *cpu[HEED_ISAS][MOST_COUNTS] = {{NULL}};
     for (int i = 0; i < isas; i++)
         for (int t = 0; t < counts; t++)
             cpu[i][t] = test_ctx(&(struct test_device){"cpu", isa[i], threads[t]});

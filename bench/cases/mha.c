@@ -37,7 +37,8 @@ static void mha_both(struct bench *b) {
 static double mha_operations(const struct bench_case *row) {
     const bool backward = row->run == mha_both;
     return (backward ? 3 : 1) * 4 * 2.0 * BATCH * LENGTH * WIDTH * WIDTH +
-           bench_attention_operations((double)BATCH * HEADS * LENGTH * LENGTH, WIDTH / HEADS, backward);
+           bench_attention_operations((double)BATCH * HEADS * LENGTH * LENGTH, (double)WIDTH / HEADS,
+                                      backward);
 }
 
 const struct bench_case bench_mha_cases[] = {
