@@ -169,8 +169,8 @@ for name in examples/gpt tests/cuda/cuda_special tests/cuda/cuda_cudnn tests/cud
     $(sed 's|^|tests/test_|' "$source/tests/cuda/suites.txt"); do
     cp "$build/bench/heed-bench" "$build/$name"
 done
-check 0 '' --pack "$work/pack.tar.xz"
-mkdir away && tar -C away -xf pack.tar.xz || exit 1
+check 0 '' --pack "$work/pack.tar.gz"
+mkdir away && tar -C away -xf pack.tar.gz || exit 1
 rm -rf "$build" runtime
 build=$work/away/gpu-check/build script=$work/away/gpu-check/script/gpu-check
 check 0 '' --step device
